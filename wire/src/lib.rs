@@ -1,1 +1,18 @@
-//! Under construction.
+//! What balancerd and the programs that steer it say to each other, and where they meet.
+//!
+//! [`control`] holds the requests and responses, [`report`] what the daemon tells of itself, [`frame`] the codec (it
+//! does no I/O), [`client`] the blocking client that balancerctl and the tests use, [`place`] the paths that both
+//! programs must agree on. Nothing here knows how a request is carried out: that is balancerd's model.
+
+pub mod client;
+pub mod control;
+mod encoding;
+pub mod frame;
+pub mod place;
+pub mod report;
+
+pub use client::{Client, ClientError};
+pub use control::{Change, Refusal, Request, Response};
+pub use encoding::EncodingError;
+pub use frame::{Decoder, FrameError, VERSION};
+pub use place::{Environment, PlaceError, Places};
