@@ -1,0 +1,49 @@
+//! One number for what a ring decides, so that two balancers can see whether they agree. Not a defence against somebody
+//! who makes up servers to get equal numbers: the hash is no cryptographic one.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::identity::Identity;
+
+/// The version of "ring format", the document that says what is hashed. It is part of every digest.
+const FORMAT: u32 = 1;
+
+/// Equal for rings that send every key to the same server, whatever their tags; different, but for a chance of 2^-64,
+/// for others. Also different for another number of points per weight and another ring format.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Digest(u64);
+
+impl Digest {
+    /// xxh3-64 with seed 0 over, all integers big-endian: the four bytes `ring`, the format as 4 bytes, the points per
+    /// weight as 4, the number of servers as 4, and for each server in the order of its identity the 18 bytes of the
+    /// identity and 4 of the weight ("ring format 1").
+    pub(crate) fn of(points_per_weight: NonZeroU32, servers: impl ExactSizeIterator<Item = (Identity, u32)>) -> Self {
+        let mut bytes = Vec::with_capacity(16 + 22 * servers.len());
+        bytes.extend_from_slice(b"ring");
+        bytes.extend_from_slice(&FORMAT.to_be_bytes());
+        bytes.extend_from_slice(&points_per_weight.get().to_be_bytes());
+        let count = u32::try_from(servers.len()).expect("a server has a point, and points are limited to less");
+        bytes.extend_from_slice(&count.to_be_bytes());
+        for (identity, weight) in servers {
+            bytes.extend_from_slice(identity.as_bytes());
+            bytes.extend_from_slice(&weight.to_be_bytes());
+        }
+        Self(xxh3_64(&bytes))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn value(self) -> u64 {
+        self.0
+    }
+}
+
+/// The 16 hexadecimal digits of the number.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}

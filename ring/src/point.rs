@@ -1,0 +1,227 @@
+//! The sorted array of points, and the merges that put the points of one server in or take them out. It knows owners as
+//! ranks in a list that somebody else keeps, sorted; it knows no server and no weight.
+
+use crate::index::Index;
+
+/// The points of a ring, sorted by (hash, owner). Hashes and owners are two arrays, so that a search touches hashes only
+/// and a merge is a plain move of memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Points {
+    hashes: Vec<u64>,
+    /// By point: the rank of the server it belongs to.
+    owners: Vec<u32>,
+    index: Index,
+}
+
+impl Points {
+    /// From (hash, owner) pairs in any order: the one full sort, for a whole ring at once.
+    pub(crate) fn sorted(mut pairs: Vec<(u64, u32)>) -> Self {
+        pairs.sort_unstable();
+        let (hashes, owners): (Vec<u64>, Vec<u32>) = pairs.into_iter().unzip();
+        let index = Index::of(&hashes);
+        Self { hashes, owners, index }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// The sorted hashes.
+    pub(crate) fn hashes(&self) -> &[u64] {
+        &self.hashes
+    }
+
+    /// The owners, in the order of the hashes.
+    pub(crate) fn owners(&self) -> &[u32] {
+        &self.owners
+    }
+
+    /// The position of the first point whose hash is at or after this one, around the end; `None` when there are none.
+    #[inline]
+    pub(crate) fn at_or_after(&self, hash: u64) -> Option<usize> {
+        let at = self.lower_bound(hash)?;
+        Some(if at == self.hashes.len() { 0 } else { at })
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.hashes.capacity() * size_of::<u64>() + self.owners.capacity() * size_of::<u32>() + self.index.heap_bytes()
+    }
+
+    /// Makes room for a new owner of this rank: the ranks from it on move up by one.
+    pub(crate) fn open_rank(&mut self, rank: u32) {
+        for owner in &mut self.owners {
+            *owner += u32::from(*owner >= rank);
+        }
+    }
+
+    /// Closes the rank of an owner that has no points left: the ranks after it move down by one.
+    pub(crate) fn close_rank(&mut self, rank: u32) {
+        for owner in &mut self.owners {
+            *owner -= u32::from(*owner > rank);
+        }
+    }
+
+    /// Merges points of one owner in. Their hashes are sorted. Linear, in place.
+    pub(crate) fn insert(&mut self, owner: u32, hashes: &[u64]) {
+        let before_owner = |at: usize, hash| self.hashes[at] == hash && self.owners[at] < owner;
+        let gaps: Vec<usize> = hashes
+            .iter()
+            .map(|&hash| {
+                let mut at = self.lower_bound(hash).unwrap_or(0);
+                while at < self.hashes.len() && before_owner(at, hash) {
+                    at += 1;
+                }
+                at
+            })
+            .collect();
+        fill_gaps(&mut self.hashes, &gaps, |nth| hashes[nth]);
+        fill_gaps(&mut self.owners, &gaps, |_| owner);
+        self.index.inserted(hashes, &self.hashes);
+    }
+
+    /// Takes points of one owner out. Their hashes are sorted, and each is there. Linear, in place.
+    pub(crate) fn remove(&mut self, owner: u32, hashes: &[u64]) {
+        let mut gaps: Vec<usize> = Vec::with_capacity(hashes.len());
+        for &hash in hashes {
+            let mut at = self.lower_bound(hash).expect("a ring with a point to remove is not empty");
+            // An owner's own equal hashes lie side by side: the next of them is after the one just found.
+            if let Some(last) = gaps.last() {
+                at = at.max(last + 1);
+            }
+            while self.owners[at] != owner {
+                at += 1;
+            }
+            debug_assert_eq!(self.hashes[at], hash, "the point to remove is there");
+            gaps.push(at);
+        }
+        close_gaps(&mut self.hashes, &gaps);
+        close_gaps(&mut self.owners, &gaps);
+        self.index.removed(hashes, &self.hashes);
+    }
+
+    /// The position of the first point at or after this hash, the number of points when it lies after all of them.
+    #[inline]
+    fn lower_bound(&self, hash: u64) -> Option<usize> {
+        let start = self.index.start(hash)?;
+        let rest = &self.hashes[start..];
+        Some(start + rest.iter().position(|point| *point >= hash).unwrap_or(rest.len()))
+    }
+}
+
+/// Puts a value before each of the positions `gaps` (ascending), the nth being `value(nth)`. Every run between two gaps
+/// moves once, from the back.
+fn fill_gaps<V: Copy>(values: &mut Vec<V>, gaps: &[usize], value: impl Fn(usize) -> V) {
+    if gaps.is_empty() {
+        return;
+    }
+    let mut end = values.len();
+    // Exactly: doubling would hold twice the memory of a big ring for the sake of moves that are needed anyway.
+    values.reserve_exact(gaps.len());
+    values.resize(end + gaps.len(), value(0));
+    for (nth, &gap) in gaps.iter().enumerate().rev() {
+        values.copy_within(gap..end, gap + nth + 1);
+        values[gap + nth] = value(nth);
+        end = gap;
+    }
+}
+
+/// Takes the values at the positions `gaps` (ascending, each once) out. Every run between two gaps moves once.
+fn close_gaps<V: Copy>(values: &mut Vec<V>, gaps: &[usize]) {
+    for (nth, &gap) in gaps.iter().enumerate() {
+        let end = gaps.get(nth + 1).copied().unwrap_or(values.len());
+        values.copy_within(gap + 1..end, gap - nth);
+    }
+    values.truncate(values.len() - gaps.len());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(points: &Points) -> Vec<(u64, u32)> {
+        points.hashes.iter().copied().zip(points.owners.iter().copied()).collect()
+    }
+
+    /// Few enough values that every pair of owners collides, an owner also with itself, and at both ends of the space.
+    const COLLIDING: [&[u64]; 4] = [
+        &[0, 5, 5, 9, u64::MAX],
+        &[0, 0, 5, 7, u64::MAX, u64::MAX],
+        &[5, 9, 9, u64::MAX],
+        &[0, 5, 7, 9, 9, 9, u64::MAX],
+    ];
+
+    fn all() -> Vec<(u64, u32)> {
+        let mut all: Vec<(u64, u32)> =
+            (0..).zip(COLLIDING).flat_map(|(owner, hashes)| hashes.iter().map(move |hash| (*hash, owner))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn orders() -> Vec<Vec<u32>> {
+        let mut orders = vec![vec![]];
+        for _ in 0..COLLIDING.len() {
+            orders = orders
+                .into_iter()
+                .flat_map(|order: Vec<u32>| {
+                    let rest: Vec<u32> = (0..COLLIDING.len() as u32).filter(|owner| !order.contains(owner)).collect();
+                    rest.into_iter().map(move |owner| [order.as_slice(), &[owner]].concat())
+                })
+                .collect();
+        }
+        assert_eq!(orders.len(), 24);
+        orders
+    }
+
+    #[test]
+    fn equal_hashes_are_decided_by_rank_whatever_the_order_of_insertion() {
+        for order in orders() {
+            let mut points = Points::sorted(Vec::new());
+            for owner in &order {
+                points.insert(*owner, COLLIDING[*owner as usize]);
+            }
+            assert_eq!(pairs(&points), all(), "{order:?}");
+            assert_eq!(pairs(&points), pairs(&Points::sorted(all())));
+            // The owner of a hash that several have is the lowest of them, also around the end.
+            for (hash, owner) in [(0, 0), (5, 0), (6, 1), (8, 0), (9, 0), (10, 0), (u64::MAX, 0)] {
+                let at = points.at_or_after(hash).unwrap();
+                assert_eq!(points.owners[at], owner, "hash {hash}");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_hashes_are_decided_by_rank_whatever_the_order_of_removal() {
+        for order in orders() {
+            let mut points = Points::sorted(all());
+            let mut left = all();
+            for owner in &order {
+                points.remove(*owner, COLLIDING[*owner as usize]);
+                left.retain(|pair| pair.1 != *owner);
+                assert_eq!(pairs(&points), left, "{order:?}");
+            }
+            assert_eq!(points.at_or_after(0), None);
+        }
+    }
+
+    #[test]
+    fn ranks_open_and_close() {
+        let mut points = Points::sorted(vec![(1, 0), (2, 1), (3, 2), (4, 1)]);
+        points.open_rank(1);
+        assert_eq!(points.owners, [0, 2, 3, 2]);
+        points.insert(1, &[2]);
+        assert_eq!(pairs(&points), [(1, 0), (2, 1), (2, 2), (3, 3), (4, 2)]);
+        points.remove(2, &[2, 4]);
+        points.close_rank(2);
+        assert_eq!(pairs(&points), [(1, 0), (2, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn nothing_put_in_or_taken_out_changes_nothing() {
+        let mut points = Points::sorted(vec![(1, 0)]);
+        points.insert(0, &[]);
+        points.remove(0, &[]);
+        assert_eq!(pairs(&points), [(1, 0)]);
+    }
+}

@@ -1,0 +1,316 @@
+//! The ring itself: the sorted list of servers, their points, and every question one can ask of them. A change is one
+//! merge; it either happens as a whole or not at all.
+
+use std::num::NonZeroU32;
+
+use crate::diff::Diff;
+use crate::digest::Digest;
+use crate::error::RingError;
+use crate::identity::Identity;
+use crate::key::Key;
+use crate::point::Points;
+use crate::share::Share;
+use crate::successors::Successors;
+
+/// The points per weight of a pool that sets no other number. With 100 servers of weight 1 the fullest owns 1.085 of the
+/// mean share, measured over many sets (`docs/ring-format-1.md` has the table).
+///
+/// Every point that a server has depends on this number. Rings with different numbers send most clients to different
+/// servers, so it never changes for a pool unless somebody asks for that; it is part of the [`Digest`].
+pub const POINTS_PER_WEIGHT: NonZeroU32 = NonZeroU32::new(1024).expect("1024 is not 0");
+
+/// The most points that a ring may have: 2^24, which are 16384 servers of weight 1 at 1024 points per weight. Such a ring
+/// takes some 330 MB and stalls its owner for tens of milliseconds with each change; beyond that a mistaken weight
+/// would take the machine down, not only the pool.
+pub const MAX_POINTS: usize = 1 << 24;
+
+/// The greatest weight of a server. Only ratios count, and 1:256 is finer than a share can follow at 1024 points per weight
+/// (`docs/ring-format-1.md`); a greater number is a mistake, or in need of dividing.
+pub const MAX_WEIGHT: u32 = 256;
+
+/// A server in a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member<T> {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its relative share, from 1 to [`MAX_WEIGHT`]. 0 stands for "not in the ring" where a member is handed in.
+    pub weight: u32,
+    /// What the owner of the ring wants back from a pick. No part of equality, digest or differences of rings.
+    pub tag: T,
+}
+
+/// A consistent-hash ring: a function of the points per weight and the set of (identity, weight), and of nothing else.
+///
+/// `T` is the tag that comes back from a pick. Cloning copies the arrays, so a change can be tried on a copy and compared
+/// with [`diff`](Self::diff).
+#[derive(Clone, Debug)]
+pub struct Ring<T> {
+    points_per_weight: NonZeroU32,
+    /// Sorted by identity; a point's owner is a rank in it.
+    members: Vec<Member<T>>,
+    points: Points,
+}
+
+impl<T> Ring<T> {
+    /// An empty ring. [`POINTS_PER_WEIGHT`] is the number to give, unless a pool is set to another one.
+    #[must_use]
+    pub fn new(points_per_weight: NonZeroU32) -> Self {
+        Self { points_per_weight, members: Vec::new(), points: Points::sorted(Vec::new()) }
+    }
+
+    /// A ring of many servers at once, with one sort instead of a merge each: for start and reload. Members of weight 0
+    /// are left out, as [`set`](Self::set) does. Their order does not matter.
+    ///
+    /// # Errors
+    ///
+    /// When a server is there twice, a weight is over [`MAX_WEIGHT`], or there would be more than [`MAX_POINTS`] points;
+    /// the error names the server.
+    pub fn build(
+        points_per_weight: NonZeroU32,
+        members: impl IntoIterator<Item = Member<T>>,
+    ) -> Result<Self, RingError> {
+        let mut members: Vec<Member<T>> = members.into_iter().collect();
+        members.sort_unstable_by_key(|member| member.identity);
+        if let Some(pair) = members.windows(2).find(|pair| pair[0].identity == pair[1].identity) {
+            return Err(RingError::Twice { identity: pair[0].identity });
+        }
+        members.retain(|member| member.weight > 0);
+        let mut total = 0;
+        for member in &members {
+            total = checked_total(points_per_weight, total, member.identity, member.weight)?;
+        }
+
+        let mut points = Vec::with_capacity(total);
+        for (rank, member) in (0..).zip(&members) {
+            let replicas = 0..member.weight * points_per_weight.get();
+            points.extend(replicas.map(|replica| (member.identity.point(replica), rank)));
+        }
+        Ok(Self { points_per_weight, members, points: Points::sorted(points) })
+    }
+
+    /// Puts a server in, or changes its weight and tag; weight 0 takes it out. One merge, linear in the points of the
+    /// ring; a change of weight adds or removes only the points that make the difference.
+    ///
+    /// # Errors
+    ///
+    /// When the weight is over [`MAX_WEIGHT`], or the ring would have more than [`MAX_POINTS`] points. Nothing has changed
+    /// then, the tag included.
+    pub fn set(&mut self, identity: Identity, weight: u32, tag: T) -> Result<(), RingError> {
+        let place = self.place(identity);
+        if weight == 0 {
+            if let Ok(rank) = place {
+                self.take_out(rank);
+            }
+            return Ok(());
+        }
+        let before = place.map_or(0, |rank| self.members[rank].weight);
+        let others = self.points.len() - self.replicas(before) as usize;
+        checked_total(self.points_per_weight, others, identity, weight)?;
+
+        let member = Member { identity, weight, tag };
+        let rank = match place {
+            Ok(rank) => {
+                self.members[rank] = member;
+                rank
+            }
+            Err(rank) => {
+                self.members.insert(rank, member);
+                self.points.open_rank(rank as u32);
+                rank
+            }
+        };
+        let (before, after) = (self.replicas(before), self.replicas(weight));
+        if before < after {
+            self.points.insert(rank as u32, &sorted_hashes(identity, before..after));
+        } else if after < before {
+            self.points.remove(rank as u32, &sorted_hashes(identity, after..before));
+        }
+        Ok(())
+    }
+
+    /// Takes a server out; whether it was there. One merge, linear in the points of the ring.
+    pub fn remove(&mut self, identity: Identity) -> bool {
+        let place = self.place(identity);
+        if let Ok(rank) = place {
+            self.take_out(rank);
+        }
+        place.is_ok()
+    }
+
+    /// The server a key belongs to: the owner of the first point whose hash is at or after the key's, around the end.
+    /// `None` when the ring is empty. Allocates nothing; a handful of nanoseconds.
+    #[inline]
+    #[must_use]
+    pub fn pick(&self, key: Key) -> Option<&Member<T>> {
+        let at = self.points.at_or_after(key.hash())?;
+        Some(&self.members[self.points.owners()[at] as usize])
+    }
+
+    /// The servers in the order in which the key meets them on its way around the ring, each once; the first is
+    /// [`pick`](Self::pick)'s. When the first is taken out, all its keys go to the second of each.
+    ///
+    /// The first few cost no memory from the heap. Going through all of them looks at most points of the ring.
+    #[must_use]
+    pub fn successors(&self, key: Key) -> Successors<'_, T> {
+        Successors::new(self, self.points.at_or_after(key.hash()))
+    }
+
+    /// The hash of the point that decides for a key, for explanations. `None` when the ring is empty.
+    #[must_use]
+    pub fn point_of(&self, key: Key) -> Option<u64> {
+        self.points.at_or_after(key.hash()).map(|at| self.hashes()[at])
+    }
+
+    /// The exact part of the hash space whose server differs between this ring and another, and from whom to whom.
+    /// Linear in the points of both. Rings may differ in the points per weight; tags are not compared.
+    #[must_use]
+    pub fn diff<U>(&self, other: &Ring<U>) -> Diff {
+        Diff::between(self, other)
+    }
+
+    /// One number for all that the ring decides: equal digests mean equal picks for every key.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.points_per_weight, self.members.iter().map(|member| (member.identity, member.weight)))
+    }
+
+    /// The exact part of the hash space that a server owns; nothing when it is not in the ring. Linear in the points.
+    #[must_use]
+    pub fn share(&self, identity: Identity) -> Share {
+        let Some(rank) = self.rank(identity) else { return Share::NONE };
+        let arcs = self.arcs().filter(|(owner, _)| *owner as usize == rank);
+        Share::of_values(arcs.map(|(_, values)| values).sum())
+    }
+
+    /// Every server with the exact part of the hash space that it owns, in the order of [`members`](Self::members), in one
+    /// walk. The shares of a ring that is not empty add up to [`Share::ALL`].
+    #[must_use]
+    pub fn shares(&self) -> Vec<(Identity, Share)> {
+        let mut counts = vec![0; self.members.len()];
+        for (owner, values) in self.arcs() {
+            counts[owner as usize] += values;
+        }
+        let shares = counts.into_iter().map(Share::of_values);
+        self.members.iter().map(|member| member.identity).zip(shares).collect()
+    }
+
+    /// The servers, sorted by identity.
+    #[must_use]
+    pub fn members(&self) -> &[Member<T>] {
+        &self.members
+    }
+
+    /// The member with this identity.
+    #[must_use]
+    pub fn member(&self, identity: Identity) -> Option<&Member<T>> {
+        self.rank(identity).map(|rank| &self.members[rank])
+    }
+
+    /// How many servers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there is no server.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The points as (hash, owner), sorted by hash, equal hashes by identity. Its `len()` is their number.
+    pub fn points(&self) -> impl ExactSizeIterator<Item = (u64, &Member<T>)> {
+        let owners = self.owners().iter().map(|rank| &self.members[*rank as usize]);
+        self.hashes().iter().copied().zip(owners)
+    }
+
+    /// The points per weight that the ring was made with.
+    #[must_use]
+    pub fn points_per_weight(&self) -> NonZeroU32 {
+        self.points_per_weight
+    }
+
+    /// Bytes on the heap that the ring holds.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.points.heap_bytes() + self.members.capacity() * size_of::<Member<T>>()
+    }
+
+    /// The hashes of the points, sorted.
+    pub(crate) fn hashes(&self) -> &[u64] {
+        self.points.hashes()
+    }
+
+    /// The ranks of the points' owners, in the order of the hashes.
+    pub(crate) fn owners(&self) -> &[u32] {
+        self.points.owners()
+    }
+
+    /// The place of a server in the sorted list, if it is there.
+    pub(crate) fn rank(&self, identity: Identity) -> Option<usize> {
+        self.place(identity).ok()
+    }
+
+    /// The place of a server in the sorted list, or where it would go.
+    fn place(&self, identity: Identity) -> Result<usize, usize> {
+        self.members.binary_search_by_key(&identity, |member| member.identity)
+    }
+
+    /// The number of points of a server of this weight, which is not over the limit.
+    fn replicas(&self, weight: u32) -> u32 {
+        weight * self.points_per_weight.get()
+    }
+
+    fn take_out(&mut self, rank: usize) {
+        let member = self.members.remove(rank);
+        let hashes = sorted_hashes(member.identity, 0..self.replicas(member.weight));
+        self.points.remove(rank as u32, &hashes);
+        self.points.close_rank(rank as u32);
+    }
+
+    /// By point: the rank of its owner and the number of hash values from after the point before it to the point itself.
+    /// The first point's reach from after the last one, around the end. Of several points with one hash the first has the
+    /// values and the others none.
+    fn arcs(&self) -> impl Iterator<Item = (u32, u128)> {
+        let hashes = self.hashes();
+        let around =
+            hashes.first().zip(hashes.last()).map(|(first, last)| u128::from(u64::MAX - last) + 1 + u128::from(*first));
+        let between = hashes.windows(2).map(|pair| u128::from(pair[1] - pair[0]));
+        self.owners().iter().copied().zip(around.into_iter().chain(between))
+    }
+}
+
+/// Rings are equal when they decide alike: the same points per weight, servers and weights. Tags are not compared.
+impl<T, U> PartialEq<Ring<U>> for Ring<T> {
+    fn eq(&self, other: &Ring<U>) -> bool {
+        self.points_per_weight == other.points_per_weight
+            && self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(|(a, b)| (a.identity, a.weight) == (b.identity, b.weight))
+    }
+}
+
+impl<T> Eq for Ring<T> {}
+
+/// The number of points of a ring that has `others` without this server, if the limits allow it.
+fn checked_total(
+    points_per_weight: NonZeroU32,
+    others: usize,
+    identity: Identity,
+    weight: u32,
+) -> Result<usize, RingError> {
+    if weight > MAX_WEIGHT {
+        return Err(RingError::Weight { identity, weight });
+    }
+    let points = others as u64 + u64::from(weight) * u64::from(points_per_weight.get());
+    if points > MAX_POINTS as u64 {
+        return Err(RingError::Points { identity, points });
+    }
+    Ok(points as usize)
+}
+
+/// The hashes of some of a server's points, sorted.
+fn sorted_hashes(identity: Identity, replicas: std::ops::Range<u32>) -> Vec<u64> {
+    let mut hashes: Vec<u64> = replicas.map(|replica| identity.point(replica)).collect();
+    hashes.sort_unstable();
+    hashes
+}
