@@ -117,8 +117,10 @@ fn fill_gaps<V: Copy>(values: &mut Vec<V>, gaps: &[usize], value: impl Fn(usize)
         return;
     }
     let mut end = values.len();
-    // Exactly: doubling would hold twice the memory of a big ring for the sake of moves that are needed anyway.
-    values.reserve_exact(gaps.len());
+    // An eighth at a time: new memory is the dear part of a change, and doubling would keep too much of it.
+    if values.capacity() - values.len() < gaps.len() {
+        values.reserve_exact(gaps.len().max(values.len() / 8));
+    }
     values.resize(end + gaps.len(), value(0));
     for (nth, &gap) in gaps.iter().enumerate().rev() {
         values.copy_within(gap..end, gap + nth + 1);
