@@ -1,0 +1,173 @@
+//! The balancers under comparison: how each is configured and started.
+//!
+//! All do the same work: one thread, TCP relayed as it comes, the server picked by consistent hashing of the client's
+//! address, no log. Apart from that each has its defaults.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+
+use crate::process::Process;
+use crate::servers::{self, Servers};
+use crate::{client, clock};
+
+/// How long a balancer may take until requests get answers through it.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// Where Debian's haproxy puts the program, which is not on everybody's search path.
+const HAPROXY: &str = "/usr/sbin/haproxy";
+/// Where Debian's libnginx-mod-stream puts the module.
+const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// A way from the clients to the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Kind {
+    /// No balancer: the clients talk to the first server.
+    Direct,
+    /// HAProxy: `mode tcp`, `balance source`, `hash-type consistent`.
+    Haproxy,
+    /// HAProxy with `option splice-auto`; not part of the default list.
+    HaproxySplice,
+    /// nginx `stream`: `hash $remote_addr consistent`.
+    Nginx,
+    /// The daemon of this project.
+    Balancerd,
+}
+
+impl Kind {
+    /// The name in the tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Haproxy => "haproxy",
+            Self::HaproxySplice => "haproxy-splice",
+            Self::Nginx => "nginx",
+            Self::Balancerd => "balancerd",
+        }
+    }
+}
+
+/// The programs of this project.
+pub(crate) struct Programs {
+    pub(crate) balancerd: PathBuf,
+    pub(crate) balancerctl: PathBuf,
+}
+
+impl Programs {
+    /// The program that `kind` needs and that is not there.
+    pub(crate) fn missing(&self, kind: Kind) -> Option<&Path> {
+        let needed: &[&Path] = match kind {
+            Kind::Direct => &[],
+            Kind::Haproxy | Kind::HaproxySplice => &[Path::new(HAPROXY)],
+            Kind::Nginx => &[Path::new(NGINX_STREAM_MODULE)],
+            Kind::Balancerd => &[&self.balancerd, &self.balancerctl],
+        };
+        needed.iter().copied().find(|path| !path.exists())
+    }
+}
+
+/// A running balancer with the servers behind it.
+pub(crate) struct Balancer {
+    pub(crate) kind: Kind,
+    /// Where the clients connect.
+    pub(crate) addr: SocketAddrV4,
+    /// None for [`Kind::Direct`].
+    pub(crate) process: Option<Process>,
+}
+
+impl Balancer {
+    /// Starts a balancer of `kind` with its files in a new folder of `directory`, and waits until it answers.
+    pub(crate) fn start(kind: Kind, directory: &Path, servers: &Servers, programs: &Programs) -> Result<Self> {
+        if kind == Kind::Direct {
+            return Ok(Self { kind, addr: servers.addrs[0], process: None });
+        }
+        let addr = servers::free_addr()?;
+        let directory = directory.join(format!("{}-{}", kind.name(), addr.port()));
+        fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let mut process = match kind {
+            Kind::Direct => unreachable!("returned above"),
+            Kind::Haproxy => start_haproxy(&directory, addr, servers, false),
+            Kind::HaproxySplice => start_haproxy(&directory, addr, servers, true),
+            Kind::Nginx => start_nginx(&directory, addr, servers),
+            Kind::Balancerd => start_balancerd(&directory, addr, servers, programs),
+        }?;
+        clock::retry(START_LIMIT, || {
+            process.check()?;
+            client::exchange(0, addr)
+        })
+        .with_context(|| format!("{} does not answer at {addr}", kind.name()))?;
+        Ok(Self { kind, addr, process: Some(process) })
+    }
+
+    /// The processor time spent so far; none without a balancer.
+    pub(crate) fn processor_time(&self) -> Result<Option<Duration>> {
+        self.process.as_ref().map(Process::processor_time).transpose()
+    }
+}
+
+fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, splice: bool) -> Result<Process> {
+    let mut text = String::from("global\n    nbthread 1\n    maxconn 9000\n");
+    text.push_str("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n");
+    if splice {
+        text.push_str("    option splice-auto\n");
+    }
+    let _ = writeln!(text, "frontend clients\n    bind {addr}\n    default_backend servers");
+    text.push_str("backend servers\n    balance source\n    hash-type consistent\n");
+    for (index, server) in servers.addrs.iter().enumerate() {
+        let _ = writeln!(text, "    server s{index} {server}");
+    }
+    let path = directory.join("haproxy.cfg");
+    fs::write(&path, text).context("write HAProxy's configuration")?;
+    Process::start(directory, "haproxy", HAPROXY, ["-db", "-f", &path.display().to_string()])
+}
+
+fn start_nginx(directory: &Path, addr: SocketAddrV4, servers: &Servers) -> Result<Process> {
+    let mut text = format!("load_module {NGINX_STREAM_MODULE};\n");
+    text.push_str(&servers::nginx_head(&directory.join("nginx.pid")));
+    text.push_str("stream {\n    access_log off;\n    upstream servers {\n        hash $remote_addr consistent;\n");
+    for server in &servers.addrs {
+        let _ = writeln!(text, "        server {server};");
+    }
+    let _ = writeln!(text, "    }}\n    server {{\n        listen {addr} backlog=4096;\n        proxy_pass servers;");
+    text.push_str("        proxy_timeout 1h;\n    }\n}\n");
+    let path = directory.join("nginx.conf");
+    fs::write(&path, text).context("write nginx's configuration")?;
+    Process::start(directory, "nginx", servers::NGINX, servers::nginx_arguments(directory, &path))
+}
+
+fn start_balancerd(directory: &Path, addr: SocketAddrV4, servers: &Servers, programs: &Programs) -> Result<Process> {
+    let socket = directory.join("control.sock");
+    let arguments = [
+        "--listen",
+        &addr.to_string(),
+        "--socket",
+        &socket.display().to_string(),
+        "--state",
+        &directory.display().to_string(),
+    ];
+    let mut process = Process::start(directory, "balancerd", &programs.balancerd, arguments)?;
+    for server in &servers.addrs {
+        clock::retry(START_LIMIT, || {
+            process.check()?;
+            add(&programs.balancerctl, &socket, *server)
+        })?;
+    }
+    Ok(process)
+}
+
+fn add(balancerctl: &Path, socket: &Path, server: SocketAddrV4) -> Result<()> {
+    let output = Command::new(balancerctl)
+        .arg("--socket")
+        .arg(socket)
+        .args(["add", &server.ip().to_string(), &server.port().to_string()])
+        .output()
+        .with_context(|| format!("run {}", balancerctl.display()))?;
+    let answer = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "balancerctl add {server}: {}", answer.trim());
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The benchmark's clock: the only place that reads the time or waits by it.
+//!
+//! The daemon takes the time as an argument and waits for conditions; a measurement needs the real clock, and a child
+//! process that is starting offers nothing to wait on but another try.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time between two tries of something that another process has to get ready.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The present moment.
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Calls `attempt` until it succeeds, for at most `limit`; the last failure is the result after that.
+#[expect(clippy::disallowed_methods, reason = "another program's start gives no event to wait for")]
+pub(crate) fn retry<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let deadline = now() + limit;
+    loop {
+        match attempt() {
+            Err(_) if now() < deadline => thread::sleep(RETRY),
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A program under measurement: started in the foreground, its cost read from /proc, ended with its owner.
+//!
+//! Three things see to its end: `Drop` on every return and error, the interrupt flag that `main` turns into an error,
+//! and the kernel's parent-death signal (set by setpriv) when this program is killed outright.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::clock;
+
+/// How long a program may take to end after SIGTERM before it gets SIGKILL.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running program with the processes it started itself, all in one process group.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// Memory of a program, in bytes, summed over its processes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Pages that belong to the program alone and were written to: heap, stacks, changed data.
+    pub(crate) own: u64,
+    /// All resident pages, shared ones and the program's text included.
+    pub(crate) resident: u64,
+}
+
+impl Process {
+    /// Starts `program` with `arguments`; what it prints goes to `directory`/`name`.log.
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        directory: &Path,
+        name: &str,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let log = directory.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(program)
+            .args(arguments)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("share the log")?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("start {name} with setpriv"))?;
+        Ok(Self { child, log })
+    }
+
+    /// Fails, with what the program printed, when it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().context("wait for a program")? {
+            bail!("ended with {status}: {}", self.printed().trim());
+        }
+        Ok(())
+    }
+
+    /// What the program has printed so far.
+    pub(crate) fn printed(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The program's own process and its direct children: nginx works in a child of its master.
+    pub(crate) fn ids(&self) -> Result<Vec<u32>> {
+        let mut ids = vec![self.child.id()];
+        for entry in fs::read_dir("/proc").context("list /proc")? {
+            let name = entry.context("list /proc")?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            if parent(id) == Some(self.child.id()) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The processor time spent so far, user and system together, over all threads.
+    ///
+    /// From `schedstat`, which counts nanoseconds; utime and stime of `stat` are the same sum in ticks of 10 ms.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for id in self.ids()? {
+            for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
+                let path = task.context("list the threads")?.path().join("schedstat");
+                let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+                let first = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
+                nanoseconds += first.with_context(|| format!("no time in {}", path.display()))?;
+            }
+        }
+        ensure!(nanoseconds > 0, "the kernel counts no time in schedstat");
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// The memory in use now.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let mut memory = Memory { own: 0, resident: 0 };
+        for id in self.ids()? {
+            let path = format!("/proc/{id}/smaps_rollup");
+            let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+            memory.own += field(&text, "Private_Dirty:").with_context(|| format!("no Private_Dirty in {path}"))?;
+            memory.resident += field(&text, "Rss:").with_context(|| format!("no Rss in {path}"))?;
+        }
+        Ok(memory)
+    }
+
+    /// Sends `signal` to the program's process group.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let group = Pid::from_raw(self.child.id().try_into().context("a process id out of range")?);
+        killpg(group, signal).with_context(|| format!("send {signal}"))
+    }
+
+    /// Waits until the program has ended, for at most `limit`.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<()> {
+        clock::retry(limit, || self.child.try_wait().context("wait for a program")?.context("it did not end"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The child is not reaped yet or has left its group empty: the signal reaches nobody else.
+        if self.child.try_wait().ok().flatten().is_some() {
+            return;
+        }
+        let ended = self.signal(Signal::SIGTERM).and_then(|()| self.wait(END_LIMIT));
+        if ended.is_err() {
+            let _ = self.signal(Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The parent of process `id`: the second field after the name in parentheses of /proc/ID/stat.
+fn parent(id: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The value of a line `name   N kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_field_is_read_in_bytes() {
+        let text = "Rss:                4916 kB\nPrivate_Dirty:       432 kB\n";
+        assert_eq!(field(text, "Private_Dirty:"), Some(432 * 1024));
+        assert_eq!(field(text, "Swap:"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! The workloads: what each balancer is put through, and what is read off it.
+//!
+//! Every workload goes round by round, and within a round from balancer to balancer, so that a slow moment of the
+//! machine meets all of them.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::balancer::{Balancer, Kind, Programs};
+use crate::load::{Load, Shape};
+use crate::placement::Placement;
+use crate::process::{Memory, Process};
+use crate::report::{Figures, Footprint, Rounds};
+use crate::servers::Servers;
+use crate::trace::{Trace, Traced};
+use crate::{client, clock};
+
+/// How long a load runs before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Idle sessions that are there before the memory of the others is measured: the first ones fill pools and touch pages.
+const WARM_UP_SESSIONS: usize = 200;
+/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
+const SETTLED: Duration = Duration::from_millis(300);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// The step in which strace is asked whether it has attached, and how long that may take.
+const ATTACH_STEP: Duration = Duration::from_millis(10);
+const ATTACH_LIMIT: Duration = Duration::from_secs(5);
+/// How long strace counts.
+const TRACE_TIME: Duration = Duration::from_secs(2);
+
+/// What all workloads share. The servers end, and the directory goes, with it.
+pub(crate) struct Bench {
+    pub(crate) servers: Servers,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) programs: Programs,
+    pub(crate) placement: Placement,
+    /// Set when the benchmark is to stop.
+    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) rounds: usize,
+    /// Of one measurement under load.
+    pub(crate) duration: Duration,
+    /// The number of idle sessions.
+    pub(crate) sessions: usize,
+    /// Configurations, sockets and logs of everything that is started.
+    pub(crate) directory: TempDir,
+}
+
+impl Bench {
+    /// Throughput, processor time and latency under a load of `shape`.
+    ///
+    /// The balancers run throughout all rounds; the ones that have no load wait without cost.
+    pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
+        let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
+        let mut rounds = Rounds::new();
+        for _ in 0..self.rounds {
+            let measure = |balancer: &Balancer| Ok((balancer.kind, self.measure(balancer, shape)?));
+            rounds.push(balancers.iter().map(measure).collect::<Result<_>>()?);
+        }
+        Ok(rounds)
+    }
+
+    /// Memory per idle session that has relayed one request. Each measurement has a fresh balancer: what a former
+    /// one has given back to its allocator would make the next one look smaller.
+    pub(crate) fn idle(&self) -> Result<Rounds<Footprint>> {
+        let mut rounds = Rounds::new();
+        for _ in 0..self.rounds {
+            let mut round = Vec::new();
+            for kind in &self.kinds {
+                let balancer = self.start(*kind)?;
+                if let Some(process) = &balancer.process {
+                    let footprint = self.footprint(&balancer, process);
+                    round.push((*kind, footprint.with_context(|| format!("idle sessions of {}", kind.name()))?));
+                }
+            }
+            rounds.push(round);
+        }
+        Ok(rounds)
+    }
+
+    /// System calls of every balancer under a load of `shape`, when all connections are open and stay so.
+    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Vec<Traced>> {
+        let mut all = Vec::new();
+        for kind in &self.kinds {
+            let balancer = self.start(*kind)?;
+            if let Some(process) = &balancer.process {
+                let traced = self.trace(&balancer, process, shape);
+                all.push(traced.with_context(|| format!("system calls of {}", kind.name()))?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn start(&self, kind: Kind) -> Result<Balancer> {
+        self.placement
+            .with_balancer(|| Balancer::start(kind, self.directory.path(), &self.servers, &self.programs))
+            .with_context(|| format!("servers: {}", self.servers.process.printed().trim()))
+    }
+
+    fn measure(&self, balancer: &Balancer, shape: Shape) -> Result<Figures> {
+        let name = balancer.kind.name();
+        let mut load = Load::open(balancer.addr, shape, &self.interrupted)?;
+        load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
+        let before = balancer.processor_time()?;
+        let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
+        let after = balancer.processor_time()?;
+        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
+    }
+
+    fn footprint(&self, balancer: &Balancer, process: &Process) -> Result<Footprint> {
+        // They stay: sessions that take over their memory would look like sessions without any.
+        let warm_up = self.hold(balancer, WARM_UP_SESSIONS)?;
+        let before = settled(process)?;
+        let sessions = self.hold(balancer, self.sessions)?;
+        let after = settled(process)?;
+        drop((warm_up, sessions));
+        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / self.sessions as f64;
+        Ok(Footprint {
+            own: each(before.own, after.own),
+            resident: each(before.resident, after.resident),
+            before: before.own as f64,
+        })
+    }
+
+    /// Opens sessions that have made one request each and are idle now.
+    fn hold(&self, balancer: &Balancer, count: usize) -> Result<Vec<TcpStream>> {
+        let open = |index| {
+            self.stop_if_interrupted()?;
+            client::exchange(index, balancer.addr).with_context(|| format!("session {index}"))
+        };
+        (0..count).map(open).collect()
+    }
+
+    fn trace(&self, balancer: &Balancer, process: &Process, shape: Shape) -> Result<Traced> {
+        let mut load = Load::open(balancer.addr, shape, &self.interrupted)?;
+        load.run(WARM_UP)?;
+        let mut trace = Trace::start(self.directory.path(), process)?;
+        let deadline = clock::now() + ATTACH_LIMIT;
+        while !trace.attached(process)? {
+            ensure!(clock::now() < deadline, "strace does not attach");
+            load.run(ATTACH_STEP)?;
+        }
+        let tally = load.run(TRACE_TIME)?;
+        let calls = trace.finish()?;
+        ensure!(tally.errors == 0, "{} failed requests: the relay was not healthy", tally.errors);
+        ensure!(tally.requests > 0, "no request was answered");
+        Ok(Traced { kind: balancer.kind, requests: tally.requests, calls })
+    }
+
+    fn stop_if_interrupted(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+/// The memory of `process` once it has stayed the same for a while.
+fn settled(process: &Process) -> Result<Memory> {
+    let mut last = process.memory()?;
+    let mut since = clock::now();
+    clock::retry(SETTLE_LIMIT, || {
+        let memory = process.memory()?;
+        if memory != last {
+            last = memory;
+            since = clock::now();
+        }
+        ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
+        Ok(memory)
+    })
+}
