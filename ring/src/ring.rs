@@ -314,3 +314,20 @@ fn sorted_hashes(identity: Identity, replicas: std::ops::Range<u32>) -> Vec<u64>
     hashes.sort_unstable();
     hashes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    #[test]
+    fn the_last_point_and_the_greatest_weight_fit() {
+        let identity = Identity::from(SocketAddr::from(([10, 0, 0, 1], 80)));
+        let total = |others, weight| checked_total(POINTS_PER_WEIGHT, others, identity, weight);
+        assert_eq!(total(0, MAX_WEIGHT), Ok(262_144));
+        assert_eq!(total(0, MAX_WEIGHT + 1), Err(RingError::Weight { identity, weight: MAX_WEIGHT + 1 }));
+        assert_eq!(total(MAX_POINTS - 1024, 1), Ok(MAX_POINTS));
+        let points = MAX_POINTS as u64 + 1;
+        assert_eq!(total(MAX_POINTS - 1023, 1), Err(RingError::Points { identity, points }));
+    }
+}
