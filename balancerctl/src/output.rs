@@ -1,0 +1,61 @@
+//! Where a command's answer goes: text for people or one line of JSON for programs, never both.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Standard output and standard error, and who reads them.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// An output for programs if `json`, otherwise for people.
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// A line, or several, for people.
+    ///
+    /// # Errors
+    /// When standard output takes no more: [`Failure::Output`].
+    pub(crate) fn text(&self, text: impl Display) -> Result<(), Failure> {
+        if self.json {
+            return Ok(());
+        }
+        print(text)
+    }
+
+    /// The one line for programs.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub(crate) fn value(&self, value: &impl Serialize) -> Result<(), Failure> {
+        if !self.json {
+            return Ok(());
+        }
+        print(serde_json::to_string(value).expect("reports have no maps with keys that are not text"))
+    }
+
+    /// A line on standard error that changes nothing about the answer. Nobody is told when it cannot be written.
+    pub(crate) fn note(&self, text: impl Display) {
+        let _ = writeln!(io::stderr(), "balancerctl: {text}");
+    }
+
+    /// Says why a command failed: one line on standard error, and for programs one on standard output.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        self.note(failure);
+        // The failure is what counts now, not whether somebody still reads.
+        let _ = self.value(&failure.report());
+    }
+}
+
+/// `println!` would panic when the reader has gone, as `head` does.
+fn print(text: impl Display) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Failure::Output)
+}
