@@ -31,6 +31,7 @@ pub(crate) struct Cli {
 
 const MAIN_EXAMPLES: &str = "\
 Examples:
+  balancerctl demo                          See it at work, with nothing set up
   balancerctl start 0.0.0.0 8080            Start a balancer that listens on port 8080
   balancerctl add 10.0.0.1 80               Give it a server, and a second one with
   balancerctl add 10.0.0.2 80 --weight 2      twice the share of the clients
@@ -95,6 +96,14 @@ pub(crate) enum Command {
     /// Two balancers with the same digest send every client to the same server.
     #[command(after_help = DIGEST_EXAMPLES)]
     Digest,
+
+    /// Show a balancer at work, with nothing set up before
+    ///
+    /// Starts a private balancer in a temporary directory and three small servers, sends real connections through it,
+    /// kills a server, shows where its clients went and checks that nobody else moved. Then it cleans up after itself.
+    /// No other balancer is touched.
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo,
 
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
@@ -246,6 +255,11 @@ Examples:
   balancerctl digest                      The number, and what it depends on
   [ \"$(ssh one balancerctl digest)\" = \"$(ssh two balancerctl digest)\" ]
                                           Do two balancers agree?";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  balancerctl demo                        Takes a second or two
+  balancerctl demo --json                 Only what came of it";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:

@@ -14,7 +14,7 @@ use crate::cli::{Cli, Command, StartArgs, StopArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::start::Start;
-use crate::{pages, text};
+use crate::{demo, pages, text};
 
 /// How much longer than its drain time a balancer may take to end. It closes what is left at that time, so a second
 /// would do; a machine that is short of everything gets more.
@@ -70,6 +70,7 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
             Response::Digest(report) => show(output, &text::digest(&report), &report),
             _ => Err(Failure::Unexpected),
         },
+        Command::Demo => demo::run(output),
         Command::Completions { shell } => pages::completions(*shell, output),
         Command::Man { out } => pages::man(out, output),
     }

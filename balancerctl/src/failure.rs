@@ -7,6 +7,7 @@ use serde::Serialize;
 use wire::{ClientError, PlaceError, Refusal};
 
 use crate::address::{AddressError, ServerError};
+use crate::demo::DemoError;
 use crate::start::StartError;
 
 /// Exit code: what was asked is not done, and the balancer or this program says why.
@@ -46,6 +47,9 @@ pub(crate) enum Failure {
     /// The balancer could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The demonstration went wrong.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
     /// A page could not be written.
     #[error("{} cannot be written: {source}", .path.display())]
     Page {
@@ -73,7 +77,7 @@ impl Failure {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Refused(_) | Self::Address(AddressError::LinkLocal(_)) => REFUSED,
+            Self::Refused(_) | Self::Address(AddressError::LinkLocal(_)) | Self::Demo(_) => REFUSED,
             Self::Start(error) if error.refused() => REFUSED,
             _ => UNREACHABLE,
         }
@@ -113,6 +117,7 @@ impl Failure {
             Self::Address(AddressError::Unresolved { .. }) => "unresolved",
             Self::Address(_) => "address",
             Self::Start(error) => error.kind(),
+            Self::Demo(_) => "demo",
             Self::Page { .. } | Self::Output(_) => "io",
         }
     }

@@ -4,6 +4,7 @@
 mod address;
 mod cli;
 mod command;
+mod demo;
 mod failure;
 mod output;
 mod pages;

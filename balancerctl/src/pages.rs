@@ -140,7 +140,7 @@ mod tests {
     fn every_command_has_a_page_with_examples() {
         let pages = pages();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        for name in ["balancerctl.1", "balancerctl-start.1", "balancerctl-add.1"] {
+        for name in ["balancerctl.1", "balancerctl-start.1", "balancerctl-add.1", "balancerctl-demo.1"] {
             assert!(names.contains(&name), "{name} in {names:?}");
         }
         assert!(!names.iter().any(|name| name.contains("help") || name.contains("-man")), "{names:?}");
