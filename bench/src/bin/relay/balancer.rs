@@ -17,10 +17,10 @@ use crate::process::Process;
 use crate::servers::{self, Servers};
 use crate::{client, clock};
 
-/// How long a balancer may take until requests get answers through it.
-const START_LIMIT: Duration = Duration::from_secs(5);
 /// Where Debian's haproxy puts the program, which is not on everybody's search path.
 const HAPROXY: &str = "/usr/sbin/haproxy";
+/// The sessions HAProxy takes; it refuses to start when the usual limit of 20000 descriptors is too low for them.
+const HAPROXY_SESSIONS: usize = 9000;
 /// Where Debian's libnginx-mod-stream puts the module.
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
@@ -96,11 +96,7 @@ impl Balancer {
             Kind::Nginx => start_nginx(&directory, addr, servers),
             Kind::Balancerd => start_balancerd(&directory, addr, servers, programs),
         }?;
-        clock::retry(START_LIMIT, || {
-            process.check()?;
-            client::exchange(0, addr)
-        })
-        .with_context(|| format!("{} does not answer at {addr}", kind.name()))?;
+        client::await_answer(addr, &mut process).with_context(|| format!("start {}", kind.name()))?;
         Ok(Self { kind, addr, process: Some(process) })
     }
 
@@ -111,7 +107,11 @@ impl Balancer {
 }
 
 fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, splice: bool) -> Result<Process> {
-    let mut text = String::from("global\n    nbthread 1\n    maxconn 9000\n");
+    let mut text = format!("global\n    nbthread 1\n    maxconn {HAPROXY_SESSIONS}\n");
+    if splice {
+        // By default a quarter of maxconn, two descriptors each.
+        text.push_str("    maxpipes 64\n");
+    }
     text.push_str("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n");
     if splice {
         text.push_str("    option splice-auto\n");
@@ -152,7 +152,7 @@ fn start_balancerd(directory: &Path, addr: SocketAddrV4, servers: &Servers, prog
     ];
     let mut process = Process::start(directory, "balancerd", &programs.balancerd, arguments)?;
     for server in &servers.addrs {
-        clock::retry(START_LIMIT, || {
+        clock::retry(client::START_LIMIT, || {
             process.check()?;
             add(&programs.balancerctl, &socket, *server)
         })?;

@@ -9,10 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 
+use crate::clock;
+use crate::process::Process;
 use crate::response::Response;
 
 /// The number of different clients: balancers pick the server by the client's address.
 const CLIENTS: usize = 250;
+/// How long a program may take from its start until it answers.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(5);
 /// How long one blocking exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -42,6 +46,15 @@ pub(crate) fn exchange(index: usize, target: SocketAddrV4) -> Result<TcpStream> 
             return Ok(stream);
         }
     }
+}
+
+/// Waits until `process`, which has just been started, answers requests at `addr`.
+pub(crate) fn await_answer(addr: SocketAddrV4, process: &mut Process) -> Result<()> {
+    clock::retry(START_LIMIT, || {
+        process.check()?;
+        exchange(0, addr).with_context(|| format!("no answer at {addr}: {}", process.printed().trim()))
+    })?;
+    Ok(())
 }
 
 fn open(index: usize, target: SocketAddrV4, flags: SockFlag) -> Result<TcpStream> {

@@ -207,7 +207,7 @@ pub(crate) fn calls_table(all: &[Traced], markdown: bool) -> Table {
 /// An empty table, for a terminal or as Markdown.
 fn table(markdown: bool) -> Table {
     let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::UTF8_HORIZONTAL_ONLY });
+    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::UTF8_FULL_CONDENSED });
     table
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::client;
 use crate::process::Process;
 
 /// Where Debian's nginx puts the program, which is not on everybody's search path.
@@ -22,19 +23,21 @@ pub(crate) const BULK_BYTES: u64 = 10_000_000;
 pub(crate) struct Servers {
     /// The address of each; never empty.
     pub(crate) addrs: Vec<SocketAddrV4>,
-    pub(crate) process: Process,
+    /// Kept for its end.
+    _process: Process,
 }
 
 impl Servers {
-    /// Starts the servers with their files in `directory`; they may not answer yet.
+    /// Starts the servers with their files in `directory`, and waits until they answer.
     pub(crate) fn start(directory: &Path) -> Result<Self> {
         let addrs = (0..SERVERS).map(|_| free_addr()).collect::<Result<Vec<_>>>()?;
         let bulk = File::create(directory.join("bulk")).context("create the large answer")?;
         bulk.set_len(BULK_BYTES).context("size the large answer")?;
         let path = directory.join("servers.conf");
         fs::write(&path, configuration(directory, &addrs)).context("write the servers' configuration")?;
-        let process = Process::start(directory, "servers", NGINX, nginx_arguments(directory, &path))?;
-        Ok(Self { addrs, process })
+        let mut process = Process::start(directory, "servers", NGINX, nginx_arguments(directory, &path))?;
+        client::await_answer(addrs[0], &mut process).context("start the servers")?;
+        Ok(Self { addrs, _process: process })
     }
 }
 

@@ -57,9 +57,11 @@ impl Bench {
     pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
         let mut rounds = Rounds::new();
-        for _ in 0..self.rounds {
+        for round in 0..self.rounds {
+            // Each round begins with another balancer: nobody always comes after the same one.
+            let (later, first) = balancers.split_at(round % balancers.len());
             let measure = |balancer: &Balancer| Ok((balancer.kind, self.measure(balancer, shape)?));
-            rounds.push(balancers.iter().map(measure).collect::<Result<_>>()?);
+            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
         }
         Ok(rounds)
     }
@@ -96,9 +98,7 @@ impl Bench {
     }
 
     fn start(&self, kind: Kind) -> Result<Balancer> {
-        self.placement
-            .with_balancer(|| Balancer::start(kind, self.directory.path(), &self.servers, &self.programs))
-            .with_context(|| format!("servers: {}", self.servers.process.printed().trim()))
+        self.placement.with_balancer(|| Balancer::start(kind, self.directory.path(), &self.servers, &self.programs))
     }
 
     fn measure(&self, balancer: &Balancer, shape: Shape) -> Result<Figures> {
