@@ -1,2 +1,97 @@
-//! Under construction.
-fn main() {}
+//! balancerd: arguments, logging, going to the background, exit code. What it does is in `daemon`.
+
+mod arguments;
+mod background;
+mod config;
+mod daemon;
+mod descriptors;
+mod event;
+mod lock;
+mod log;
+mod model;
+mod net;
+mod source;
+mod state;
+
+use std::io;
+use std::panic;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+use sd_notify::NotifyState;
+
+use arguments::{Arguments, Page};
+use background::{Half, Starter};
+use config::Config;
+use daemon::Daemon;
+use event::Signals;
+use lock::Locks;
+use log::Log;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.generate {
+        Some(page) => generate(page),
+        None => start(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("balancerd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<()> {
+    let config = arguments.config()?;
+    if !arguments.background {
+        return run(arguments, &config, None);
+    }
+    match background::enter()? {
+        Half::Parent => Ok(()),
+        Half::Daemon(starter) => run(arguments, &config, Some(starter)),
+    }
+}
+
+/// Serves until the end. An error before it serves goes to whoever started it.
+fn run(arguments: &Arguments, config: &Config, starter: Option<Starter>) -> Result<()> {
+    let (locks, daemon) = match prepare(arguments, config) {
+        Ok(ready) => ready,
+        Err(error) => {
+            if let Some(starter) = starter {
+                starter.failed(&error);
+            }
+            return Err(error);
+        }
+    };
+    daemon::notify(&[NotifyState::Ready]);
+    if let Some(starter) = starter {
+        starter.ready();
+    }
+    let result = daemon.run();
+    drop(locks);
+    result
+}
+
+fn prepare(arguments: &Arguments, config: &Config) -> Result<(Locks, Daemon)> {
+    // The order matters: signals are blocked before any thread exists, and the log's is the first.
+    let signals = Signals::take().context("signals")?;
+    let locks = Locks::take(&config.places)?;
+    let log = Log::start(&arguments.log_target(config)?, &arguments.log_level)?;
+    panic::set_hook(Box::new(|fault| tracing::error!(%fault, "a fault in the balancer")));
+    Ok((locks, Daemon::new(config, signals, log)?))
+}
+
+fn generate(page: Page) -> Result<()> {
+    let mut command = Arguments::command();
+    let shell = match page {
+        Page::Man => return clap_mangen::Man::new(command).render(&mut io::stdout()).context("the man page"),
+        Page::Bash => clap_complete::Shell::Bash,
+        Page::Zsh => clap_complete::Shell::Zsh,
+        Page::Fish => clap_complete::Shell::Fish,
+    };
+    clap_complete::generate(shell, &mut command, "balancerd", &mut io::stdout());
+    Ok(())
+}

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::identity::Identity;
 
 /// The version of "ring format", the document that says what is hashed. It is part of every digest.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// Equal for rings that send every key to the same server, whatever their tags; different, but for a chance of 2^-64,
 /// for others. Also different for another number of points per weight and another ring format.

@@ -40,7 +40,7 @@ mod share;
 mod successors;
 
 pub use diff::{Diff, Move};
-pub use digest::Digest;
+pub use digest::{Digest, FORMAT};
 pub use error::RingError;
 pub use identity::Identity;
 pub use key::Key;

@@ -105,6 +105,13 @@ pub enum Refusal {
         /// The server.
         server: SocketAddr,
     },
+    /// The server has been removed already and only its last sessions are there.
+    Leaving {
+        /// The server.
+        server: SocketAddr,
+        /// Its sessions that are alive.
+        sessions: u64,
+    },
     /// No server can have this address.
     Unaddressable {
         /// The address asked for.
@@ -190,6 +197,10 @@ impl fmt::Display for Refusal {
                 "{server} is in the pool already, with weight {weight}; to change its weight, remove it and add it again"
             ),
             Self::NotThere { server } => write!(f, "{server} is not in the pool; `balancerctl list` shows what is"),
+            Self::Leaving { server, sessions } => write!(
+                f,
+                "{server} has been removed and is gone when its last sessions end, {sessions} now; remove it with --now to close them"
+            ),
             Self::Unaddressable { server, fault } => write!(f, "{server} cannot be a server: {fault}"),
             Self::Itself { server } => {
                 write!(f, "{server} is the balancer's own address; it would connect to itself for ever")

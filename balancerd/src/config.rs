@@ -1,0 +1,24 @@
+//! What the daemon is to be: the arguments, checked and with every default filled in.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use wire::Places;
+
+use crate::net::tcp::Timeouts;
+
+/// The settings of one daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Where clients connect.
+    pub(crate) listen: SocketAddr,
+    /// Where its files are.
+    pub(crate) places: Places,
+    /// How long sessions may wait.
+    pub(crate) timeouts: Timeouts,
+    /// How long sessions may go on when the daemon stops.
+    pub(crate) drain: Duration,
+    /// Points that a server of weight 1 has on the ring.
+    pub(crate) points_per_weight: NonZeroU32,
+}

@@ -1,0 +1,17 @@
+//! The tools of the loop: readiness, time and signals. The only part that uses mio, and it uses nothing of ours.
+
+mod acceptor;
+mod clock;
+mod deadlines;
+mod poller;
+mod repeated;
+mod signal;
+mod waker;
+
+pub(crate) use acceptor::{Acceptor, Backlog};
+pub(crate) use clock::now;
+pub(crate) use deadlines::Deadlines;
+pub(crate) use poller::{Events, Interest, Key, Poller, Ready};
+pub(crate) use repeated::Repeated;
+pub(crate) use signal::{Signal, Signals};
+pub(crate) use waker::Waker;

@@ -1,0 +1,22 @@
+//! A way for another thread to end the loop's wait. mio's own waker: it stays edge-triggered and coexists with the
+//! level-triggered registrations.
+
+use std::io;
+
+use super::{Key, Poller};
+
+/// Wakes the loop; it then finds an event for the key that the waker was made with.
+#[derive(Debug)]
+pub(crate) struct Waker(mio::Waker);
+
+impl Waker {
+    /// A waker for the loop of `poller`.
+    pub(crate) fn new(poller: &Poller, key: Key) -> io::Result<Self> {
+        mio::Waker::new(poller.registry(), mio::Token(key.0 as usize)).map(Self)
+    }
+
+    /// Ends the wait under way, or the next one. A failure is not told: the loop meets the same news at its next turn.
+    pub(crate) fn wake(&self) {
+        let _ = self.0.wake();
+    }
+}

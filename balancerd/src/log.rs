@@ -1,0 +1,180 @@
+//! The log: `tracing` to standard error, a file or journald, by a thread of its own. A blocked disk or terminal never
+//! stalls the loop: lines that find no room are dropped and counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for the log's thread.
+const MOST_WAITING_LINES: usize = 8192;
+
+/// A log file is for the daemon and its group.
+const FILE_MODE: u32 = 0o640;
+
+/// Where the log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Standard error, with the time.
+    Stderr,
+    /// Standard error as journald reads it: each line with its level, without the time.
+    Journald,
+    /// A file. It is opened anew when it was renamed or removed, so that it can be rotated.
+    File(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "stderr" => Self::Stderr,
+            "journald" => Self::Journald,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// The log of this process. What it was given is written before it is dropped.
+pub(crate) struct Log {
+    _thread: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Log {
+    /// Starts the thread and takes what `tracing` gives from now on. `filter` is a level, or a list of directives.
+    pub(crate) fn start(target: &Target, filter: &str) -> Result<Self> {
+        let filter = EnvFilter::try_new(filter).with_context(|| format!("the log level {filter:?} makes no sense"))?;
+        let (writer, thread) = match target {
+            Target::Stderr | Target::Journald => in_background(io::stderr()),
+            Target::File(path) => {
+                let file = LogFile::open(path).with_context(|| format!("the log {}", path.display()))?;
+                in_background(file)
+            }
+        };
+        let dropped = writer.error_counter();
+        let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        let begun = match target {
+            Target::Journald => {
+                format.without_time().with_level(false).with_ansi(false).with_writer(Journal(writer)).try_init()
+            }
+            Target::Stderr => format.with_ansi(io::stderr().is_terminal()).with_writer(writer).try_init(),
+            Target::File(_) => format.with_ansi(false).with_writer(writer).try_init(),
+        };
+        begun.map_err(|error| anyhow::anyhow!("the log cannot begin: {error}"))?;
+        Ok(Self { _thread: thread, dropped })
+    }
+
+    /// Lines that were dropped so far.
+    pub(crate) fn dropped_lines(&self) -> u64 {
+        self.dropped.dropped_lines() as u64
+    }
+}
+
+fn in_background(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_WAITING_LINES).finish(writer)
+}
+
+/// Puts the level in front of each line, as sd-daemon(3) has it.
+struct Journal(NonBlocking);
+
+struct JournalLine {
+    writer: NonBlocking,
+    prefix: &'static str,
+}
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = JournalLine;
+
+    fn make_writer(&'a self) -> JournalLine {
+        JournalLine { writer: self.0.clone(), prefix: "<6>" }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> JournalLine {
+        let prefix = match *metadata.level() {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        };
+        JournalLine { writer: self.0.clone(), prefix }
+    }
+}
+
+impl Write for JournalLine {
+    /// One call is one line: the formatter writes whole lines, and the thread must not see halves.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.writer.write_all(&[self.prefix.as_bytes(), line].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// A file that follows its name.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    fn is_current(&self) -> bool {
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+            _ => false,
+        }
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_current()
+            && let Ok(fresh) = Self::open(&self.path)
+        {
+            *self = fresh;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renamed_log_file_is_followed_by_a_new_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
+        let mut file = LogFile::open(&path).expect("opened");
+        file.write_all(b"one\n").expect("written");
+        std::fs::rename(&path, &old).expect("renamed");
+        file.write_all(b"two\n").expect("written");
+        assert_eq!(std::fs::read(&old).expect("there"), b"one\n");
+        assert_eq!(std::fs::read(&path).expect("there"), b"two\n");
+    }
+
+    #[test]
+    fn targets_are_told_apart() {
+        assert_eq!("stderr".parse(), Ok(Target::Stderr));
+        assert_eq!("journald".parse(), Ok(Target::Journald));
+        assert_eq!("/var/log/x".parse(), Ok(Target::File("/var/log/x".into())));
+    }
+}

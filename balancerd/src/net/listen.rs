@@ -1,0 +1,205 @@
+//! The listener of a service: accepts in small portions, and leaves epoll while a new session could not be served.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
+use crate::model::ServiceId;
+
+/// Connections that wait in the kernel for their accept. Enough for a second of a storm; `net.core.somaxconn` caps it.
+const BACKLOG: Backlog = Backlog(4096);
+
+/// Connections that one turn takes at most. The others wait for the next turn, behind the sessions that are ready.
+const MOST_ACCEPTS: u32 = 16;
+
+/// How long a listener stays away when the system is short of something and no session of ours ends.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket and how it goes on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    acceptor: Acceptor,
+    pub(crate) service: ServiceId,
+    address: SocketAddr,
+    registered: Interest,
+    short_until: Option<Instant>,
+    portion: u32,
+}
+
+/// What one accept came to.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// A client.
+    Client(TcpStream, SocketAddr),
+    /// A client that was gone before it was accepted; there may be another.
+    Gone(io::Error),
+    /// Nobody is there.
+    Nobody,
+    /// The system is short of descriptors or memory: the listener stays away for a while.
+    Short(io::Error),
+}
+
+impl Listener {
+    /// Binds `address` for `service`.
+    pub(crate) fn bind(address: SocketAddr, service: ServiceId) -> io::Result<Self> {
+        let acceptor = Acceptor::bind(address, BACKLOG)?;
+        let address = acceptor.local_addr()?;
+        Ok(Self { acceptor, service, address, registered: Interest::NONE, short_until: None, portion: 1 })
+    }
+
+    /// Where it listens, with the port that the kernel chose for port 0.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many accepts this turn is worth. An accept that finds nobody costs more than one that finds somebody, so
+    /// the portion grows only while whole portions are there, and falls back at once.
+    pub(crate) fn portion(&self) -> u32 {
+        self.portion
+    }
+
+    /// A whole portion was there: the queue may be long.
+    pub(crate) fn on_whole_portion(&mut self) {
+        self.portion = (self.portion * 2).min(MOST_ACCEPTS);
+    }
+
+    /// Takes one connection, if one is there.
+    pub(crate) fn accept(&mut self, now: Instant) -> Accepted {
+        match self.acceptor.accept() {
+            Ok((stream, peer)) => Accepted::Client(stream, peer),
+            Err(error) => {
+                let outcome = classify(error);
+                if !matches!(outcome, Accepted::Gone(_)) {
+                    self.portion = 1;
+                }
+                if matches!(outcome, Accepted::Short(_)) {
+                    self.short_until = Some(now + SHORTAGE_PAUSE);
+                }
+                outcome
+            }
+        }
+    }
+
+    /// A session ended, and with it two descriptors came back: no need to wait longer.
+    pub(crate) fn on_relief(&mut self) {
+        self.short_until = None;
+    }
+
+    /// The end of the pause, if there is one.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.short_until
+    }
+
+    /// Ends the pause when its time has come.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if self.short_until.is_some_and(|until| until <= now) {
+            self.short_until = None;
+        }
+    }
+
+    /// What it waits for, given whether there is room for a session.
+    pub(crate) fn interest(&self, room: bool) -> Interest {
+        Interest { read: room && self.short_until.is_none(), write: false }
+    }
+
+    /// Tells the poller, if something changed. Whether it accepts now.
+    pub(crate) fn settle(&mut self, poller: &Poller, key: Key, room: bool) -> io::Result<bool> {
+        let wanted = self.interest(room);
+        poller.set(&self.acceptor, key, &mut self.registered, wanted)?;
+        Ok(wanted.read)
+    }
+}
+
+/// accept(2): the errors of a connection that is already broken are passed on by Linux and are no fault of the
+/// listener; those of the system are met again at the next call. One that nobody has heard of counts as the latter,
+/// because to try again at once would spin.
+fn classify(error: io::Error) -> Accepted {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAGAIN) => Accepted::Nobody,
+        Some(
+            Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::EPERM
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::EOPNOTSUPP,
+        ) => Accepted::Gone(error),
+        _ => Accepted::Short(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Events, now};
+
+    fn listener() -> Listener {
+        Listener::bind("127.0.0.1:0".parse().expect("an address"), ServiceId::default()).expect("bound")
+    }
+
+    #[test]
+    fn errors_of_accept_are_told_apart() {
+        let of = |errno: Errno| classify(io::Error::from_raw_os_error(errno as i32));
+        assert!(matches!(of(Errno::EAGAIN), Accepted::Nobody));
+        for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO, Errno::EHOSTUNREACH] {
+            assert!(matches!(of(errno), Accepted::Gone(_)), "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EINVAL] {
+            assert!(matches!(of(errno), Accepted::Short(_)), "{errno}");
+        }
+    }
+
+    #[test]
+    fn the_portion_grows_while_whole_portions_are_there_and_falls_back_at_once() {
+        let mut listener = listener();
+        let sizes: Vec<u32> = (0..6)
+            .map(|_| {
+                let size = listener.portion();
+                listener.on_whole_portion();
+                size
+            })
+            .collect();
+        assert_eq!(sizes, [1, 2, 4, 8, 16, 16]);
+        assert!(matches!(listener.accept(now()), Accepted::Nobody));
+        assert_eq!(listener.portion(), 1);
+    }
+
+    #[test]
+    fn rule_5_a_listener_without_room_leaves_epoll_and_comes_back() {
+        let mut listener = listener();
+        let mut poller = Poller::new().expect("epoll");
+        let mut events = Events::with_capacity(4);
+        let mut keys = |poller: &mut Poller, wait: Duration| {
+            poller.wait(&mut events, Some(wait)).expect("a wait");
+            events.iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        let (key, long) = (Key(3), Duration::from_secs(20));
+        let _client = TcpStream::connect(listener.address()).expect("in the backlog");
+        assert!(listener.settle(&poller, key, true).expect("registered"));
+        assert_eq!(keys(&mut poller, long), [key]);
+        assert_eq!(keys(&mut poller, long), [key], "a listener that does not accept stays readable");
+
+        let start = now();
+        listener.short_until = Some(start + SHORTAGE_PAUSE);
+        assert!(!listener.settle(&poller, key, true).expect("left"));
+        assert_eq!(keys(&mut poller, Duration::ZERO), [], "it has left epoll");
+        listener.expire(start);
+        assert_eq!(listener.next_deadline(), Some(start + SHORTAGE_PAUSE), "not yet");
+        listener.expire(start + SHORTAGE_PAUSE);
+        assert!(!listener.settle(&poller, key, false).expect("still away"), "no room is a reason of its own");
+        assert!(listener.settle(&poller, key, true).expect("came back"));
+        assert_eq!(keys(&mut poller, long), [key]);
+
+        listener.short_until = Some(start + SHORTAGE_PAUSE);
+        listener.on_relief();
+        assert_eq!(listener.interest(true), Interest::READ, "a session that ended ends the pause");
+    }
+}

@@ -1,0 +1,349 @@
+//! The TCP sessions of all services: opens them, feeds them their events, and ends them.
+
+mod pipe;
+mod session;
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+use slotmap::SlotMap;
+use tracing::{debug, info, warn};
+use wire::report::EndReason;
+
+use super::Context;
+use super::listen::{Accepted, Listener};
+use crate::event::{Deadlines, Key, Ready, Repeated};
+use crate::model::{ConnectFailure, Direction, ServerId, ServiceId};
+use session::{End, Next, Session};
+pub(crate) use session::{Side, Timeouts};
+
+slotmap::new_key_type! {
+    /// A session, as long as it lives. A later session in the same slot has another generation.
+    pub(crate) struct SessionId;
+}
+
+/// Servers that one client's connect goes to before it is given up.
+const MOST_TRIES: usize = 3;
+
+/// Every session, and what is common to them.
+pub(crate) struct Sessions {
+    slots: SlotMap<SessionId, Session>,
+    deadlines: Deadlines<SessionId>,
+    timeouts: Timeouts,
+    limit: usize,
+    key: fn(SessionId, Side) -> Key,
+    ended: u64,
+    full: Repeated,
+    no_server: Repeated,
+    shortage: Repeated,
+    unreachable: Repeated,
+}
+
+impl Sessions {
+    /// None yet, and never more than `limit`. `key` says what the sides of a session are called at the poller.
+    pub(crate) fn new(timeouts: Timeouts, limit: usize, key: fn(SessionId, Side) -> Key) -> Self {
+        Self {
+            slots: SlotMap::with_key(),
+            deadlines: Deadlines::new(),
+            timeouts,
+            limit,
+            key,
+            ended: 0,
+            full: Repeated::default(),
+            no_server: Repeated::default(),
+            shortage: Repeated::default(),
+            unreachable: Repeated::default(),
+        }
+    }
+
+    /// Sessions alive.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Sessions that have ended since the start.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Whether there may be another one.
+    pub(crate) fn have_room(&self) -> bool {
+        self.slots.len() < self.limit
+    }
+
+    /// A listener is ready: takes a portion of the clients that wait there.
+    pub(crate) fn accept_from(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
+        for _ in 0..listener.portion() {
+            if !self.accept_one(listener, cx) {
+                return;
+            }
+        }
+        listener.on_whole_portion();
+    }
+
+    /// Takes every client that waits at a listener which is about to close.
+    pub(crate) fn accept_all(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
+        while self.accept_one(listener, cx) {}
+    }
+
+    /// Whether there may be another client.
+    fn accept_one(&mut self, listener: &mut Listener, cx: &mut Context<'_>) -> bool {
+        if !self.have_room() {
+            if self.full.on_event(cx.now) {
+                warn!(limit = self.limit, "the session limit is reached: further clients wait in the kernel's queue");
+            }
+            return false;
+        }
+        match listener.accept(cx.now) {
+            Accepted::Client(stream, peer) => {
+                self.open(listener.service, stream, peer, cx);
+                true
+            }
+            Accepted::Nobody => false,
+            Accepted::Gone(error) => {
+                debug!(%error, "a client was gone before it was accepted");
+                cx.model.accept_failed(listener.service);
+                true
+            }
+            Accepted::Short(error) => {
+                if self.shortage.on_event(cx.now) {
+                    warn!(%error, "a client could not be accepted: it waits in the kernel's queue");
+                }
+                cx.model.accept_failed(listener.service);
+                false
+            }
+        }
+    }
+
+    /// Takes a client: picks its server and begins to connect.
+    fn open(&mut self, service: ServiceId, client: TcpStream, peer: SocketAddr, cx: &mut Context<'_>) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        cx.model.session_began(service);
+        match self.connect(service, peer, Vec::new(), cx) {
+            Ok((server_id, server, tried)) => {
+                let client = End::new(client);
+                let id = self.slots.insert(Session::new(client, server, service, server_id, peer, tried, cx.now));
+                self.deadlines.push(cx.now + self.timeouts.connect, id);
+                let slots = &self.slots;
+                self.deadlines.tidy(slots.len(), |id| slots.contains_key(id));
+                self.settle(id, cx);
+            }
+            Err(reason) => {
+                drop(client);
+                cx.model.session_ended(service, None, reason);
+                self.ended += 1;
+                self.complain(reason, peer, cx.now);
+            }
+        }
+    }
+
+    /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
+    pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
+        let (service, server) = (session.service, session.server_id);
+        if outcome.connected {
+            cx.model.connect_done(server);
+        }
+        if outcome.inward > 0 {
+            cx.model.relayed(service, server, Direction::In, outcome.inward);
+        }
+        if outcome.outward > 0 {
+            cx.model.relayed(service, server, Direction::Out, outcome.outward);
+        }
+        self.go_on(id, outcome.next, cx);
+    }
+
+    /// The earliest time at which [`Sessions::expire`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable];
+        repeated.into_iter().filter_map(Repeated::next_deadline).chain(self.deadlines.next()).min()
+    }
+
+    /// Does what is due: gives connects up, ends idle sessions, logs what was not logged.
+    pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        while let Some(id) = self.deadlines.pop_due(cx.now) {
+            let Some(session) = self.slots.get(id) else { continue };
+            let next = session.expire(self.timeouts, cx.now);
+            if next == Next::Wait {
+                self.deadlines.push(session.next_deadline(self.timeouts), id);
+            } else {
+                self.go_on(id, next, cx);
+            }
+        }
+        if let Some(suppressed) = self.full.expire(cx.now) {
+            warn!(suppressed, "the session limit was reached again");
+        }
+        if let Some(suppressed) = self.no_server.expire(cx.now) {
+            warn!(suppressed, "no server is eligible: further clients were closed");
+        }
+        if let Some(suppressed) = self.shortage.expire(cx.now) {
+            warn!(suppressed, "short of descriptors, ports or memory: further clients were affected");
+        }
+        if let Some(suppressed) = self.unreachable.expire(cx.now) {
+            info!(suppressed, "servers did not answer: further connects failed");
+        }
+    }
+
+    /// Ends the sessions of one server.
+    pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
+        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
+        for id in its.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// Ends every session.
+    pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
+        for id in self.slots.keys().collect::<Vec<_>>() {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// Ends one session for a reason from outside, if it is still there.
+    pub(crate) fn end(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get(id) else { return };
+        let server = Some(session.server_id);
+        self.remove(id, server, reason, cx);
+    }
+
+    fn go_on(&mut self, id: SessionId, next: Next, cx: &mut Context<'_>) {
+        match next {
+            Next::Wait => self.settle(id, cx),
+            Next::Retry(errno) => self.retry(id, errno, cx),
+            Next::End(reason) => self.end(id, reason, cx),
+        }
+    }
+
+    /// Tells the poller what the sides wait for. A session that epoll has no room for ends.
+    fn settle(&mut self, id: SessionId, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let (client, server) = (session.interest(Side::Client), session.interest(Side::Server));
+        let set =
+            |side, end: &mut End, wanted| cx.poller.set(&end.stream, (self.key)(id, side), &mut end.registered, wanted);
+        let told = set(Side::Client, &mut session.client, client)
+            .and_then(|()| set(Side::Server, &mut session.server, server));
+        if told.is_err() {
+            self.end(id, EndReason::Shortage, cx);
+        }
+    }
+
+    /// The server did not answer: goes on with the next one on the ring that was not tried.
+    fn retry(&mut self, id: SessionId, errno: Errno, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let (service, peer, server) = (session.service, session.peer, session.server_id);
+        if is_ours(errno) {
+            self.end(id, EndReason::Shortage, cx);
+            return;
+        }
+        let tried = session.take_tried();
+        self.on_connect_failed(server, errno, cx);
+        match self.connect(service, peer, tried, cx) {
+            Ok((server_id, server, tried)) => {
+                if let Some(session) = self.slots.get_mut(id) {
+                    session.reconnect(server, server_id, tried, cx.now);
+                }
+                self.deadlines.push(cx.now + self.timeouts.connect, id);
+                self.settle(id, cx);
+            }
+            Err(reason) => self.remove(id, None, reason, cx),
+        }
+    }
+
+    /// Begins to connect a client to its server, or to the next one that is not among the `tried`: while connects fail
+    /// at once it goes on. Gives the servers that failed along with the one that did not.
+    fn connect(
+        &mut self,
+        service: ServiceId,
+        peer: SocketAddr,
+        mut tried: Vec<ServerId>,
+        cx: &mut Context<'_>,
+    ) -> Result<(ServerId, End, Vec<ServerId>), EndReason> {
+        while tried.len() < MOST_TRIES {
+            let Some((server, address)) = cx.model.pick(service, peer.ip(), &tried) else { break };
+            match begin_connect(address) {
+                Ok(stream) => {
+                    cx.model.connect_began(server);
+                    return Ok((server, End::new(stream), tried));
+                }
+                Err(errno) if is_ours(errno) => return Err(EndReason::Shortage),
+                Err(errno) => {
+                    cx.model.connect_began(server);
+                    self.on_connect_failed(server, errno, cx);
+                    tried.push(server);
+                }
+            }
+        }
+        Err(if tried.is_empty() { EndReason::NoServer } else { EndReason::ConnectFailed })
+    }
+
+    fn on_connect_failed(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
+        let address = cx.model.server_address(server);
+        let failure = if errno == Errno::ETIMEDOUT { ConnectFailure::TimedOut } else { ConnectFailure::Refused };
+        cx.model.connect_failed(server, failure);
+        if self.unreachable.on_event(cx.now) {
+            info!(server = %address, error = errno.desc(), "server did not answer a connect");
+        } else {
+            debug!(server = %address, error = errno.desc(), "server did not answer a connect");
+        }
+    }
+
+    fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.remove(id) else { return };
+        session.pass_on_a_reset(reason);
+        let age = cx.now - session.began;
+        debug!(
+            client = %session.peer,
+            server = server.map(|server| tracing::field::display(cx.model.server_address(server))),
+            %reason,
+            age_ms = age.as_millis() as u64,
+            "session ended"
+        );
+        cx.model.session_ended(session.service, server, reason);
+        self.ended += 1;
+        self.complain(reason, session.peer, cx.now);
+    }
+
+    /// Logs the ends that an operator should know of, a few of them.
+    fn complain(&mut self, reason: EndReason, client: SocketAddr, now: Instant) {
+        match reason {
+            EndReason::NoServer if self.no_server.on_event(now) => {
+                warn!(%client, "no server is eligible: the client was closed");
+            }
+            EndReason::Shortage if self.shortage.on_event(now) => {
+                warn!(%client, "short of descriptors, ports or memory: the client was closed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
+/// for ever.
+fn begin_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+    setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
+    match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a failed connect is the fault of this machine and not of the server.
+fn is_ours(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+            | Errno::EAGAIN
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+    )
+}

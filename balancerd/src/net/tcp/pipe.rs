@@ -1,0 +1,144 @@
+//! One direction of a session: what was read on one side and is to be written on the other.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use crate::net::is_transient;
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    flow: Flow,
+    /// What was read and could not be written yet. No buffer while there is none.
+    rest: Vec<u8>,
+    /// How much of `rest` is written.
+    sent: usize,
+}
+
+/// How far a direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Bytes may come.
+    Open,
+    /// The end was read; it is passed on when the rest is written.
+    Ending,
+    /// The source broke; there is nothing to pass on behind the rest.
+    Broken,
+    /// Nothing more will be read or written.
+    Done,
+}
+
+/// What one step of a direction came to.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// So many bytes reached the sink; the others, if any, are kept.
+    Moved(usize),
+    /// The source has ended, and so has the sink if all was written.
+    Ended,
+    /// The source broke.
+    SourceBroke(io::Error),
+    /// The sink broke: what it was to get is dropped.
+    SinkBroke(io::Error),
+}
+
+impl Pipe {
+    pub(super) fn new() -> Self {
+        Self { flow: Flow::Open, rest: Vec::new(), sent: 0 }
+    }
+
+    /// Whether it would read: back-pressure is that it does not while there is a rest.
+    pub(super) fn wants_read(&self) -> bool {
+        self.flow == Flow::Open && self.rest.is_empty()
+    }
+
+    /// Whether it waits for its sink.
+    pub(super) fn wants_write(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.flow == Flow::Done
+    }
+
+    /// Bytes that are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.rest.len() - self.sent
+    }
+
+    /// Reads once into `scratch` and writes once.
+    pub(super) fn pump(&mut self, mut source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
+        debug_assert!(self.wants_read());
+        match source.read(scratch) {
+            Ok(0) => {
+                self.flow = Flow::Ending;
+                self.pass_on_the_end(sink);
+                Step::Ended
+            }
+            Ok(count) => self.write(sink, &scratch[..count]),
+            Err(error) if is_transient(&error) => Step::Moved(0),
+            Err(error) => {
+                self.flow = Flow::Broken;
+                self.pass_on_the_end(sink);
+                Step::SourceBroke(error)
+            }
+        }
+    }
+
+    fn write(&mut self, mut sink: &TcpStream, bytes: &[u8]) -> Step {
+        match sink.write(bytes) {
+            Ok(count) => {
+                if count < bytes.len() {
+                    self.rest = bytes[count..].to_vec();
+                }
+                Step::Moved(count)
+            }
+            Err(error) if is_transient(&error) => {
+                self.rest = bytes.to_vec();
+                Step::Moved(0)
+            }
+            Err(error) => {
+                self.abandon();
+                Step::SinkBroke(error)
+            }
+        }
+    }
+
+    /// Writes once of what is kept.
+    pub(super) fn flush(&mut self, mut sink: &TcpStream) -> Step {
+        debug_assert!(self.wants_write());
+        match sink.write(&self.rest[self.sent..]) {
+            Ok(count) => {
+                self.sent += count;
+                if self.sent == self.rest.len() {
+                    (self.rest, self.sent) = (Vec::new(), 0);
+                    self.pass_on_the_end(sink);
+                }
+                Step::Moved(count)
+            }
+            Err(error) if is_transient(&error) => Step::Moved(0),
+            Err(error) => {
+                self.abandon();
+                Step::SinkBroke(error)
+            }
+        }
+    }
+
+    /// Gives the direction up: its sink takes nothing more.
+    pub(super) fn abandon(&mut self) {
+        *self = Self { flow: Flow::Done, ..Self::new() };
+    }
+
+    fn pass_on_the_end(&mut self, sink: &TcpStream) {
+        if !self.rest.is_empty() {
+            return;
+        }
+        match self.flow {
+            // An error here says that the sink is gone already; reading from it will tell.
+            Flow::Ending => drop(sink.shutdown(Shutdown::Write)),
+            Flow::Broken => {}
+            Flow::Open | Flow::Done => return,
+        }
+        self.flow = Flow::Done;
+    }
+}

@@ -1,0 +1,107 @@
+//! What a key at the poller stands for.
+
+use slotmap::{Key as _, KeyData};
+
+use crate::event::Key;
+use crate::net::control::ControlId;
+use crate::net::tcp::{SessionId, Side};
+
+/// Whose event it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// One side of a session.
+    Session(SessionId, Side),
+    /// A control connection.
+    Control(ControlId),
+    /// The listener of a service, by its place among the listeners.
+    Listener(u32),
+    /// The listener of the control socket.
+    ControlListener,
+    /// The signals.
+    Signals,
+    /// The thread that writes the state file.
+    Saver,
+}
+
+/// A slot's key is its generation in the upper 32 bits and its index in the lower ones. The upper four of the index
+/// are the tag: no slab here comes near 2^28 entries.
+const TAG_SHIFT: u32 = 28;
+const TAG_MASK: u64 = 0xf << TAG_SHIFT;
+
+/// Entries that a slab may have for its keys to leave the tag free.
+pub(crate) const MOST_ENTRIES: usize = 1 << TAG_SHIFT;
+
+impl Source {
+    /// The key to register it with.
+    pub(crate) fn key(self) -> Key {
+        let (tag, data) = match self {
+            Self::Session(id, Side::Client) => (0, id.data().as_ffi()),
+            Self::Session(id, Side::Server) => (1, id.data().as_ffi()),
+            Self::Control(id) => (2, id.data().as_ffi()),
+            Self::Listener(index) => (3, u64::from(index)),
+            Self::ControlListener => (4, 0),
+            Self::Signals => (5, 0),
+            Self::Saver => (6, 0),
+        };
+        debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
+        Key(data | tag << TAG_SHIFT)
+    }
+
+    /// Whose key it is. `None` for a key that was never made here.
+    pub(crate) fn of(key: Key) -> Option<Self> {
+        let data = key.0 & !TAG_MASK;
+        Some(match (key.0 & TAG_MASK) >> TAG_SHIFT {
+            0 => Self::Session(KeyData::from_ffi(data).into(), Side::Client),
+            1 => Self::Session(KeyData::from_ffi(data).into(), Side::Server),
+            2 => Self::Control(KeyData::from_ffi(data).into()),
+            3 => Self::Listener(data as u32),
+            4 => Self::ControlListener,
+            5 => Self::Signals,
+            6 => Self::Saver,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    #[test]
+    fn every_source_comes_back_from_its_key() {
+        let mut sessions = SlotMap::<SessionId, ()>::with_key();
+        let mut controls = SlotMap::<ControlId, ()>::with_key();
+        for _ in 0..3 {
+            let (session, control) = (sessions.insert(()), controls.insert(()));
+            for source in [
+                Source::Session(session, Side::Client),
+                Source::Session(session, Side::Server),
+                Source::Control(control),
+                Source::Listener(7),
+                Source::ControlListener,
+                Source::Signals,
+                Source::Saver,
+            ] {
+                assert_eq!(Source::of(source.key()), Some(source));
+            }
+            // The next ones come into the same slots with another generation.
+            sessions.remove(session);
+            controls.remove(control);
+        }
+        assert_eq!(Source::of(Key(0xf000_0000)), None);
+    }
+
+    #[test]
+    fn rule_9_a_stale_key_is_not_that_of_the_successor_in_its_slot() {
+        let mut sessions = SlotMap::<SessionId, ()>::with_key();
+        let first = sessions.insert(());
+        let stale = Source::Session(first, Side::Server).key();
+        sessions.remove(first);
+        let second = sessions.insert(());
+        assert_ne!(Source::Session(second, Side::Server).key(), stale);
+        let Some(Source::Session(id, _)) = Source::of(stale) else { panic!("a session's key") };
+        assert!(!sessions.contains_key(id));
+    }
+}

@@ -1,0 +1,252 @@
+//! The state file: the servers that commands added, so that a restart has them. TOML, written whole and atomically.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Waker;
+use crate::model::Kept;
+
+/// The version of the file's shape.
+const VERSION: u32 = 1;
+
+/// A file longer than this is none of ours: a server takes some 50 bytes.
+const LENGTH_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// For the daemon and its group alone.
+const MODE: u32 = 0o640;
+
+/// Stands at the top of the file for whoever opens it.
+const HEADING: &str =
+    "# The servers that commands added to this balancer. balancerd writes it; change it with balancerctl.\n";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    version: u32,
+    #[serde(default)]
+    server: Vec<Row>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    address: SocketAddr,
+    weight: u32,
+}
+
+/// Why the state file is of no use. It is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// It could not be read.
+    #[error("the state file {} cannot be read: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// What it says makes no sense.
+    #[error("the state file {} is broken, so the balancer does not start: {fault}\nmend it, or move it away to start with an empty pool", .path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and in which line.
+        fault: String,
+    },
+}
+
+/// Reads the file. One that is not there keeps nothing.
+pub(crate) fn load(path: &Path) -> Result<Vec<Kept>, StateError> {
+    let read = |source| StateError::Read { path: path.to_path_buf(), source };
+    let broken = |fault| StateError::Broken { path: path.to_path_buf(), fault };
+    let length = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found.map_err(read)?.len(),
+    };
+    if length > LENGTH_LIMIT {
+        return Err(broken(format!("it has {length} bytes, which no state file has")));
+    }
+    let bytes = fs::read(path).map_err(read)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| broken(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to())))?;
+    parse(&text).map_err(broken)
+}
+
+fn parse(text: &str) -> Result<Vec<Kept>, String> {
+    // A file that was cut to nothing says nothing; to take it for an empty pool would lose the servers.
+    let parsed: Text = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    if parsed.version != VERSION {
+        return Err(format!("it has version {}, this balancer reads version {VERSION}", parsed.version));
+    }
+    Ok(parsed.server.into_iter().map(|Row { address, weight }| Kept { server: address, weight }).collect())
+}
+
+fn format(kept: &[Kept]) -> Result<String, toml::ser::Error> {
+    let server = kept.iter().map(|&Kept { server, weight }| Row { address: server, weight }).collect();
+    Ok(format!("{HEADING}{}", toml::to_string(&Text { version: VERSION, server })?))
+}
+
+/// Writes the file: a crash at any moment leaves the old or the new one.
+pub(crate) fn store(path: &Path, kept: &[Kept]) -> io::Result<()> {
+    let text = format(kept).map_err(io::Error::other)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // The name itself is safe only when its directory is.
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Writes the state file beside the loop, which waits for no disk. The only thread of the daemon that touches it.
+#[derive(Debug)]
+pub(crate) struct Saver {
+    orders: Sender<Order>,
+    results: Receiver<Saved>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Order {
+    number: u64,
+    kept: Vec<Kept>,
+}
+
+/// The file was written, or not; every order up to this number is settled by it.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) number: u64,
+    pub(crate) result: Result<(), String>,
+}
+
+impl Saver {
+    /// Starts the thread. It wakes the loop after each result.
+    pub(crate) fn start(path: PathBuf, waker: Waker) -> io::Result<Self> {
+        let (orders, incoming) = mpsc::channel();
+        let (outgoing, results) = mpsc::channel();
+        let waker = Arc::new(waker);
+        thread::Builder::new().name("state".to_owned()).spawn(move || run(&path, &incoming, &outgoing, &waker))?;
+        Ok(Self { orders, results, next: 0 })
+    }
+
+    /// Orders the file to be written. The number is that of the result to wait for, or of a later one.
+    pub(crate) fn save(&mut self, kept: Vec<Kept>) -> u64 {
+        self.next += 1;
+        // It fails only if the thread is gone, which a panic in it would take; then no result comes, and the one who
+        // asked is answered by its own patience.
+        let _ = self.orders.send(Order { number: self.next, kept });
+        self.next
+    }
+
+    /// The next result, if one is there.
+    pub(crate) fn result(&self) -> Option<Saved> {
+        self.results.try_recv().ok()
+    }
+
+    /// Waits until everything that was ordered is settled, and gives the last result.
+    pub(crate) fn finish(self) -> Option<Saved> {
+        drop(self.orders);
+        self.results.iter().last()
+    }
+}
+
+fn run(path: &Path, orders: &Receiver<Order>, results: &Sender<Saved>, waker: &Waker) {
+    while let Ok(mut order) = orders.recv() {
+        // Several orders are settled by writing the last.
+        while let Ok(later) = orders.try_recv() {
+            order = later;
+        }
+        let result = store(path, &order.kept).map_err(|error| format!("{} cannot be written: {error}", path.display()));
+        if results.send(Saved { number: order.number, result }).is_err() {
+            return;
+        }
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kept(server: &str, weight: u32) -> Kept {
+        Kept { server: server.parse().expect("an address"), weight }
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s.state");
+        assert_eq!(load(&path).expect("none"), []);
+        for all in [vec![], vec![kept("10.0.0.1:80", 1), kept("[2001:db8::1]:443", 256)]] {
+            store(&path, &all).expect("stored");
+            assert_eq!(load(&path).expect("loaded"), all);
+        }
+        assert!(!directory.path().join("s.state.new").exists());
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_that_names_it_and_the_line() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s.state");
+        for (bytes, said) in [
+            (b"".as_slice(), "missing field `version`"),
+            (b"version = 2\n", "version 2"),
+            (b"version = 1\n[[server]]\naddress = \"10.0.0.1\"\nweight = 1\n", "line 3"),
+            (b"version = 1\n[[server]]\naddress = \"10.0.0.1:80\"\nweight = -1\n", "line 4"),
+            (b"version = 1\nservers = []\n", "servers"),
+            (b"version = 1\n[[ser", "line 2"),
+            (b"version = 1 # \xff", "byte 14"),
+        ] {
+            fs::write(&path, bytes).expect("written");
+            let error = load(&path).expect_err("broken").to_string();
+            assert!(error.contains(said) && error.contains("s.state"), "{error}");
+            assert_eq!(fs::read(&path).expect("still there"), bytes);
+        }
+        assert!(matches!(load(directory.path()), Err(StateError::Read { .. })), "a directory");
+    }
+
+    proptest! {
+        #[test]
+        fn every_prefix_of_a_file_is_an_error_or_complete(count in 1usize..5, cut in any::<prop::sample::Index>()) {
+            let all: Vec<Kept> = (0..count).map(|n| kept(&format!("10.0.0.{n}:8{n}"), n as u32)).collect();
+            let text = format(&all).expect("text");
+            let cut = cut.index(text.len());
+            if let Ok(some) = parse(&text[..cut]) {
+                prop_assert!(all.starts_with(&some), "nothing that was not there");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_of_many_orders_is_what_stays_and_a_failure_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("s.state");
+        let pollers = [(); 2].map(|()| crate::event::Poller::new().expect("epoll"));
+        let waker = |at: usize| Waker::new(&pollers[at], crate::event::Key(0)).expect("a waker");
+        let mut saver = Saver::start(path.clone(), waker(0)).expect("a thread");
+        for weight in 1..=50 {
+            saver.save(vec![kept("10.0.0.1:80", weight)]);
+        }
+        let last = saver.finish().expect("a result");
+        assert_eq!((last.number, last.result), (50, Ok(())));
+        assert_eq!(load(&path).expect("loaded"), [kept("10.0.0.1:80", 50)]);
+
+        let mut saver = Saver::start(directory.path().join("none/s.state"), waker(1)).expect("a thread");
+        saver.save(Vec::new());
+        let error = saver.finish().expect("a result").result.expect_err("no directory");
+        assert!(error.contains("none/s.state"), "{error}");
+    }
+}
