@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Start, stop and steer a Layer-4 load balancer.
@@ -21,7 +22,7 @@ pub(crate) struct Cli {
 
     /// Control socket of the balancer that is meant. Without it: /run/balancer/control.sock for root,
     /// $XDG_RUNTIME_DIR/balancer/control.sock for others
-    #[arg(long, value_name = "PATH", global = true, env = "BALANCER_SOCKET")]
+    #[arg(long, value_name = "PATH", global = true, env = "BALANCER_SOCKET", value_parser = socket_parser())]
     pub(crate) socket: Option<PathBuf>,
 
     /// Answer in one line of JSON, for programs; docs/json.md has its shape
@@ -136,7 +137,7 @@ pub(crate) struct StartArgs {
     pub(crate) state: Option<PathBuf>,
 
     /// Further options for balancerd, behind `--`; `balancerd --help` has them
-    #[arg(last = true, value_name = "OPTIONS")]
+    #[arg(last = true, value_name = "BALANCERD-OPTIONS")]
     pub(crate) options: Vec<OsString>,
 }
 
@@ -278,6 +279,18 @@ pub(crate) enum Shell {
     Fish,
 }
 
+/// An empty path is most often a variable that was never set. To take it for "the usual one" would steer a balancer that
+/// was not meant.
+fn socket_parser() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| {
+        if text.is_empty() {
+            Err("it is empty; name a socket, or unset BALANCER_SOCKET")
+        } else {
+            Ok(PathBuf::from(text))
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -314,6 +327,7 @@ mod tests {
             "stop --drain 5",
             "start :: 80 --idle-timeout 10m",
             "nothing",
+            "list --socket=",
         ] {
             let words = line.split(' ');
             let error = Cli::try_parse_from(std::iter::once("balancerctl").chain(words)).expect_err(line);

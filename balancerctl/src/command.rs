@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use wire::control::Change;
-use wire::place::{Environment, socket_path};
 use wire::report::StoppingReport;
-use wire::{Client, ClientError, Request, Response};
+use wire::{Client, ClientError, Environment, Places, Request, Response};
 
 use crate::address::{find, find_client, find_server};
 use crate::cli::{Cli, Command, StartArgs, StopArgs};
@@ -86,7 +85,8 @@ pub(crate) fn ask(socket: Option<&Path>, request: &Request) -> Result<Response, 
 
 fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
     let environment = Environment::current();
-    let path = socket_path(socket, &environment)?;
+    // Nothing of the state is needed here. With a directory for it given, only the socket's place can be wrong.
+    let path = Places::find(socket, Some(Path::new("/")), &environment)?.socket;
     Client::connect(&path).map_err(|error| {
         let meant = socket.is_some() || environment.root;
         hint(error, meant, Path::new(SYSTEM_SOCKET))

@@ -13,6 +13,9 @@ use crate::cli::{Cli, Shell};
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// The program and version that stand at the foot of each page.
+const SOURCE: &str = concat!("balancerctl ", env!("CARGO_PKG_VERSION"));
+
 #[derive(Debug, Serialize)]
 struct Script {
     shell: &'static str,
@@ -73,7 +76,7 @@ fn pages() -> Vec<(String, Vec<u8>)> {
         .into_iter()
         .map(|command| {
             let mut page = Vec::new();
-            let man = Man::new(command.clone()).manual("Balancer").section("1");
+            let man = Man::new(command.clone()).manual("Balancer").section("1").source(SOURCE);
             write_page(&man, &command, &mut page).expect("memory takes everything");
             (man.get_filename(), page)
         })

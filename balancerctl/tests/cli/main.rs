@@ -263,6 +263,15 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!(text(&output.stderr), "");
 }
 
+#[test]
+fn a_path_that_cannot_be_a_socket_is_named() {
+    let long = format!("/tmp/{}", "x".repeat(110));
+    assert_failed(&run("list", Path::new(&long)), 2, "is too long for a socket");
+    let output = balancerctl("list").env("BALANCER_SOCKET", "").output().expect("balancerctl runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("unset BALANCER_SOCKET"), "{}", text(&output.stderr));
+}
+
 /// `start` of a balancerctl that has the script `balancerd` of this directory in its PATH, and none beside itself.
 fn start(line: &str, socket: &Path, says: &str, exit: i32) -> (Output, String) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
