@@ -17,7 +17,7 @@ use crate::{demo, pages, text};
 
 /// How much longer than its drain time a balancer may take to end. It closes what is left at that time, so a second
 /// would do; a machine that is short of everything gets more.
-const END_GRACE: Duration = Duration::from_secs(30);
+const END_GRACE_MS: u64 = 30_000;
 
 /// The socket of root's balancer.
 const SYSTEM_SOCKET: &str = "/run/balancer/control.sock";
@@ -154,11 +154,22 @@ fn stop(arguments: &StopArgs, socket: Option<&Path>, output: &Output) -> Result<
     let Response::Stopping(report) = accepted(stopping)? else { return Err(Failure::Unexpected) };
     output.text(text::stopping(&report, arguments.now))?;
     if !arguments.no_wait {
-        let drain = Duration::from_millis(if arguments.now { 0 } else { report.drain_ms });
-        client.wait_for_end(drain.checked_add(END_GRACE))?;
+        let drain_ms = if arguments.now { 0 } else { report.drain_ms };
+        wait_for_end(client, report.pid, drain_ms.saturating_add(END_GRACE_MS))?;
         output.text(format_args!("balancer stopped, pid {}", report.pid))?;
     }
     output.value(&Stopped { report, ended: !arguments.no_wait })
+}
+
+/// Waits until the balancer that was told to stop has ended.
+///
+/// # Errors
+/// When it has not within the limit.
+pub(crate) fn wait_for_end(client: Client, pid: u32, limit_ms: u64) -> Result<(), Failure> {
+    client.wait_for_end(Some(Duration::from_millis(limit_ms))).map_err(|error| match error {
+        ClientError::TimedOut(_) => Failure::StillThere { pid, limit_ms },
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]

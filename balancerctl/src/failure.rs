@@ -8,6 +8,7 @@ use wire::{ClientError, PlaceError, Refusal};
 
 use crate::address::{AddressError, ServerError};
 use crate::demo::DemoError;
+use crate::quantity::time;
 use crate::start::StartError;
 
 /// Exit code: what was asked is not done, and the balancer or this program says why.
@@ -38,6 +39,14 @@ pub(crate) enum Failure {
     /// The answer belongs to another question.
     #[error("the balancer gave an answer to another question; use the balancerctl that was installed with it")]
     Unexpected,
+    /// It was told to stop, and is still there.
+    #[error("the balancer, pid {pid}, is stopping but has not ended within {}; `balancerctl status` and its log say more", time(*.limit_ms))]
+    StillThere {
+        /// Its process.
+        pid: u32,
+        /// How long it was waited for.
+        limit_ms: u64,
+    },
     /// Nothing says where the balancer is.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -113,6 +122,7 @@ impl Failure {
             },
             Self::OtherBalancer { .. } => "no-daemon",
             Self::Unexpected => "garbled",
+            Self::StillThere { .. } => "still-there",
             Self::Place(_) => "no-place",
             Self::Address(AddressError::Unresolved { .. }) => "unresolved",
             Self::Address(_) => "address",

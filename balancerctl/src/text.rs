@@ -182,7 +182,7 @@ pub(crate) fn explain(report: &ExplainReport) -> String {
     let (first, point) = match (report.server, report.point) {
         (Some(server), Some(point)) => (
             format!("{} gets {server}", report.client),
-            format!("{point}, the first of the ring at or after the hash, belongs to {server}"),
+            format!("{point}, the first at or after the hash, is of {server}"),
         ),
         _ => (format!("{} gets no server", report.client), "none: no server of the pool takes clients".to_owned()),
     };
@@ -344,7 +344,7 @@ its 1 live session would live on until they end; nothing was changed";
 192.0.2.7 gets 10.0.0.1:80
 
 hash     0000000000000001
-point    0000000000000002, the first of the ring at or after the hash, belongs to 10.0.0.1:80
+point    0000000000000002, the first at or after the hash, is of 10.0.0.1:80
 next     10.0.0.2:80, then 10.0.0.3:80, if it does not answer
 skipped  10.0.0.4:80, drain: its weight is 0";
         assert_eq!(explain(&report), expected);

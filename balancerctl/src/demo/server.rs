@@ -80,7 +80,9 @@ fn accept(name: &'static str, listener: &TcpListener, connections: &Mutex<Vec<Tc
 fn answer(name: &str, mut stream: &TcpStream) {
     for line in BufReader::new(stream).lines() {
         if line.is_err() || writeln!(stream, "{name}").is_err() {
-            return;
+            break;
         }
     }
+    // `connections` has a second handle of it, which would keep it open.
+    let _ = stream.shutdown(Shutdown::Both);
 }

@@ -1,7 +1,7 @@
 //! One client's connection through the balancer, from an address of its own.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -46,5 +46,12 @@ impl Session {
             Err(error) if ended(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Hangs up in order, and waits until the balancer has done so too: from then on it counts the session as ended.
+    pub(super) fn end(mut self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        // An error is an end as well.
+        let _ = io::copy(&mut self.stream, &mut io::sink());
     }
 }

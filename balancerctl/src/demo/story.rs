@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 use wire::control::Change;
@@ -12,6 +11,7 @@ use super::DemoError;
 use super::private::PrivateBalancer;
 use super::server::Server;
 use super::session::Session;
+use crate::command::wait_for_end;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::quantity::count;
@@ -26,8 +26,8 @@ const KILLED: usize = 1;
 /// Clients: enough that every server has some, whatever ports the system chose.
 const CLIENTS: u8 = 60;
 
-/// How long the balancer may take to end when it has no sessions.
-const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long the balancer may take to end when its clients have hung up.
+const END_LIMIT_MS: u64 = 10_000;
 
 /// The demonstration and what it needs of the private balancer.
 #[derive(Debug)]
@@ -84,9 +84,10 @@ impl Story {
     /// When something goes wrong, or the balancer does not keep its promise.
     pub(super) fn tell(self) -> Result<(), Failure> {
         let mut control = Client::connect(&self.socket)?;
-        self.say(format_args!(
+        self.output.text(format_args!(
             "A private balancer lives in {} until this demo ends.\n\
-             Each command below is one that you can give; here it goes with --socket {}.",
+             The commands below are what you would type; here, each goes with\n\
+             --socket {}.",
             self.directory.display(),
             self.socket.display()
         ))?;
@@ -101,7 +102,7 @@ impl Story {
         }
 
         self.say(format_args!(
-            "{CLIENTS} clients, {} to {}, connect to {}, ask who is there, and stay connected.",
+            "{CLIENTS} clients, {} to {}, connect to {},\nask who is there, and stay connected.",
             client(0),
             client(CLIENTS - 1),
             self.listen
@@ -115,7 +116,7 @@ impl Story {
         self.say(format_args!("What if {} were taken away?", NAMES[KILLED]))?;
         let killed = servers[KILLED].address();
         let remove = Change::Remove { server: killed, now: false };
-        self.change(&mut control, remove.clone(), true, &format!("{} --dry-run", line("remove", &servers[KILLED])))?;
+        self.change(&mut control, remove.clone(), true, &line("remove --dry-run", &servers[KILLED]))?;
 
         servers[KILLED].kill();
         let sessions_ended = self.ask_again(&mut sessions, &before)?;
@@ -126,19 +127,22 @@ impl Story {
             count(sessions_ended as u64, "session"),
             sessions.len() - sessions_ended,
         ))?;
-        drop(sessions);
+        sessions.into_iter().for_each(Session::end);
 
         let (sessions, after) = self.visit()?;
-        drop(sessions);
         self.say(format_args!(
             "All {CLIENTS} clients connect again. Who gets them now?\n\n{}",
             moves(&before, &after)
         ))?;
-        self.say("The balancer found that out by asking. Now it is told:")?;
+        self.list(&mut control)?;
+        sessions.into_iter().for_each(Session::end);
+
+        self.say(format_args!(
+            "FAILED counts the connects that {} refused; its clients were sent on.\nThe balancer can be told, too:",
+            NAMES[KILLED]
+        ))?;
         self.change(&mut control, remove, false, &line("remove", &servers[KILLED]))?;
         let (sessions, told) = self.visit()?;
-        drop(sessions);
-        self.list(&mut control)?;
 
         let mut summary = Summary {
             kept: false,
@@ -156,13 +160,14 @@ impl Story {
         summary.check()?;
         summary.kept = true;
         self.say(format_args!(
-            "Checked: exactly the {} of {} moved, each to the server that `explain` had named as next;\n\
-             nobody else moved, neither when it was killed nor when it was removed.",
+            "All {CLIENTS} clients have connected once more. Checked: exactly the {} of\n\
+             {} moved, each to the server that `explain` had named as next.\n\
+             Nobody else moved, neither when it was killed nor when it was removed.",
             count(summary.moved as u64, "client"),
             NAMES[KILLED],
         ))?;
 
-        self.stop(control)?;
+        self.stop(control, sessions)?;
         self.say(
             "The demo's directory is removed. To have your own balancer:\n\n  \
              balancerctl start 0.0.0.0 8080\n  balancerctl add ADDR PORT\n  balancerctl --help\n",
@@ -247,13 +252,15 @@ impl Story {
         }
     }
 
-    fn stop(&self, mut control: Client) -> Result<(), Failure> {
+    /// Stops the balancer while clients are connected, who then hang up.
+    fn stop(&self, mut control: Client, sessions: Vec<Session>) -> Result<(), Failure> {
         let Response::Stopping(report) = control.call(&Request::Stop { now: false, drain_ms: None })? else {
             return Err(Failure::Unexpected);
         };
-        control.wait_for_end(Some(END_LIMIT))?;
-        let said = format!("{}\nbalancer stopped, pid {}", text::stopping(&report, false), report.pid);
-        self.command("stop", &said)
+        self.command("stop", &text::stopping(&report, false))?;
+        sessions.into_iter().for_each(Session::end);
+        wait_for_end(control, report.pid, END_LIMIT_MS)?;
+        self.output.text(format_args!("balancer stopped, pid {}", report.pid))
     }
 }
 
@@ -299,9 +306,9 @@ fn client(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, 0, index + 1)
 }
 
-/// The command line about a server.
+/// The command line about a server, with its name as a comment.
 fn line(verb: &str, server: &Server) -> String {
-    format!("{verb} {} {}", server.address().ip(), server.address().port())
+    format!("{verb} {} {}  # {}", server.address().ip(), server.address().port(), server.name())
 }
 
 /// Who had how many clients, and where they are now.
