@@ -87,7 +87,7 @@ enum Workload {
     Bulk,
     /// Memory per idle session.
     Idle,
-    /// System calls per small request on kept connections.
+    /// System calls per small request, on kept connections and on new ones.
     Syscalls,
     /// All of these.
     All,
@@ -138,6 +138,10 @@ fn main() -> Result<()> {
         );
         let balancerd = traced.iter().find(|traced| traced.kind == Kind::Balancerd);
         judge("epoll_ctl calls of a healthy relay", balancerd.map(|traced| traced.count("epoll_ctl") as f64), 0.0);
+        print(
+            &format!("System calls per new connection, {} at a time, under strace", connect.clients),
+            &report::calls_table(&bench.system_calls(connect)?, markdown),
+        );
     }
     Ok(())
 }

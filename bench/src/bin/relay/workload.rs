@@ -84,7 +84,8 @@ impl Bench {
         Ok(rounds)
     }
 
-    /// System calls of every balancer under a load of `shape`, when all connections are open and stay so.
+    /// System calls of every balancer under a load of `shape`, from some time after its start to some time before its end:
+    /// of kept connections neither the opening nor the closing is seen.
     pub(crate) fn system_calls(&self, shape: Shape) -> Result<Vec<Traced>> {
         let mut all = Vec::new();
         for kind in &self.kinds {
