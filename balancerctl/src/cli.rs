@@ -82,6 +82,9 @@ pub(crate) enum Command {
     List,
 
     /// Show how the balancer is
+    ///
+    /// IN are the bytes that clients sent to a service, OUT those that they got. FAILED counts the times that accepting
+    /// a connection failed. The longest turn is the longest time that the balancer had no eye for anything else.
     #[command(after_help = STATUS_EXAMPLES)]
     Status,
 

@@ -1,5 +1,6 @@
 //! What each command does: nearly always one request, and its answer printed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,11 +97,16 @@ fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
 /// A user who does not name a balancer and has none probably means that of the system.
 fn hint(error: ClientError, meant: bool, system: &Path) -> Failure {
     match error {
-        ClientError::NoDaemon(tried) if !meant && system.exists() => {
+        ClientError::NoDaemon(tried) if !meant && seems_there(system) => {
             Failure::OtherBalancer { tried, other: system.to_path_buf() }
         }
         error => error.into(),
     }
+}
+
+/// Root's directory is closed to others: what may not be looked at counts as there.
+fn seems_there(path: &Path) -> bool {
+    path.metadata().map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
 }
 
 fn accepted(response: Response) -> Result<Response, Failure> {

@@ -28,7 +28,7 @@ pub(crate) enum Failure {
     Client(#[from] ClientError),
     /// No balancer of this user answers, but there is one of the system.
     #[error(
-        "no balancer answers at {}, but {} is there; to mean that one, give --socket {}", .tried.display(), .other.display(), .other.display()
+        "no balancer answers at {}; to mean that of the system, give --socket {} (as root or a member of its group), or start one of your own with `balancerctl start ADDR PORT`", .tried.display(), .other.display()
     )]
     OtherBalancer {
         /// Where this user's balancer would be.

@@ -148,13 +148,15 @@ fn read_back(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-/// What a daemon that did not start said, without its name.
+/// What a daemon that did not start said: the first paragraph of it, without its name. Behind that comes at most the
+/// usage of a program that nobody has called by its name.
 fn complaint(said: &str, status: ExitStatus, log: &Path) -> String {
     let said = ["balancerd: ", "error: "].iter().fold(said, |said, prefix| said.strip_prefix(prefix).unwrap_or(said));
-    if said.is_empty() {
+    let lines: Vec<&str> = said.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    if lines.is_empty() {
         format!("{DAEMON} ended with {status} and said nothing; {} may say why", log.display())
     } else {
-        said.to_owned()
+        lines.join("; ")
     }
 }
 
@@ -212,7 +214,7 @@ mod tests {
     fn the_daemons_words_are_passed_on() {
         let (status, log) = (ExitStatus::from_raw(0x100), Path::new("/tmp/b.log"));
         assert_eq!(complaint("balancerd: no such thing", status, log), "no such thing");
-        assert_eq!(complaint("error: one\n\ntwo", status, log), "one\n\ntwo");
+        assert_eq!(complaint("error: one\n  two\n\nUsage: x", status, log), "one; two");
         let silent = complaint("", status, log);
         assert_eq!(silent, "balancerd ended with exit status: 1 and said nothing; /tmp/b.log may say why");
     }

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 use wire::control::Change;
 use wire::report::{
-    ChangeReport, DigestReport, Ended, ExplainReport, ListReport, Phase, ServerState, StatusReport, StoppingReport,
+    ChangeReport, DigestReport, Ended, ExplainReport, ListReport, MoveReport, Phase, ServerState, StatusReport,
+    StoppingReport,
 };
 
 use crate::quantity::{count, share, size, time};
@@ -140,16 +141,12 @@ fn ended(ended: &Ended) -> String {
 /// The answer to `add` and `remove`.
 pub(crate) fn change(report: &ChangeReport) -> String {
     let server = report.change.server();
-    let moved = share(report.moved);
+    let moved = moved(report);
     let mut text = match (&report.change, report.dry_run) {
-        (Change::Add { weight, .. }, true) => {
-            format!("adding {server} with weight {weight} would move {moved} of the clients")
-        }
-        (Change::Add { weight, .. }, false) => {
-            format!("added {server} with weight {weight}; {moved} of the clients moved")
-        }
-        (Change::Remove { .. }, true) => format!("removing {server} would move {moved} of the clients"),
-        (Change::Remove { .. }, false) => format!("removed {server}; {moved} of the clients moved"),
+        (Change::Add { weight, .. }, true) => format!("adding {server} with weight {weight}: {moved}"),
+        (Change::Add { weight, .. }, false) => format!("added {server} with weight {weight}; {moved}"),
+        (Change::Remove { .. }, true) => format!("removing {server}: {moved}"),
+        (Change::Remove { .. }, false) => format!("removed {server}; {moved}"),
     };
     if report.dry_run && !report.moves.is_empty() {
         let name = |server: Option<_>| server.map_or_else(|| "no server".to_owned(), |server| format!("{server}"));
@@ -161,19 +158,40 @@ pub(crate) fn change(report: &ChangeReport) -> String {
     text
 }
 
+/// What a change does to new clients.
+fn moved(report: &ChangeReport) -> String {
+    let moved = share(report.moved);
+    match (report.moves.first(), report.dry_run) {
+        // The ring is empty before or after: that is all clients at once.
+        (Some(MoveReport { from: None, .. }), true) => "it would get every client, as the only server".to_owned(),
+        (Some(MoveReport { from: None, .. }), false) => "it gets every client, as the only server".to_owned(),
+        (Some(MoveReport { to: None, .. }), true) => "no server would be left to take clients".to_owned(),
+        (Some(MoveReport { to: None, .. }), false) => "no server is left to take clients".to_owned(),
+        (_, true) => format!("{moved} of the clients would move"),
+        (_, false) => format!("{moved} of the clients moved"),
+    }
+}
+
 /// What a change does to sessions that are alive.
 fn sessions(report: &ChangeReport) -> String {
-    let alive = count(report.sessions, "live session");
+    let alive = report.sessions;
     match (&report.change, report.dry_run) {
         (Change::Add { .. }, true) => "no live session would be touched; nothing was changed".to_owned(),
         (Change::Add { .. }, false) => "live sessions stay where they are".to_owned(),
-        (Change::Remove { now: false, .. }, true) => {
-            format!("its {alive} would live on until they end; nothing was changed")
+        (Change::Remove { .. }, true) if report.sessions == 0 => {
+            "it has no live sessions; nothing was changed".to_owned()
         }
-        (Change::Remove { now: true, .. }, true) => format!("its {alive} would be closed; nothing was changed"),
+        (Change::Remove { now: false, .. }, true) => {
+            format!("its sessions would go on until they end: {alive} alive; nothing was changed")
+        }
+        (Change::Remove { now: true, .. }, true) => {
+            format!("its sessions would be closed: {alive} alive; nothing was changed")
+        }
         (Change::Remove { .. }, false) if report.sessions == 0 => "it had no live sessions".to_owned(),
-        (Change::Remove { now: false, .. }, false) => format!("its {alive} live on until they end; --now closes them"),
-        (Change::Remove { now: true, .. }, false) => format!("its {alive} were closed"),
+        (Change::Remove { now: false, .. }, false) => {
+            format!("its sessions go on until they end: {alive} alive")
+        }
+        (Change::Remove { now: true, .. }, false) => format!("its sessions were closed: {alive}"),
     }
 }
 
@@ -248,7 +266,7 @@ pub(crate) fn stopping(report: &StoppingReport, now: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::report::{EndReason, Hex, MoveReport, ServerReport, ServiceReport, SkippedReport};
+    use wire::report::{EndReason, Hex, ServerReport, ServiceReport, SkippedReport};
 
     use super::*;
 
@@ -296,20 +314,33 @@ SERVER                WEIGHT  STATE   SHARE  ACTIVE  TOTAL       IN      OUT  FA
     #[test]
     fn a_dry_run_shows_who_would_move() {
         let [a, b] = ["10.0.0.1:80", "10.0.0.2:80"].map(|address| address.parse().expect("an address"));
+        let c = "10.0.0.3:80".parse().expect("an address");
         let moves = vec![
             MoveReport { from: Some(a), to: Some(b), share: 0.3 },
-            MoveReport { from: Some(a), to: None, share: 0.0333 },
+            MoveReport { from: Some(a), to: Some(c), share: 0.0333 },
         ];
         let remove = report(Change::Remove { server: a, now: false }, true, moves, 1);
         let expected = "\
-removing 10.0.0.1:80 would move 33.33% of the clients
+removing 10.0.0.1:80: 33.33% of the clients would move
 
 FROM         TO            SHARE
 10.0.0.1:80  10.0.0.2:80  30.00%
-10.0.0.1:80  no server     3.33%
+10.0.0.1:80  10.0.0.3:80   3.33%
 
-its 1 live session would live on until they end; nothing was changed";
+its sessions would go on until they end: 1 alive; nothing was changed";
         assert_eq!(change(&remove), expected);
+    }
+
+    #[test]
+    fn the_first_and_the_last_server_are_said_to_be() {
+        let server = "10.0.0.1:80".parse().expect("an address");
+        let come = vec![MoveReport { from: None, to: Some(server), share: 1.0 }];
+        let gone = vec![MoveReport { from: Some(server), to: None, share: 1.0 }];
+        let add = change(&report(Change::Add { server, weight: 1 }, false, come, 0));
+        assert!(add.contains("it gets every client, as the only server"), "{add}");
+        let remove = change(&report(Change::Remove { server, now: true }, true, gone, 0));
+        assert!(remove.contains("no server would be left to take clients"), "{remove}");
+        assert!(remove.contains("10.0.0.1:80  no server  100.00%"), "{remove}");
     }
 
     #[test]
@@ -325,8 +356,8 @@ its 1 live session would live on until they end; nothing was changed";
             text.lines().last().map(str::to_owned).unwrap_or_default()
         };
         assert_eq!(last(false, 0), "it had no live sessions");
-        assert_eq!(last(false, 2), "its 2 live sessions live on until they end; --now closes them");
-        assert_eq!(last(true, 2), "its 2 live sessions were closed");
+        assert_eq!(last(false, 2), "its sessions go on until they end: 2 alive");
+        assert_eq!(last(true, 2), "its sessions were closed: 2");
     }
 
     #[test]
