@@ -1,0 +1,23 @@
+//! Loopback addresses that nobody else uses at this moment.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The next address of this process: `127.64.0.0/10`, a part of it for each process that runs tests. Two processes may
+/// share a part when there are very many; the kernel's choice of ports keeps even those apart.
+pub fn fresh() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) % (1 << 12) + 1;
+    let part = std::process::id() % (1 << 9);
+    IpAddr::V4(Ipv4Addr::from_bits(0x7f40_0000 | part << 13 | number))
+}
+
+/// The client with this number: `127.0.0.0/10`, where no balancer and no server is.
+///
+/// # Panics
+/// When the number is not below 2^20.
+#[must_use]
+pub fn client(number: u32) -> IpAddr {
+    assert!(number < 1 << 20, "clients have 20 bits");
+    IpAddr::V4(Ipv4Addr::from_bits(0x7f10_0000 | number))
+}

@@ -1,0 +1,264 @@
+//! How sessions end: half-closes and resets pass through the balancer, and each end is counted with its reason.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+
+use tests::noise::Noise;
+use tests::{Balancer, Server, Setup, client, server, wait};
+use wire::report::EndReason;
+
+/// What a server read, and how it ended.
+type Heard = (Vec<u8>, io::Result<()>);
+
+/// A server that says its name, reads until there is no more, and tells the test what came and how it ended.
+fn reader() -> (Server, Receiver<Heard>) {
+    let (tell, told) = mpsc::channel();
+    let server = Server::with(move |stream, name| {
+        server::say_name(stream, name)?;
+        let _ = tell.send(read_all(stream));
+        Ok(())
+    });
+    (server, told)
+}
+
+fn read_all(mut stream: &TcpStream) -> Heard {
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes).map(drop);
+    (bytes, end)
+}
+
+#[test]
+fn a_client_that_has_said_everything_reads_the_whole_answer() {
+    let answer = Noise::new().bytes(3_000_000);
+    let source = answer.clone();
+    let server = Server::with(move |mut stream, name| {
+        let (question, end) = read_all(stream);
+        end?;
+        server::say_name(stream, name)?;
+        stream.write_all(&question)?;
+        stream.write_all(&source)
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    client.send(b"everything");
+    client.shut();
+    assert_eq!(client.server(), server.address(), "it answers only after the end");
+    assert_eq!(client.receive(10), b"everything");
+    assert!(client.rest().expect("an end in order") == answer);
+    balancer.wait_for_ends(EndReason::ClientClosed, 1);
+    assert_eq!(balancer.listed(server.address()).ended, [(EndReason::ClientClosed, 1)].into());
+}
+
+#[test]
+fn a_server_that_has_said_everything_hears_the_whole_client() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::with(move |stream, name| {
+        server::say_name(stream, name)?;
+        stream.shutdown(Shutdown::Write)?;
+        let _ = tell.send(read_all(stream));
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    assert_eq!(client.rest().expect("an end in order"), b"", "the server has ended");
+    let bytes = Noise::new().bytes(3_000_000);
+    client.send(&bytes);
+    balancer.wait_for_sessions(1);
+    client.shut();
+    let (received, end) = told.recv_timeout(wait::LIMIT).expect("the server read");
+    assert!(end.is_ok() && received == bytes);
+    balancer.wait_for_ends(EndReason::ServerClosed, 1);
+}
+
+#[test]
+fn half_closed_sessions_cost_no_time() {
+    let server = Server::silent();
+    let balancer = Balancer::of([&server]);
+    let half: Vec<_> = (0..10).map(|number| balancer.client_number(number)).collect();
+    for client in &half {
+        assert_eq!(client.server(), server.address());
+    }
+    let other = Server::with(|stream, name| {
+        server::say_name(stream, name)?;
+        stream.shutdown(Shutdown::Write)?;
+        read_all(stream).1
+    });
+    let ended = Balancer::of([&other]);
+    let clients: Vec<_> = (0..10).map(|number| ended.client_number(number)).collect();
+    for client in &clients {
+        assert_eq!(client.server(), other.address());
+        assert_eq!(client.rest().expect("an end in order"), b"");
+    }
+    ended.wait_for_sessions(10);
+    ended.assert_quiet();
+
+    let waiting = Server::with(|stream, name| {
+        server::say_name(stream, name)?;
+        read_all(stream).1?;
+        // It has read the end and holds the session until the test hangs up.
+        server::held(stream)
+    });
+    let shut = Balancer::of([&waiting]);
+    let clients: Vec<_> = (0..10).map(|number| shut.client_number(number)).collect();
+    for client in &clients {
+        assert_eq!(client.server(), waiting.address());
+        client.shut();
+    }
+    shut.wait_for_sessions(10);
+    shut.assert_quiet();
+    waiting.hang_up();
+    shut.wait_for_ends(EndReason::ClientClosed, 10);
+}
+
+#[test]
+fn a_client_that_resets_is_a_reset_for_the_server_behind_the_bytes_before_it() {
+    let (server, told) = reader();
+    let balancer = Balancer::of([&server]);
+    let mut noise = Noise::new();
+    for size in [0, 1, 10_000] {
+        let (client, bytes) = (balancer.client(), noise.bytes(size));
+        assert_eq!(client.server(), server.address());
+        client.send(&bytes);
+        client.reset();
+        let (received, end) = told.recv_timeout(wait::LIMIT).expect("the server read");
+        assert!(received == bytes, "{} bytes of {size}", received.len());
+        assert_eq!(end.expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    }
+    balancer.wait_for_ends(EndReason::ClientReset, 3);
+    assert_eq!(balancer.listed(server.address()).ended, [(EndReason::ClientReset, 3)].into());
+}
+
+#[test]
+fn a_server_that_resets_is_a_reset_for_the_client_behind_the_bytes_before_it() {
+    let mut noise = Noise::new();
+    for size in [0, 1, 10_000] {
+        let bytes = noise.bytes(size);
+        let source = bytes.clone();
+        let server = Server::with(move |mut stream, name| {
+            server::say_name(stream, name)?;
+            stream.read_exact(&mut [0])?;
+            stream.write_all(&source)?;
+            client::reset(stream);
+            Ok(())
+        });
+        let balancer = Balancer::of([&server]);
+        let client = balancer.client();
+        assert_eq!(client.server(), server.address());
+        client.send(b"!");
+        assert!(client.receive(size) == bytes, "{size} bytes");
+        assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+        balancer.wait_for_ends(EndReason::ServerReset, 1);
+        assert_eq!(balancer.listed(server.address()).ended, [(EndReason::ServerReset, 1)].into());
+    }
+}
+
+#[test]
+fn a_reset_after_a_half_close_is_still_a_reset() {
+    let server = Server::with(|mut stream, name| {
+        server::say_name(stream, name)?;
+        read_all(stream).1?;
+        stream.write_all(b"!")?;
+        client::reset(stream);
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    client.shut();
+    assert_eq!(client.receive(1), b"!");
+    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+}
+
+#[test]
+fn a_client_that_goes_in_the_middle_of_an_answer_ends_the_session() {
+    let server = Server::with(|mut stream, name| {
+        server::say_name(stream, name)?;
+        loop {
+            stream.write_all(&[0; 65_536])?;
+        }
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    drop(client.receive(1_000_000));
+    // What it did not read makes its close a reset.
+    drop(client);
+    balancer.wait_for_ends(EndReason::ClientReset, 1);
+    wait::until("the server is let go", || server.living() == 0);
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_is_an_end_for_its_clients_and_for_nobody_else() {
+    let servers = Server::several(2);
+    let balancer = Balancer::of(&servers);
+    let clients: Vec<_> = (0..20).map(|number| balancer.client_number(number)).collect();
+    let (dying, living): (Vec<_>, Vec<_>) = clients.iter().partition(|client| client.server() == servers[0].address());
+    assert!(!dying.is_empty() && !living.is_empty());
+    servers[0].die();
+    for client in &dying {
+        client.assert_ended();
+    }
+    for client in living {
+        assert_eq!(client.exchange(b"still here"), b"still here");
+    }
+    balancer.wait_for_ends(EndReason::ServerReset, dying.len() as u64);
+}
+
+#[test]
+fn a_server_that_resets_every_client_at_once_leaves_nothing_behind() {
+    let server = Server::with(|stream, _| {
+        client::reset(stream);
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    balancer.wait_for_sessions(0);
+    let descriptors = balancer.descriptors();
+    for number in 0..200 {
+        balancer.client_number(number).assert_ended();
+    }
+    balancer.wait_for_sessions(0);
+    // Whether the reset comes before or after the balancer has seen the connect is not for a test to say.
+    let ended = balancer.service().ended;
+    assert!(
+        ended.keys().all(|reason| matches!(reason, EndReason::ServerReset | EndReason::ConnectFailed)),
+        "{ended:?}"
+    );
+    assert_eq!(ended.values().sum::<u64>(), 200);
+    wait::until("every descriptor is given back", || balancer.descriptors() <= descriptors);
+}
+
+#[test]
+fn an_idle_session_ends_and_one_that_is_used_does_not() {
+    let server = Server::start();
+    let balancer = Setup::new().options("--idle-timeout 4s").start();
+    balancer.add(server.address());
+    let (idle, used) = (balancer.client(), balancer.client());
+    assert_eq!((idle.server(), used.server()), (server.address(), server.address()));
+    wait::until("the idle one ends", || {
+        assert_eq!(used.exchange(b"x"), b"x");
+        balancer.ended(EndReason::IdleTimeout) > 0
+    });
+    idle.assert_ended();
+    assert_eq!(balancer.service().active, 1);
+    assert_eq!(used.exchange(b"x"), b"x");
+    assert_eq!(balancer.listed(server.address()).ended, [(EndReason::IdleTimeout, 1)].into());
+}
+
+#[test]
+fn a_half_closed_session_is_idle_too() {
+    let server = Server::with(|stream, name| {
+        server::say_name(stream, name)?;
+        read_all(stream).1?;
+        server::held(stream)
+    });
+    let balancer = Setup::new().options("--idle-timeout 300ms").start();
+    balancer.add(server.address());
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    client.shut();
+    balancer.wait_for_ends(EndReason::IdleTimeout, 1);
+    client.assert_ended();
+}
