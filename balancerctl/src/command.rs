@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use wire::control::Change;
 use wire::report::StoppingReport;
-use wire::{Client, ClientError, Environment, Places, Request, Response};
+use wire::{Client, ClientError, Environment, Request, Response};
 
 use crate::address::{find, find_client, find_server};
 use crate::cli::{Cli, Command, StartArgs, StopArgs};
@@ -87,7 +87,7 @@ pub(crate) fn ask(socket: Option<&Path>, request: &Request) -> Result<Response, 
 fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
     let environment = Environment::current();
     // Nothing of the state is needed here. With a directory for it given, only the socket's place can be wrong.
-    let path = Places::find(socket, Some(Path::new("/")), &environment)?.socket;
+    let path = wire::place::socket_path(socket, &environment)?;
     Client::connect(&path).map_err(|error| {
         let meant = socket.is_some() || environment.root;
         hint(error, meant, Path::new(SYSTEM_SOCKET))

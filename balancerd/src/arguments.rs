@@ -96,6 +96,7 @@ impl Arguments {
     /// The settings that they mean.
     pub(crate) fn config(&self) -> Result<Config> {
         let absolute = |path: &PathBuf| {
+            anyhow::ensure!(!path.as_os_str().is_empty(), "--socket, BALANCER_SOCKET or --state is an empty path");
             // A daemon in the background leaves this directory.
             std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
         };

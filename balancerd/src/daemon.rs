@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::model::{Effect, Model, Vitals};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
-use crate::net::listen::Listener;
+use crate::net::listen::{ListenError, Listener};
 use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Saver};
@@ -80,6 +80,7 @@ impl Daemon {
             session_limit: descriptors.sessions,
             drain_timeout: config.drain,
             state_file: config.places.state.display().to_string(),
+            log: log.target().to_string(),
             unsaved: None,
             longest_turn: Duration::ZERO,
             log_lines_dropped: 0,
@@ -90,7 +91,7 @@ impl Daemon {
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
         let service = model.add_service(SERVICE_NAME, config.listen);
         let listener =
-            Listener::bind(config.listen, service).with_context(|| format!("listening on {}", config.listen))?;
+            Listener::bind(config.listen, service).map_err(|error| ListenError::new(config.listen, error))?;
         model.listening(service, listener.address());
         model.restore(&kept).map_err(|refusal| state::StateError::Broken {
             path: config.places.state.clone(),
@@ -196,7 +197,7 @@ impl Daemon {
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
         let (response, effects) = self.model.apply(request, now);
         if !effects.is_empty() {
-            info!(?request, "carried out");
+            info!(%request, "carried out");
         }
         let saved = effects.contains(&Effect::Save).then(|| self.saver.save(self.model.kept()));
         self.carry_out(&effects, now);
@@ -212,7 +213,7 @@ impl Daemon {
             match *effect {
                 Effect::Save => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
-                Effect::Stop(limit) => self.stop(limit, now),
+                Effect::Stop(at) => self.stop(at, now),
             }
         }
     }
@@ -223,8 +224,8 @@ impl Daemon {
     }
 
     /// Takes no new sessions, and sets the end. Who waits in the kernel's queue was let in before and is still served.
-    fn stop(&mut self, limit: Duration, now: Instant) {
-        let at = now.checked_add(limit);
+    fn stop(&mut self, at: Instant, now: Instant) {
+        let limit = at.saturating_duration_since(now);
         info!(sessions = self.sessions.len(), limit_ms = limit.as_millis() as u64, "stopping");
         notify(&[NotifyState::Stopping]);
         for mut listener in std::mem::take(&mut self.listeners) {
@@ -234,7 +235,7 @@ impl Daemon {
             }
             self.model.accepting(listener.service, false);
         }
-        self.stop_at = at.or(self.stop_at);
+        self.stop_at = Some(at);
     }
 
     fn on_signals(&mut self, now: Instant) -> io::Result<()> {

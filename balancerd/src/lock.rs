@@ -34,7 +34,7 @@ pub(crate) enum LockError {
         pid: String,
     },
     /// The operating system refused.
-    #[error("{} cannot be {operation}: {source}", .path.display())]
+    #[error("{} cannot be {operation}", .path.display())]
     Io {
         /// What was tried.
         operation: &'static str,

@@ -1,6 +1,7 @@
 //! The log: `tracing` to standard error, a file or journald, by a thread of its own. A blocked disk or terminal never
 //! stalls the loop: lines that find no room are dropped and counted.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,6 +31,16 @@ pub(crate) enum Target {
     File(PathBuf),
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stderr => f.write_str("stderr"),
+            Self::Journald => f.write_str("journald"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl FromStr for Target {
     type Err = std::convert::Infallible;
 
@@ -46,6 +57,7 @@ impl FromStr for Target {
 pub(crate) struct Log {
     _thread: WorkerGuard,
     dropped: ErrorCounter,
+    target: Target,
 }
 
 impl Log {
@@ -69,7 +81,12 @@ impl Log {
             Target::File(_) => format.with_ansi(false).with_writer(writer).try_init(),
         };
         begun.map_err(|error| anyhow::anyhow!("the log cannot begin: {error}"))?;
-        Ok(Self { _thread: thread, dropped })
+        Ok(Self { _thread: thread, dropped, target: target.clone() })
+    }
+
+    /// Where it goes.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Lines that were dropped so far.

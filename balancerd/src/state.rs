@@ -46,7 +46,7 @@ struct Row {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     /// It could not be read.
-    #[error("the state file {} cannot be read: {source}", .path.display())]
+    #[error("the state file {} cannot be read", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

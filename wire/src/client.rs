@@ -55,7 +55,7 @@ pub enum ClientError {
     #[error("the balancer at {} closed the connection without an answer; its log says why", .0.display())]
     Closed(PathBuf),
     /// The daemon did not answer in time.
-    #[error("the balancer at {} did not answer within {} s; it may be stopped or overloaded", .0.display(), ANSWER_TIMEOUT.as_secs())]
+    #[error("the balancer at {} did not answer in time; its process may be halted, or the machine overloaded", .0.display())]
     TimedOut(PathBuf),
     /// Anything else that the operating system said.
     #[error("talking to the balancer at {} failed: {source}", .path.display())]

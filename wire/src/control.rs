@@ -35,9 +35,25 @@ pub enum Request {
     Stop {
         /// Close every session now.
         now: bool,
-        /// How long sessions may go on, in milliseconds, where the daemon's own setting is not wanted.
+        /// How long sessions may go on, in milliseconds. Without it the daemon's own setting holds, or the time that
+        /// an earlier request gave.
         drain_ms: Option<u64>,
     },
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status => f.write_str("status"),
+            Self::List => f.write_str("list"),
+            Self::Change { change, dry_run } => write!(f, "{change}{}", if *dry_run { " dry-run" } else { "" }),
+            Self::Explain { client } => write!(f, "explain {client}"),
+            Self::Digest => f.write_str("digest"),
+            Self::Stop { now: true, .. } => f.write_str("stop now"),
+            Self::Stop { drain_ms: Some(limit), .. } => write!(f, "stop drain_ms={limit}"),
+            Self::Stop { .. } => f.write_str("stop"),
+        }
+    }
 }
 
 /// A change of the pool.
@@ -58,6 +74,15 @@ pub enum Change {
         /// Close its sessions too.
         now: bool,
     },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add { server, weight } => write!(f, "add {server} weight={weight}"),
+            Self::Remove { server, now } => write!(f, "remove {server}{}", if *now { " now" } else { "" }),
+        }
+    }
 }
 
 impl Change {
@@ -153,6 +178,10 @@ pub enum AddressFault {
     PortZero,
     /// `0.0.0.0` or `::`.
     Unspecified,
+    /// Another address in 0.0.0.0/8.
+    ThisNetwork,
+    /// fe80::/10: it means nothing without an interface, and an identity has none.
+    LinkLocal,
     /// A multicast group.
     Multicast,
     /// The broadcast address.
@@ -169,6 +198,10 @@ pub fn check_address(server: SocketAddr) -> Result<(), AddressFault> {
         Err(AddressFault::PortZero)
     } else if ip.is_unspecified() {
         Err(AddressFault::Unspecified)
+    } else if matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 0) {
+        Err(AddressFault::ThisNetwork)
+    } else if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        Err(AddressFault::LinkLocal)
     } else if ip.is_multicast() {
         Err(AddressFault::Multicast)
     } else if matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()) {
@@ -183,6 +216,8 @@ impl fmt::Display for AddressFault {
         f.write_str(match self {
             Self::PortZero => "port 0 cannot be connected to",
             Self::Unspecified => "it is the unspecified address, which names no host",
+            Self::ThisNetwork => "addresses of 0.0.0.0/8 name no host",
+            Self::LinkLocal => "it is link-local and names a host only together with an interface",
             Self::Multicast => "it is a multicast group, not one host",
             Self::Broadcast => "it is the broadcast address, not one host",
         })
@@ -230,6 +265,8 @@ mod tests {
             ("0.0.0.0:80", Err(AddressFault::Unspecified)),
             ("[::]:80", Err(AddressFault::Unspecified)),
             ("[::ffff:0.0.0.0]:80", Err(AddressFault::Unspecified)),
+            ("0.1.2.3:80", Err(AddressFault::ThisNetwork)),
+            ("[fe80::1]:80", Err(AddressFault::LinkLocal)),
             ("224.0.0.1:80", Err(AddressFault::Multicast)),
             ("[ff02::1]:80", Err(AddressFault::Multicast)),
             ("255.255.255.255:80", Err(AddressFault::Broadcast)),

@@ -55,7 +55,7 @@ pub enum PlaceError {
     #[error("neither XDG_STATE_HOME nor HOME is set, so there is no usual place for the state; give --state DIR")]
     NoStateHome,
     /// The path does not end in a file's name.
-    #[error("{} names no file; give the path of a socket, such as /tmp/mine/control.sock", .0.display())]
+    #[error("{:?} names no file; give the path of a socket, such as /tmp/mine/control.sock", .0)]
     NoFileName(PathBuf),
     /// The kernel takes no path of this length.
     #[error("{} is too long for a socket: {} bytes, the limit is {SOCKET_PATH_LIMIT}", .0.display(), .0.as_os_str().len())]
@@ -83,9 +83,6 @@ impl Places {
     /// When neither the options nor the environment say enough, or the socket's path cannot be one.
     pub fn find(socket: Option<&Path>, state: Option<&Path>, environment: &Environment) -> Result<Self, PlaceError> {
         let at = socket_path(socket, environment)?;
-        if at.as_os_str().len() > SOCKET_PATH_LIMIT {
-            return Err(PlaceError::TooLong(at));
-        }
         let name = at.file_name().ok_or_else(|| PlaceError::NoFileName(at.clone()))?;
         let stem = match Path::new(name).extension() {
             Some(extension) if extension == "sock" => Path::new(name).file_stem().unwrap_or(name),
@@ -109,13 +106,20 @@ impl Places {
 /// The control socket that `--socket` means in this environment.
 ///
 /// # Errors
-/// When neither says where it is.
+/// When neither says where it is, or it cannot be a socket's path.
 pub fn socket_path(socket: Option<&Path>, environment: &Environment) -> Result<PathBuf, PlaceError> {
-    match (socket, environment) {
-        (Some(path), _) => Ok(path.to_path_buf()),
-        (None, Environment { root: true, .. }) => Ok(Path::new("/run/balancer").join(SOCKET_NAME)),
-        (None, Environment { runtime_dir: Some(directory), .. }) => Ok(directory.join("balancer").join(SOCKET_NAME)),
-        (None, _) => Err(PlaceError::NoRuntimeDir),
+    let path = match (socket, environment) {
+        (Some(path), _) => path.to_path_buf(),
+        (None, Environment { root: true, .. }) => Path::new("/run/balancer").join(SOCKET_NAME),
+        (None, Environment { runtime_dir: Some(directory), .. }) => directory.join("balancer").join(SOCKET_NAME),
+        (None, _) => return Err(PlaceError::NoRuntimeDir),
+    };
+    if path.file_name().is_none() {
+        Err(PlaceError::NoFileName(path))
+    } else if path.as_os_str().len() > SOCKET_PATH_LIMIT {
+        Err(PlaceError::TooLong(path))
+    } else {
+        Ok(path)
     }
 }
 

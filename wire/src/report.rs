@@ -137,6 +137,8 @@ pub struct StatusReport {
     pub session_limit: u64,
     /// The state file.
     pub state_file: String,
+    /// Where the log goes: `stderr`, `journald` or a file.
+    pub log: String,
     /// Why the pool as it is now is not in the state file, when it is not.
     pub unsaved: Option<String>,
     /// The longest turn of the loop so far, waiting not counted, in microseconds.

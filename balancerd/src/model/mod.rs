@@ -39,6 +39,9 @@ pub(crate) const DEFAULT_POOL: &str = "default";
 /// How many servers behind the picked one `explain` names.
 const EXPLAINED_SUCCESSORS: usize = 2;
 
+/// A longer drain than a year is one without an end.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Services, pools, servers, and what is counted of them.
 #[derive(Debug)]
 pub(crate) struct Model {
@@ -46,7 +49,8 @@ pub(crate) struct Model {
     pools: SlotMap<PoolId, Pool>,
     servers: SlotMap<ServerId, Server>,
     default_pool: PoolId,
-    phase: Phase,
+    /// When the sessions that are left are closed, once it was told to stop.
+    stop_at: Option<Instant>,
     /// What the process around the model knows of itself. The daemon keeps it up to date; the model only reports it.
     pub(crate) vitals: Vitals,
 }
@@ -59,6 +63,7 @@ pub(crate) struct Vitals {
     pub(crate) session_limit: usize,
     pub(crate) drain_timeout: Duration,
     pub(crate) state_file: String,
+    pub(crate) log: String,
     pub(crate) unsaved: Option<String>,
     pub(crate) longest_turn: Duration,
     pub(crate) log_lines_dropped: u64,
@@ -71,8 +76,8 @@ pub(crate) enum Effect {
     Save,
     /// End the sessions of a server.
     EndSessions(ServerId, EndReason),
-    /// Take no new sessions, and end when the last one has ended or this time has passed.
-    Stop(Duration),
+    /// Take no new sessions, and end when the last one has ended or this time has come.
+    Stop(Instant),
 }
 
 /// A server as the state file keeps it.
@@ -96,14 +101,7 @@ impl Model {
     pub(crate) fn new(points_per_weight: NonZeroU32, vitals: Vitals) -> Self {
         let mut pools = SlotMap::with_key();
         let default_pool = pools.insert(Pool::new(DEFAULT_POOL, points_per_weight));
-        Self {
-            services: SlotMap::with_key(),
-            pools,
-            servers: SlotMap::with_key(),
-            default_pool,
-            phase: Phase::Running,
-            vitals,
-        }
+        Self { services: SlotMap::with_key(), pools, servers: SlotMap::with_key(), default_pool, stop_at: None, vitals }
     }
 
     /// Adds a service on the default pool.
@@ -142,8 +140,11 @@ impl Model {
             Request::List => (Response::List(self.list()), Vec::new()),
             Request::Explain { client } => (Response::Explained(self.explain(*client)), Vec::new()),
             Request::Digest => (Response::Digest(self.digest()), Vec::new()),
-            Request::Stop { now, drain_ms } => self.stop(*now, drain_ms.map(Duration::from_millis)),
-            Request::Change { .. } if self.phase == Phase::Stopping => {
+            Request::Stop { now: at_once, drain_ms } => {
+                let drain = if *at_once { Some(Duration::ZERO) } else { drain_ms.map(Duration::from_millis) };
+                self.stop(drain, now)
+            }
+            Request::Change { .. } if self.phase() == Phase::Stopping => {
                 (Response::Refused(Refusal::Stopping), Vec::new())
             }
             Request::Change { change, dry_run } => match self.change(change, *dry_run) {
@@ -228,7 +229,7 @@ impl Model {
 
     /// Whether new sessions are taken.
     pub(crate) fn phase(&self) -> Phase {
-        self.phase
+        if self.stop_at.is_some() { Phase::Stopping } else { Phase::Running }
     }
 
     fn change(&mut self, change: &Change, dry_run: bool) -> Result<(ChangeReport, Vec<Effect>), Refusal> {
@@ -325,15 +326,19 @@ impl Model {
         }
     }
 
-    fn stop(&mut self, now: bool, drain: Option<Duration>) -> (Response, Vec<Effect>) {
-        self.phase = Phase::Stopping;
-        let limit = if now { Duration::ZERO } else { drain.unwrap_or(self.vitals.drain_timeout) };
+    /// A time that is given replaces an earlier one; without one the earlier stands.
+    fn stop(&mut self, drain: Option<Duration>, now: Instant) -> (Response, Vec<Effect>) {
+        let at = match (drain, self.stop_at) {
+            (None, Some(at)) => at,
+            (drain, _) => now + drain.unwrap_or(self.vitals.drain_timeout).min(LONGEST_DRAIN),
+        };
+        self.stop_at = Some(at);
         let report = StoppingReport {
             pid: self.vitals.pid,
             sessions: self.services.values().map(|service| service.traffic.active).sum(),
-            drain_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            drain_ms: milliseconds(at.saturating_duration_since(now)),
         };
-        (Response::Stopping(report), vec![Effect::Stop(limit)])
+        (Response::Stopping(report), vec![Effect::Stop(at)])
     }
 
     fn status(&self, now: Instant) -> StatusReport {
@@ -341,13 +346,14 @@ impl Model {
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: vitals.pid,
-            uptime_ms: u64::try_from((now - vitals.started).as_millis()).unwrap_or(u64::MAX),
-            phase: self.phase,
+            uptime_ms: milliseconds(now - vitals.started),
+            phase: self.phase(),
             services: self.services.values().map(|service| service.report(&self.pools[service.pool].name)).collect(),
             servers: self.servers.values().filter(|server| !server.leaving).count() as u64,
             digest: self.digest().digest,
             session_limit: vitals.session_limit as u64,
             state_file: vitals.state_file.clone(),
+            log: vitals.log.clone(),
             unsaved: vitals.unsaved.clone(),
             longest_turn_us: u64::try_from(vitals.longest_turn.as_micros()).unwrap_or(u64::MAX),
             log_lines_dropped: vitals.log_lines_dropped,
@@ -395,7 +401,14 @@ impl Model {
     }
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The address as it is compared and hashed: IPv4 in its own form, without the scope and flow of IPv6.
 fn canonical(server: SocketAddr) -> SocketAddr {
     SocketAddr::new(server.ip().to_canonical(), server.port())
 }
+
+#[cfg(test)]
+mod tests;

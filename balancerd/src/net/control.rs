@@ -90,7 +90,7 @@ pub(crate) enum ControlError {
     #[error("{} is there and is not a socket; move it away, or give another --socket", .0.display())]
     NotASocket(PathBuf),
     /// The operating system refused.
-    #[error("the control socket {} cannot be made: {source}", .path.display())]
+    #[error("the control socket {} cannot be made", .path.display())]
     Io {
         /// The socket.
         path: PathBuf,

@@ -29,6 +29,31 @@ pub(crate) struct Listener {
     portion: u32,
 }
 
+/// Why an address could not be listened on, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("listening on {address} failed{}", advice(.source))]
+pub(crate) struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl ListenError {
+    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
+        Self { address, source }
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " because another program listens there; stop it, or choose another port",
+        io::ErrorKind::AddrNotAvailable => {
+            " because this machine does not have that address; `ip address` shows those it has"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
 /// What one accept came to.
 #[derive(Debug)]
 pub(crate) enum Accepted {

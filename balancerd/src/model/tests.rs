@@ -1,0 +1,374 @@
+//! The model with plain values and a made-up clock.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+use wire::control::AddressFault;
+use wire::report::{ServerReport, ServerState};
+
+use super::*;
+use crate::event;
+
+const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
+
+fn model() -> (Model, ServiceId, Instant) {
+    let now = event::now();
+    let vitals = Vitals {
+        pid: 7,
+        started: now,
+        session_limit: 100,
+        drain_timeout: Duration::from_secs(30),
+        state_file: "state".to_owned(),
+        log: "stderr".to_owned(),
+        unsaved: None,
+        longest_turn: Duration::ZERO,
+        log_lines_dropped: 0,
+    };
+    let mut model = Model::new(POINTS, vitals);
+    let service = model.add_service("default", "0.0.0.0:80".parse().expect("an address"));
+    (model, service, now)
+}
+
+fn address(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 0, number), 8080).into()
+}
+
+fn client(number: u32) -> IpAddr {
+    Ipv4Addr::from(0xc0a8_0000 | number).into()
+}
+
+fn add(server: SocketAddr, weight: u32) -> Request {
+    Request::Change { change: Change::Add { server, weight }, dry_run: false }
+}
+
+fn remove(server: SocketAddr, now: bool) -> Request {
+    Request::Change { change: Change::Remove { server, now }, dry_run: false }
+}
+
+fn dry(request: Request) -> Request {
+    match request {
+        Request::Change { change, .. } => Request::Change { change, dry_run: true },
+        other => other,
+    }
+}
+
+/// The report of a change that is expected to be made.
+fn changed(model: &mut Model, request: &Request, now: Instant) -> (ChangeReport, Vec<Effect>) {
+    match model.apply(request, now) {
+        (Response::Changed(report), effects) => (report, effects),
+        other => panic!("{request} gave {other:?}"),
+    }
+}
+
+fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
+    match model.apply(request, now) {
+        (Response::Refused(refusal), effects) if effects.is_empty() => refusal,
+        other => panic!("{request} gave {other:?}"),
+    }
+}
+
+fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {
+    model.list().servers.into_iter().find(|row| row.server == server)
+}
+
+/// A session of a client, from its beginning to the server's answer.
+fn connect(model: &mut Model, service: ServiceId, client: IpAddr) -> ServerId {
+    model.session_began(service);
+    let (server, _) = model.pick(service, client, &[]).expect("a server");
+    model.connect_began(server);
+    model.connect_done(server);
+    server
+}
+
+fn picks(model: &Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
+    (0..500).map(|number| model.pick(service, client(number), &[]).map(|(_, address)| address)).collect()
+}
+
+#[test]
+fn an_empty_pool_has_no_server_for_anybody() {
+    let (mut model, service, now) = model();
+    assert_eq!(model.pick(service, client(1), &[]), None);
+    let Response::Explained(report) = model.apply(&Request::Explain { client: client(1) }, now).0 else { panic!() };
+    assert_eq!((report.server, report.point, report.next), (None, None, vec![]));
+}
+
+#[test]
+fn an_addition_takes_clients_for_itself_alone_and_says_how_many() {
+    let (mut model, service, now) = model();
+    let (report, effects) = changed(&mut model, &add(address(1), 1), now);
+    assert_eq!((report.moved, effects), (1.0, vec![Effect::Save]));
+    assert_eq!((report.moves[0].from, report.moves[0].to), (None, Some(address(1))));
+    let before = picks(&model, service);
+    let (report, _) = changed(&mut model, &add(address(2), 1), now);
+    let after = picks(&model, service);
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
+    assert!(moved.clone().all(|(_, after)| *after == Some(address(2))));
+    assert!((report.moved - 0.5).abs() < 0.2, "{}", report.moved);
+    assert!((moved.count() as f64 / 500.0 - report.moved).abs() < 0.15);
+    assert_eq!(row(&model, address(2)).expect("there").share, report.moved);
+}
+
+#[test]
+fn a_dry_run_says_what_the_change_then_does_and_changes_nothing() {
+    let (mut model, service, now) = model();
+    for number in 1..5 {
+        changed(&mut model, &add(address(number), u32::from(number)), now);
+    }
+    connect(&mut model, service, client(3));
+    for request in [add(address(9), 3), remove(address(2), false), remove(address(3), true)] {
+        let (listed, kept) = (model.list(), model.kept());
+        let (foretold, effects) = changed(&mut model, &dry(request.clone()), now);
+        assert_eq!(effects, []);
+        assert_eq!((model.list(), model.kept()), (listed, kept));
+        assert_eq!(model.servers.len(), model.pools[model.default_pool].members.len(), "no entry is left behind");
+        let (done, _) = changed(&mut model, &request, now);
+        assert_eq!(ChangeReport { dry_run: false, ..foretold }, done);
+    }
+}
+
+#[test]
+fn a_removed_server_lives_until_its_last_session_ends() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    changed(&mut model, &add(address(2), 1), now);
+    let clients: Vec<IpAddr> = (0..50).map(client).collect();
+    let sessions: Vec<ServerId> = clients.iter().map(|client| connect(&mut model, service, *client)).collect();
+    let (gone, _) = model.pick(service, clients[0], &[]).expect("a server");
+    let its = sessions.iter().filter(|server| **server == gone).count() as u64;
+
+    let address = model.server_address(gone);
+    let (report, effects) = changed(&mut model, &remove(address, false), now);
+    assert_eq!((report.sessions, effects), (its, vec![Effect::Save]));
+    let leaving = row(&model, address).expect("still listed");
+    assert_eq!((leaving.state, leaving.active, leaving.share), (ServerState::Leaving, its, 0.0));
+    assert!(clients.iter().all(|client| model.pick(service, *client, &[]).expect("the other").0 != gone));
+    assert_eq!(model.kept().len(), 1, "it is not kept for a restart");
+
+    assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::Leaving { server: address, sessions: its });
+    let (_, effects) = changed(&mut model, &remove(address, true), now);
+    assert_eq!(effects, [Effect::Save, Effect::EndSessions(gone, EndReason::Removed)]);
+    for server in sessions.into_iter().filter(|server| *server == gone) {
+        assert!(row(&model, address).is_some());
+        model.session_ended(service, Some(server), EndReason::ClientClosed);
+    }
+    assert_eq!(row(&model, address), None);
+    assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::NotThere { server: address });
+}
+
+#[test]
+fn a_leaving_server_that_is_added_again_comes_back_with_its_sessions() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    let server = connect(&mut model, service, client(1));
+    changed(&mut model, &remove(address(1), false), now);
+    let (report, _) = changed(&mut model, &add(address(1), 5), now);
+    assert_eq!(report.sessions, 1);
+    let back = row(&model, address(1)).expect("there");
+    assert_eq!((back.state, back.weight, back.active, back.total), (ServerState::Ready, 5, 1, 1));
+    assert_eq!(model.pick(service, client(1), &[]), Some((server, address(1))));
+}
+
+#[test]
+fn an_idle_server_goes_at_once() {
+    let (mut model, _, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    changed(&mut model, &remove(address(1), false), now);
+    assert_eq!(model.list().servers, []);
+    assert!(model.servers.is_empty());
+}
+
+#[test]
+fn weight_0_drains() {
+    let (mut model, service, now) = model();
+    let (report, _) = changed(&mut model, &add(address(1), 0), now);
+    assert_eq!((report.moved, report.moves.len()), (0.0, 0));
+    assert_eq!(row(&model, address(1)).expect("there").state, ServerState::Drain);
+    assert_eq!(model.pick(service, client(1), &[]), None);
+    let Response::Explained(report) = model.apply(&Request::Explain { client: client(1) }, now).0 else { panic!() };
+    assert_eq!(report.skipped, [SkippedReport { server: address(1), state: ServerState::Drain }]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let (mut model, _, now) = model();
+    changed(&mut model, &add(address(1), 2), now);
+    let before = (model.list(), model.kept());
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let (zero, own, other) = (parse("10.0.0.1:0"), parse("127.0.0.1:80"), parse("10.0.0.2:80"));
+    for (request, refusal) in [
+        (add(address(1), 3), Refusal::AlreadyThere { server: address(1), weight: 2 }),
+        (add(parse("[::ffff:10.0.0.1]:8080"), 3), Refusal::AlreadyThere { server: address(1), weight: 2 }),
+        (remove(address(2), true), Refusal::NotThere { server: address(2) }),
+        (add(zero, 1), Refusal::Unaddressable { server: zero, fault: AddressFault::PortZero }),
+        (add(own, 1), Refusal::Itself { server: own }),
+        (add(other, 257), Refusal::WeightTooLarge { weight: 257 }),
+    ] {
+        assert_eq!(refused(&mut model, &request, now), refusal);
+        assert_eq!(refused(&mut model, &dry(request), now), refusal);
+        assert_eq!((model.list(), model.kept()), before);
+    }
+}
+
+#[test]
+fn a_ring_that_would_be_too_large_is_refused_and_no_entry_is_left() {
+    let now = event::now();
+    let vitals = model().0.vitals;
+    let mut model = Model::new(NonZeroU32::new(1 << 20).expect("not 0"), vitals);
+    changed(&mut model, &add(address(1), 1), now);
+    for request in [dry(add(address(2), 256)), add(address(2), 256)] {
+        assert!(matches!(refused(&mut model, &request, now), Refusal::TooManyPoints { .. }));
+        assert_eq!((model.servers.len(), model.list().servers.len()), (1, 1));
+    }
+}
+
+#[test]
+fn a_failed_connect_moves_on_and_is_counted() {
+    let (mut model, service, now) = model();
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let Response::Explained(order) = model.apply(&Request::Explain { client: client(5) }, now).0 else { panic!() };
+    let (mut tried, mut seen) = (Vec::new(), Vec::new());
+    model.session_began(service);
+    while let Some((server, address)) = model.pick(service, client(5), &tried) {
+        model.connect_began(server);
+        model.connect_failed(server, ConnectFailure::Refused);
+        tried.push(server);
+        seen.push(address);
+    }
+    model.session_ended(service, None, EndReason::ConnectFailed);
+    let foretold: Vec<SocketAddr> = order.server.into_iter().chain(order.next).collect();
+    assert_eq!(seen, foretold);
+    for number in 1..4 {
+        let row = row(&model, address(number)).expect("there");
+        assert_eq!((row.connect_failures, row.active, row.total), (1, 0, 0));
+    }
+    let report = model.status(now).services.remove(0);
+    assert_eq!((report.active, report.total), (0, 1));
+    assert_eq!(report.ended, [(EndReason::ConnectFailed, 1)].into());
+}
+
+#[test]
+fn what_is_restored_is_the_same_pool() {
+    let (mut first, service, now) = model();
+    for number in [5, 3, 9, 1] {
+        changed(&mut first, &add(address(number), u32::from(number)), now);
+    }
+    changed(&mut first, &add(address(7), 0), now);
+    let (mut second, other, _) = model();
+    second.restore(&first.kept()).expect("sound");
+    assert_eq!(second.list(), first.list());
+    assert_eq!(picks(&second, other), picks(&first, service));
+}
+
+#[test]
+fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
+    let (mut model, _, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    let stop = |drain_ms| Request::Stop { now: false, drain_ms };
+    let second = Duration::from_secs(1);
+    assert_eq!(model.apply(&stop(Some(5000)), now).1, [Effect::Stop(now + 5 * second)]);
+    assert_eq!(model.phase(), Phase::Stopping);
+    let (response, effects) = model.apply(&stop(None), now + second);
+    assert_eq!(effects, [Effect::Stop(now + 5 * second)]);
+    assert!(matches!(response, Response::Stopping(StoppingReport { drain_ms: 4000, .. })));
+    assert_eq!(model.apply(&stop(Some(9000)), now).1, [Effect::Stop(now + 9 * second)]);
+    assert_eq!(refused(&mut model, &add(address(2), 1), now), Refusal::Stopping);
+    assert!(matches!(model.apply(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
+    let at_once = Request::Stop { now: true, drain_ms: None };
+    assert_eq!(model.apply(&at_once, now + second).1, [Effect::Stop(now + second)]);
+}
+
+/// What may happen to a model, in any order.
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8, u32),
+    Remove(u8, bool),
+    Connect(u32),
+    Fail(u32),
+    End(prop::sample::Index, usize),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1u8..8, 0u32..4).prop_map(|(server, weight)| Step::Add(server, weight)),
+        (1u8..8, any::<bool>()).prop_map(|(server, now)| Step::Remove(server, now)),
+        (0u32..50).prop_map(Step::Connect),
+        (0u32..50).prop_map(Step::Fail),
+        (any::<prop::sample::Index>(), 0..EndReason::ALL.len()).prop_map(|(at, reason)| Step::End(at, reason)),
+    ]
+}
+
+proptest! {
+    /// Against a shadow that knows nothing of rings: who is there, with which weight, and who has which session.
+    #[test]
+    fn counts_and_members_hold_whatever_happens(steps in prop::collection::vec(any_step(), 0..80)) {
+        let (mut model, service, now) = model();
+        let mut weights: HashMap<SocketAddr, u32> = HashMap::new();
+        let mut sessions: Vec<ServerId> = Vec::new();
+        let (mut began, mut ended) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Add(number, weight) => {
+                    let server = address(number);
+                    let (response, _) = model.apply(&add(server, weight), now);
+                    let fresh = !weights.contains_key(&server);
+                    prop_assert_eq!(matches!(response, Response::Changed(_)), fresh);
+                    weights.entry(server).or_insert(weight);
+                }
+                Step::Remove(number, at_once) => {
+                    let server = address(number);
+                    let (_, effects) = model.apply(&remove(server, at_once), now);
+                    weights.remove(&server);
+                    for effect in effects {
+                        if let Effect::EndSessions(id, reason) = effect {
+                            for gone in sessions.extract_if(.., |session| *session == id) {
+                                model.session_ended(service, Some(gone), reason);
+                                ended += 1;
+                            }
+                        }
+                    }
+                }
+                Step::Connect(number) => {
+                    began += 1;
+                    if model.pick(service, client(number), &[]).is_some() {
+                        sessions.push(connect(&mut model, service, client(number)));
+                    } else {
+                        model.session_began(service);
+                        model.session_ended(service, None, EndReason::NoServer);
+                        ended += 1;
+                    }
+                }
+                Step::Fail(number) => {
+                    if let Some((server, _)) = model.pick(service, client(number), &[]) {
+                        model.connect_began(server);
+                        model.connect_failed(server, ConnectFailure::TimedOut);
+                    }
+                }
+                Step::End(at, reason) => {
+                    if !sessions.is_empty() {
+                        let server = sessions.swap_remove(at.index(sessions.len()));
+                        model.session_ended(service, Some(server), EndReason::ALL[reason]);
+                        ended += 1;
+                    }
+                }
+            }
+            let eligible = weights.values().any(|weight| *weight > 0);
+            prop_assert_eq!(model.pick(service, client(1), &[]).is_some(), eligible);
+            let kept: HashMap<SocketAddr, u32> =
+                model.kept().into_iter().map(|kept| (kept.server, kept.weight)).collect();
+            prop_assert_eq!(&kept, &weights);
+            let report = model.status(now).services.remove(0);
+            prop_assert_eq!(report.active, sessions.len() as u64);
+            prop_assert_eq!(report.total, began);
+            prop_assert_eq!(report.ended.values().sum::<u64>(), ended);
+            for row in model.list().servers {
+                let active = sessions.iter().filter(|id| model.server_address(**id) == row.server).count();
+                prop_assert_eq!(row.active, active as u64);
+                prop_assert!(row.state != ServerState::Leaving || active > 0);
+                prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready);
+            }
+        }
+    }
+}
