@@ -318,11 +318,61 @@ fn sorted_hashes(identity: Identity, replicas: std::ops::Range<u32>) -> Vec<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diff::Move;
     use std::net::SocketAddr;
+
+    fn identity(n: u8) -> Identity {
+        Identity::from(SocketAddr::from(([10, 0, 0, n], 80)))
+    }
+
+    /// A ring of points made up: no two servers with equal hashes are known.
+    fn ring_of(servers: &[u8], pairs: &[(u64, u32)]) -> Ring<()> {
+        let members = servers.iter().map(|n| Member { identity: identity(*n), weight: 1, tag: () }).collect();
+        Ring { points_per_weight: POINTS_PER_WEIGHT, members, points: Points::sorted(pairs.to_vec()) }
+    }
+
+    #[test]
+    fn of_equal_hashes_the_lower_identity_owns_the_arc_and_the_others_nothing() {
+        let (one, two, three) = (identity(1), identity(2), identity(3));
+        let ring = ring_of(&[1, 2, 3], &[(u64::MAX, 2), (20, 2), (10, 1), (u64::MAX, 1), (20, 1), (10, 0)]);
+        let owners = [(0, one), (10, one), (11, two), (20, two), (21, two), (u64::MAX, two)];
+        for (position, owner) in owners {
+            assert_eq!(ring.pick(Key::from(position)).map(|member| member.identity), Some(owner), "{position}");
+        }
+        let space = u128::from(u64::MAX) + 1;
+        let shares: Vec<_> = ring.shares().into_iter().map(|(identity, share)| (identity, share.count())).collect();
+        assert_eq!(shares, [(one, 11), (two, space - 11), (three, 0)]);
+        for (identity, count) in shares {
+            assert_eq!(ring.share(identity).count(), count);
+        }
+        let met = |key| ring.successors(Key::from(key)).map(|member| member.identity).collect::<Vec<_>>();
+        assert_eq!(met(15), [two, three, one]);
+        assert_eq!(met(u64::MAX), [two, three, one]);
+        assert_eq!(met(0), [one, two, three]);
+
+        // Without the owner of an arc, it goes to the next of the equal ones; without one of the others, nothing moves.
+        let move_of = |from, to, count| Move { from: Some(from), to: Some(to), share: Share::of_values(count) };
+        let without_one = ring_of(&[2, 3], &[(10, 0), (20, 0), (20, 1), (u64::MAX, 0), (u64::MAX, 1)]);
+        assert_eq!(ring.diff(&without_one).moves, [move_of(one, two, 11)]);
+        let without_two = ring_of(&[1, 3], &[(10, 0), (20, 1), (u64::MAX, 1)]);
+        assert_eq!(ring.diff(&without_two).moves, [move_of(two, three, space - 11)]);
+        let without_three = ring_of(&[1, 2], &[(10, 0), (10, 1), (20, 1), (u64::MAX, 1)]);
+        assert_eq!(ring.diff(&without_three).moves, []);
+    }
+
+    #[test]
+    fn a_ring_of_one_hash_belongs_to_the_lowest_identity() {
+        for hash in [0, 7, u64::MAX] {
+            let ring = ring_of(&[1, 2], &[(hash, 1), (hash, 0), (hash, 0)]);
+            assert_eq!(ring.share(identity(1)), Share::ALL);
+            assert_eq!(ring.share(identity(2)), Share::NONE);
+            assert_eq!(ring.successors(Key::from(9)).count(), 2);
+        }
+    }
 
     #[test]
     fn the_last_point_and_the_greatest_weight_fit() {
-        let identity = Identity::from(SocketAddr::from(([10, 0, 0, 1], 80)));
+        let identity = identity(1);
         let total = |others, weight| checked_total(POINTS_PER_WEIGHT, others, identity, weight);
         assert_eq!(total(0, MAX_WEIGHT), Ok(262_144));
         assert_eq!(total(0, MAX_WEIGHT + 1), Err(RingError::Weight { identity, weight: MAX_WEIGHT + 1 }));

@@ -1,5 +1,6 @@
 //! What holds for every ring, on rings and changes that proptest makes up; it prints the seed of a failing one. Equal
-//! hashes of different servers do not occur in rings of this size: their tests are in src/point.rs, on points made up.
+//! hashes of different servers do not occur in rings of this size: their tests are in src/point.rs and src/ring.rs, on
+//! points made up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
