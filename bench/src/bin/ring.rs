@@ -103,7 +103,8 @@ impl Contender for Ring<SocketAddr> {
     }
 }
 
-/// nginx's ring. It cannot change: adding and removing are building anew. A weight is 160 points.
+/// nginx's ring. It cannot change: adding and removing are building anew. A weight is 160 points, by
+/// default and as in nginx.
 struct Ketama<const WEIGHT: u32>(Continuum);
 
 impl<const WEIGHT: u32> Contender for Ketama<WEIGHT> {
