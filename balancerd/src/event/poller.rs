@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interest_that_stays_costs_no_system_call() {
+    fn rule_8_an_interest_that_stays_costs_no_system_call() {
         let bench = Bench::new();
         let (_far, near) = UnixStream::pair().expect("a pair");
         let mut current = Interest::NONE;

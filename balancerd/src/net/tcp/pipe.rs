@@ -66,6 +66,11 @@ impl Pipe {
         self.rest.len() - self.sent
     }
 
+    #[cfg(test)]
+    pub(super) fn buffer_capacity(&self) -> usize {
+        self.rest.capacity()
+    }
+
     /// Reads once into `scratch` and writes once.
     pub(super) fn pump(&mut self, mut source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
         debug_assert!(self.wants_read());

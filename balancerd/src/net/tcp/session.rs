@@ -323,3 +323,249 @@ impl Session {
 fn is_abort(reason: EndReason) -> bool {
     matches!(reason, EndReason::ClientReset | EndReason::ServerReset | EndReason::ClientLost | EndReason::ServerLost)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener};
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+    use crate::event;
+
+    const READY: Ready = Ready { readable: true, writable: true, failed: false };
+    const READABLE: Ready = Ready { readable: true, writable: false, failed: false };
+    const WRITABLE: Ready = Ready { readable: false, writable: true, failed: false };
+    const BOTH: Interest = Interest { read: true, write: true };
+
+    /// A session between two peers that the test plays.
+    struct Scene {
+        session: Session,
+        client: TcpStream,
+        server: TcpStream,
+        scratch: Vec<u8>,
+        now: Instant,
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (near, _) = listener.accept().expect("accepted");
+        near.set_nonblocking(true).expect("set");
+        (far, near)
+    }
+
+    fn wait_for(stream: &TcpStream, flags: PollFlags) {
+        let limit = PollTimeout::from(20_000u16);
+        assert_eq!(poll(&mut [PollFd::new(stream.as_fd(), flags)], limit), Ok(1), "nothing came");
+    }
+
+    impl Scene {
+        fn connecting() -> Self {
+            let ((client, near_client), (server, near_server)) = (pair(), pair());
+            let now = event::now();
+            let session = Session::new(
+                End::new(near_client),
+                End::new(near_server),
+                ServiceId::default(),
+                ServerId::default(),
+                client.local_addr().expect("connected"),
+                Vec::new(),
+                now,
+            );
+            Self { session, client, server, scratch: vec![0; 4096], now }
+        }
+
+        fn relaying() -> Self {
+            let mut scene = Self::connecting();
+            assert!(scene.ready(Side::Server, WRITABLE).connected);
+            scene
+        }
+
+        fn ready(&mut self, side: Side, ready: Ready) -> Outcome {
+            self.session.on_ready(side, ready, &mut self.scratch, self.now)
+        }
+
+        /// Waits until the session's own socket has something, and tells it so.
+        fn readable(&mut self, side: Side) -> Outcome {
+            let end = if side == Side::Client { &self.session.client } else { &self.session.server };
+            wait_for(&end.stream, PollFlags::POLLIN);
+            self.ready(side, READABLE)
+        }
+
+        fn interests(&self) -> (Interest, Interest) {
+            (self.session.interest(Side::Client), self.session.interest(Side::Server))
+        }
+
+        /// Sends from the client until the session keeps something that the server did not take.
+        fn stuff(&mut self) -> usize {
+            let mut sent = 0;
+            self.client.set_nonblocking(true).expect("set");
+            while !self.session.inward.wants_write() {
+                sent += self.client.write(&[7; 4096]).unwrap_or(0);
+                self.readable(Side::Client);
+            }
+            sent
+        }
+    }
+
+    #[test]
+    fn interests_are_those_of_the_table() {
+        let mut scene = Scene::connecting();
+        assert_eq!(scene.interests(), (Interest::NONE, Interest::WRITE));
+        scene.ready(Side::Server, WRITABLE);
+        assert_eq!(scene.interests(), (Interest::READ, Interest::READ));
+        scene.stuff();
+        assert_eq!(scene.interests(), (Interest::NONE, BOTH), "back-pressure");
+        scene.server.shutdown(Shutdown::Write).expect("half closed");
+        scene.readable(Side::Server);
+        assert_eq!(scene.interests(), (Interest::NONE, Interest::WRITE), "rule 3: no READ after the end");
+
+        let mut scene = Scene::relaying();
+        scene.client.shutdown(Shutdown::Write).expect("half closed");
+        scene.readable(Side::Client);
+        assert_eq!(scene.interests(), (Interest::NONE, Interest::READ));
+    }
+
+    #[test]
+    fn what_the_client_sent_while_connecting_goes_on_with_the_connect() {
+        let mut scene = Scene::connecting();
+        scene.client.write_all(b"first").expect("sent");
+        wait_for(&scene.session.client.stream, PollFlags::POLLIN);
+        let outcome = scene.ready(Side::Server, WRITABLE);
+        assert_eq!(outcome, Outcome { connected: true, inward: 5, outward: 0, next: Next::Wait });
+        let mut got = [0; 5];
+        scene.server.read_exact(&mut got).expect("received");
+        assert_eq!(&got, b"first");
+    }
+
+    #[test]
+    fn one_event_reads_once() {
+        let mut scene = Scene::relaying();
+        scene.server.write_all(&[1; 10_000]).expect("sent");
+        assert!(scene.readable(Side::Server).outward <= scene.scratch.len());
+    }
+
+    #[test]
+    fn what_is_kept_goes_out_in_order_and_leaves_no_buffer_behind() {
+        let mut scene = Scene::relaying();
+        let sent = scene.stuff();
+        assert!(scene.session.inward.kept() > 0);
+        let (mut got, mut chunk) = (0, vec![0; 65536]);
+        while got < sent {
+            got += scene.server.read(&mut chunk).expect("received");
+            if scene.session.inward.wants_write() {
+                scene.ready(Side::Server, WRITABLE);
+            } else if got < sent {
+                scene.ready(Side::Client, READABLE);
+            }
+        }
+        assert_eq!(scene.session.inward.kept(), 0);
+        assert_eq!(scene.session.inward.buffer_capacity(), 0, "an idle session holds no buffer");
+        assert_eq!(scene.interests(), (Interest::READ, Interest::READ));
+    }
+
+    #[test]
+    fn an_end_waits_for_what_is_before_it() {
+        let mut scene = Scene::relaying();
+        let mut sent = scene.stuff();
+        scene.client.set_nonblocking(false).expect("set");
+        scene.client.shutdown(Shutdown::Write).expect("half closed");
+        let (mut got, mut chunk) = (0, vec![0; 65536]);
+        scene.server.set_nonblocking(true).expect("set");
+        loop {
+            match scene.server.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => got += count,
+                Err(_) => drop(scene.ready(Side::Server, WRITABLE)),
+            }
+            scene.ready(Side::Client, READABLE);
+        }
+        assert_eq!(got, std::mem::take(&mut sent), "every byte came before the end");
+    }
+
+    #[test]
+    fn who_closes_first_is_the_reason() {
+        for (first, second, reason) in [
+            (Side::Client, Side::Server, EndReason::ClientClosed),
+            (Side::Server, Side::Client, EndReason::ServerClosed),
+        ] {
+            let mut scene = Scene::relaying();
+            for side in [first, second] {
+                let peer = if side == Side::Client { &scene.client } else { &scene.server };
+                peer.shutdown(Shutdown::Write).expect("half closed");
+                let next = scene.readable(side).next;
+                assert_eq!(next, if side == second { Next::End(reason) } else { Next::Wait });
+            }
+        }
+    }
+
+    fn reset(stream: TcpStream) {
+        let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&stream, sockopt::Linger, &abort).expect("set");
+        drop(stream);
+    }
+
+    #[test]
+    fn a_reset_ends_both_and_what_came_before_it_is_delivered() {
+        let mut scene = Scene::relaying();
+        scene.server.write_all(b"last words").expect("sent");
+        wait_for(&scene.session.server.stream, PollFlags::POLLIN);
+        let Scene { mut session, mut client, server, mut scratch, now } = scene;
+        reset(server);
+        let first = session.on_ready(Side::Server, READY, &mut scratch, now);
+        assert_eq!((first.outward, first.next), (10, Next::Wait));
+        let second = session.on_ready(Side::Server, READY, &mut scratch, now);
+        assert_eq!(second.next, Next::End(EndReason::ServerReset));
+        let mut got = [0; 10];
+        client.read_exact(&mut got).expect("received");
+        assert_eq!(&got, b"last words");
+        session.pass_on_a_reset(EndReason::ServerReset);
+        drop(session);
+        assert_eq!(client.read(&mut got).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_sink_that_broke_is_still_read_to_its_end() {
+        let mut scene = Scene::relaying();
+        scene.server.write_all(b"too large").expect("sent");
+        wait_for(&scene.session.server.stream, PollFlags::POLLIN);
+        let Scene { mut session, mut client, server, mut scratch, now } = scene;
+        reset(server);
+        client.write_all(b"body").expect("sent");
+        wait_for(&session.client.stream, PollFlags::POLLIN);
+        let outcome = session.on_ready(Side::Client, READABLE, &mut scratch, now);
+        assert_eq!((outcome.inward, outcome.next), (0, Next::Wait), "the write met the reset, the answer is unread");
+        let mut last = Next::Wait;
+        while last == Next::Wait {
+            last = session.on_ready(Side::Server, READY, &mut scratch, now).next;
+        }
+        assert_eq!(last, Next::End(EndReason::ServerReset));
+        let mut got = [0; 9];
+        client.read_exact(&mut got).expect("received");
+        assert_eq!(&got, b"too large");
+    }
+
+    #[test]
+    fn a_deadline_that_moved_is_not_yet() {
+        let timeouts = Timeouts { connect: Duration::from_secs(3), idle: Duration::from_secs(60) };
+        let mut scene = Scene::connecting();
+        let start = scene.now;
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(scene.session.expire(timeouts, at(2)), Next::Wait);
+        assert_eq!(scene.session.expire(timeouts, at(3)), Next::Retry(Errno::ETIMEDOUT));
+        scene.now = at(1);
+        scene.ready(Side::Server, WRITABLE);
+        assert_eq!(scene.session.expire(timeouts, at(60)), Next::Wait);
+        assert_eq!(scene.session.expire(timeouts, at(61)), Next::End(EndReason::IdleTimeout));
+        scene.client.write_all(b"x").expect("sent");
+        scene.now = at(50);
+        scene.readable(Side::Client);
+        assert_eq!(scene.session.next_deadline(timeouts), at(110));
+        scene.now = at(70);
+        scene.ready(Side::Client, READABLE);
+        assert_eq!(scene.session.next_deadline(timeouts), at(110), "an event that moves nothing is no activity");
+    }
+}
