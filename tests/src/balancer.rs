@@ -73,6 +73,12 @@ impl Setup {
         Self { descriptors: Some(limit), ..self }
     }
 
+    /// Where it is to listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// The directory.
     #[must_use]
     pub fn directory(&self) -> &Path {

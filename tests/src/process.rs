@@ -85,6 +85,18 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
 }
 
+/// The number that the next descriptor of the process gets.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn first_free_descriptor(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+    let taken: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a number")).collect();
+    (0..).find(|number: &usize| !taken.contains(&number.to_string())).expect("there is always a next number")
+}
+
 /// A line of `/proc/PID/status`.
 ///
 /// # Panics
