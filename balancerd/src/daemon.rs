@@ -288,8 +288,10 @@ impl Daemon {
         }
     }
 
-    /// Tells the poller what the listeners wait for now; the sessions have done so themselves.
+    /// Tells the poller what everybody waits for now.
     fn settle(&mut self, now: Instant) -> io::Result<()> {
+        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        self.sessions.settle(cx);
         let room = self.sessions.have_room();
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let key = Source::Listener(u32::try_from(index).expect("a few listeners")).key();

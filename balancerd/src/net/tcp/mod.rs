@@ -35,6 +35,8 @@ pub(crate) struct Sessions {
     timeouts: Timeouts,
     limit: usize,
     key: fn(SessionId, Side) -> Key,
+    /// Those that something changed for in this turn. One may be here twice, or have ended since.
+    unsettled: Vec<SessionId>,
     ended: u64,
     full: Repeated,
     no_server: Repeated,
@@ -51,6 +53,7 @@ impl Sessions {
             timeouts,
             limit,
             key,
+            unsettled: Vec::new(),
             ended: 0,
             full: Repeated::default(),
             no_server: Repeated::default(),
@@ -129,7 +132,7 @@ impl Sessions {
                 self.deadlines.push(cx.now + self.timeouts.connect, id);
                 let slots = &self.slots;
                 self.deadlines.tidy(slots.len(), |id| slots.contains_key(id));
-                self.settle(id, cx);
+                self.unsettled.push(id);
             }
             Err(reason) => {
                 drop(client);
@@ -212,15 +215,29 @@ impl Sessions {
 
     fn go_on(&mut self, id: SessionId, next: Next, cx: &mut Context<'_>) {
         match next {
-            Next::Wait => self.settle(id, cx),
+            Next::Wait => {
+                // A healthy relay changes nothing, and comes no further.
+                if self.slots.get(id).is_some_and(|session| !session.is_settled()) {
+                    self.unsettled.push(id);
+                }
+            }
             Next::Retry(errno) => self.retry(id, errno, cx),
             Next::End(reason) => self.end(id, reason, cx),
         }
     }
 
-    /// Tells the poller what the sides wait for. A session that epoll has no room for ends.
-    fn settle(&mut self, id: SessionId, cx: &mut Context<'_>) {
+    /// At the end of a turn: tells the sides what has ended, and the poller what they wait for now. So a session that
+    /// ended meanwhile costs neither, and one for which two things happened costs them once.
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
+        while let Some(id) = self.unsettled.pop() {
+            self.settle_one(id, cx);
+        }
+    }
+
+    /// A session that epoll has no room for ends.
+    fn settle_one(&mut self, id: SessionId, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
+        session.pass_on_ends();
         let (client, server) = (session.interest(Side::Client), session.interest(Side::Server));
         let set =
             |side, end: &mut End, wanted| cx.poller.set(&end.stream, (self.key)(id, side), &mut end.registered, wanted);
@@ -247,7 +264,7 @@ impl Sessions {
                     session.reconnect(server, server_id, tried, cx.now);
                 }
                 self.deadlines.push(cx.now + self.timeouts.connect, id);
-                self.settle(id, cx);
+                self.unsettled.push(id);
             }
             Err(reason) => self.remove(id, None, reason, cx),
         }

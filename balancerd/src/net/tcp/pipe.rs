@@ -20,11 +20,9 @@ pub(super) struct Pipe {
 enum Flow {
     /// Bytes may come.
     Open,
-    /// The end was read; it is passed on when the rest is written.
-    Ending,
-    /// The source broke; there is nothing to pass on behind the rest.
-    Broken,
-    /// Nothing more will be read or written.
+    /// The end was read. The sink is to be told when the rest is written.
+    Ended,
+    /// Nothing more will be read or written, and the sink was told or is gone.
     Done,
 }
 
@@ -33,7 +31,7 @@ enum Flow {
 pub(super) enum Step {
     /// So many bytes reached the sink; the others, if any, are kept.
     Moved(usize),
-    /// The source has ended, and so has the sink if all was written.
+    /// The source has ended. The sink is told by [`Pipe::pass_on_the_end`].
     Ended,
     /// The source broke.
     SourceBroke(io::Error),
@@ -56,8 +54,14 @@ impl Pipe {
         !self.rest.is_empty()
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.flow == Flow::Done
+    /// Whether all that came has been written and no more comes. The sink may still have to be told.
+    pub(super) fn is_finished(&self) -> bool {
+        self.flow == Flow::Done || self.has_end_to_pass_on()
+    }
+
+    /// Whether the sink is to be told of the end now.
+    pub(super) fn has_end_to_pass_on(&self) -> bool {
+        self.flow == Flow::Ended && self.rest.is_empty()
     }
 
     /// Bytes that are kept.
@@ -76,15 +80,14 @@ impl Pipe {
         debug_assert!(self.wants_read());
         match source.read(scratch) {
             Ok(0) => {
-                self.flow = Flow::Ending;
-                self.pass_on_the_end(sink);
+                self.flow = Flow::Ended;
                 Step::Ended
             }
             Ok(count) => self.write(sink, &scratch[..count]),
             Err(error) if is_transient(&error) => Step::Moved(0),
             Err(error) => {
-                self.flow = Flow::Broken;
-                self.pass_on_the_end(sink);
+                // There is no rest, or it would not have been read from; so there is nothing left to do.
+                self.flow = Flow::Done;
                 Step::SourceBroke(error)
             }
         }
@@ -117,7 +120,6 @@ impl Pipe {
                 self.sent += count;
                 if self.sent == self.rest.len() {
                     (self.rest, self.sent) = (Vec::new(), 0);
-                    self.pass_on_the_end(sink);
                 }
                 Step::Moved(count)
             }
@@ -134,16 +136,12 @@ impl Pipe {
         *self = Self { flow: Flow::Done, ..Self::new() };
     }
 
-    fn pass_on_the_end(&mut self, sink: &TcpStream) {
-        if !self.rest.is_empty() {
-            return;
-        }
-        match self.flow {
+    /// Tells the sink that no more comes, if it is time.
+    pub(super) fn pass_on_the_end(&mut self, sink: &TcpStream) {
+        if self.has_end_to_pass_on() {
             // An error here says that the sink is gone already; reading from it will tell.
-            Flow::Ending => drop(sink.shutdown(Shutdown::Write)),
-            Flow::Broken => {}
-            Flow::Open | Flow::Done => return,
+            let _ = sink.shutdown(Shutdown::Write);
+            self.flow = Flow::Done;
         }
-        self.flow = Flow::Done;
     }
 }

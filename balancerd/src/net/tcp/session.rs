@@ -200,6 +200,21 @@ impl Session {
         outcome
     }
 
+    /// Whether the poller knows what the sides wait for, and the sides know what has ended.
+    pub(super) fn is_settled(&self) -> bool {
+        self.interest(Side::Client) == self.client.registered
+            && self.interest(Side::Server) == self.server.registered
+            && !self.inward.has_end_to_pass_on()
+            && !self.outward.has_end_to_pass_on()
+    }
+
+    /// Tells a side that the other one has ended. Not when it happens but at the end of the turn: a session whose other
+    /// side has ended by then is closed, which says the same with fewer calls.
+    pub(super) fn pass_on_ends(&mut self) {
+        self.inward.pass_on_the_end(&self.server.stream);
+        self.outward.pass_on_the_end(&self.client.stream);
+    }
+
     /// When [`Session::expire`] has something to say: later calls may give a later time, never an earlier one.
     pub(super) fn next_deadline(&self, timeouts: Timeouts) -> Instant {
         match self.phase {
@@ -312,7 +327,7 @@ impl Session {
     }
 
     fn next(&self) -> Next {
-        if self.inward.is_done() && self.outward.is_done() {
+        if self.inward.is_finished() && self.outward.is_finished() {
             Next::End(self.ending.unwrap_or(EndReason::Fault))
         } else {
             Next::Wait
@@ -482,6 +497,7 @@ mod tests {
                 Err(_) => drop(scene.ready(Side::Server, WRITABLE)),
             }
             scene.ready(Side::Client, READABLE);
+            scene.session.pass_on_ends();
         }
         assert_eq!(got, std::mem::take(&mut sent), "every byte came before the end");
     }
