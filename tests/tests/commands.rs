@@ -1,0 +1,361 @@
+//! balancerctl with a real daemon: what people type, right and wrong.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Output;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::balancer::balancerctl;
+use tests::{Balancer, Client, Process, Server, Setup, loopback, wait};
+use wire::Response;
+use wire::report::{EndReason, StatusReport};
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// Checks that it is done, and gives what it said.
+fn done(output: &Output) -> &str {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Checks that it failed with this code, and one line that has these words.
+fn assert_failed(output: &Output, code: i32, words: &str) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(said.starts_with("balancerctl: ") && said.lines().count() == 1 && said.contains(words), "{said}");
+    assert_eq!(text(&output.stdout), "", "nothing else");
+}
+
+#[test]
+fn an_address_that_no_server_can_have_is_refused_by_name() {
+    let balancer = Balancer::start();
+    for (line, code, words) in [
+        ("add 10.0.0.1 0", 1, "port 0"),
+        ("add 0.0.0.0 80", 1, "unspecified"),
+        ("add :: 80", 1, "unspecified"),
+        ("add ::ffff:0.0.0.0 80", 1, "unspecified"),
+        ("add 224.0.0.1 80", 1, "multicast"),
+        ("add ff02::1 80", 1, "multicast"),
+        ("add 255.255.255.255 80", 1, "broadcast"),
+        ("add fe80::1 80", 1, "link-local"),
+        ("add 10.0.0.1 80 --weight 257", 1, "0 to 256"),
+        ("add 10.0.0.1 80 --weight 300", 1, "0 to 256"),
+        ("add 10.0.0.1 80 --weight 4294967295", 1, "0 to 256"),
+        ("add 10.0.0.256 80", 2, "not an IP address"),
+        ("add 10.0.0 80", 2, "not an IP address"),
+        ("add 10.0.0.1:80 80", 2, "as two"),
+        ("add [::1 80", 2, "not an IP address"),
+        ("add a..b 80", 2, "neither an IP address nor a host name"),
+        ("add there-is-no-such-host.invalid 80", 2, "cannot be looked up"),
+        ("remove 10.0.0.1 80", 1, "is not in the pool"),
+        ("remove 10.0.0.1 80 --dry-run", 1, "is not in the pool"),
+        ("explain 10.0.0.256", 2, "not an IP address"),
+    ] {
+        assert_failed(&balancer.ctl(line), code, words);
+    }
+    assert!(balancer.list().servers.is_empty() && !balancer.file("control.state").exists(), "nothing was changed");
+}
+
+#[test]
+fn what_cannot_be_understood_is_code_2_and_names_the_word() {
+    let balancer = Balancer::start();
+    for (line, word) in [
+        ("add 10.0.0.1", "<PORT>"),
+        ("add 10.0.0.1 http", "'http'"),
+        ("add 10.0.0.1 65536", "'65536'"),
+        ("add 10.0.0.1 -1", "'-1'"),
+        ("add 10.0.0.1 80 --weight x", "'x'"),
+        ("add 10.0.0.1 80 --weight=-1", "'-1'"),
+        ("add 10.0.0.1 80 90", "'90'"),
+        ("add 10.0.0.1 80 --now", "'--now'"),
+        ("dance", "'dance'"),
+        ("stop --drain soon", "'soon'"),
+        ("stop --now --drain 1s", "'--now'"),
+    ] {
+        let output = balancer.ctl(line);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+        assert!(said.starts_with("error: ") && said.contains(word) && !said.contains("panicked"), "{line}: {said}");
+    }
+    assert!(balancer.list().servers.is_empty());
+}
+
+#[test]
+fn the_balancers_own_address_is_no_server() {
+    let balancer = Balancer::start();
+    let own = balancer.address();
+    assert_failed(&balancer.ctl(&format!("add {} {}", own.ip(), own.port())), 1, "the balancer's own address");
+    let all = Setup::new().listen("[::]:0".parse().expect("an address")).start();
+    for ip in ["127.0.0.1", "127.9.9.9", "::1", "localhost"] {
+        let output = all.ctl(&format!("add {ip} {}", all.address().port()));
+        assert_eq!(output.status.code(), Some(1), "{ip}");
+        assert!(text(&output.stderr).contains("the balancer's own address"), "{ip}: {}", text(&output.stderr));
+    }
+    assert!(all.list().servers.is_empty());
+}
+
+#[test]
+fn a_server_is_added_once_however_it_is_written() {
+    let balancer = Balancer::start();
+    done(&balancer.ctl("add 10.0.0.1 80 --weight 3"));
+    for line in ["add 10.0.0.1 80", "add ::ffff:10.0.0.1 80", "add [::ffff:a00:1] 80 --weight 7"] {
+        assert_failed(&balancer.ctl(line), 1, "10.0.0.1:80 is in the pool already, with weight 3");
+    }
+    done(&balancer.ctl("add 10.0.0.1 81"));
+    done(&balancer.ctl("add [2001:db8::1] 80"));
+    assert_failed(&balancer.ctl("add 2001:DB8:0::1 80"), 1, "[2001:db8::1]:80 is in the pool already");
+    done(&balancer.ctl("remove 2001:db8::1 80"));
+    assert_failed(&balancer.ctl("remove [2001:db8::1] 80"), 1, "is not in the pool");
+    done(&balancer.ctl("add localhost 82"));
+    let servers: Vec<_> = balancer.list().servers.into_iter().map(|report| report.server.to_string()).collect();
+    assert!(servers.contains(&"127.0.0.1:82".into()) || servers.contains(&"[::1]:82".into()), "{servers:?}");
+    assert_eq!(servers.len(), 3);
+}
+
+#[test]
+fn what_is_typed_is_what_happens() {
+    let servers = Server::several(2);
+    let balancer = Balancer::start();
+    for server in &servers {
+        let line = format!("add {} {} --dry-run", server.address().ip(), server.address().port());
+        done(&balancer.ctl(&line));
+        assert!(!balancer.ctl("list").stdout.is_empty());
+        done(&balancer.ctl(line.trim_end_matches(" --dry-run")));
+    }
+    let client = balancer.client_number(5);
+    let (name, other) = (client.server(), balancer.explain(loopback::client(5)).next[0]);
+    let said = balancer.ctl(&format!("explain {}", loopback::client(5)));
+    assert!(done(&said).contains(&format!("{} gets {name}", loopback::client(5))), "{}", text(&said.stdout));
+    assert!(done(&said).contains(&other.to_string()), "and who is next");
+
+    let list: Value = serde_json::from_str(done(&balancer.ctl("list --json"))).expect("JSON");
+    let listed = list["servers"].as_array().expect("servers");
+    let its = listed.iter().find(|report| report["server"] == name.to_string()).expect("it is listed");
+    assert_eq!((its["active"].as_u64(), its["state"].as_str()), (Some(1), Some("ready")));
+
+    done(&balancer.ctl(&format!("remove {} {}", name.ip(), name.port())));
+    assert!(done(&balancer.ctl("list")).contains("leaving"));
+    assert_eq!(client.exchange(b"x"), b"x");
+    done(&balancer.ctl(&format!("remove {} {} --now", name.ip(), name.port())));
+    client.assert_ended();
+    balancer.wait_for_ends(EndReason::Removed, 1);
+    assert_eq!(balancer.client_number(5).server(), other);
+}
+
+#[test]
+fn two_balancers_that_agree_print_the_same_digest() {
+    let (one, two) = (Balancer::start(), Balancer::start());
+    for (balancer, line) in [(&one, "10.0.0.1 80"), (&one, "10.0.0.2 80"), (&two, "10.0.0.2 80"), (&two, "10.0.0.1 80")]
+    {
+        done(&balancer.ctl(&format!("add {line}")));
+    }
+    assert_eq!(done(&one.ctl("digest")), done(&two.ctl("digest")));
+    done(&two.ctl("add 10.0.0.3 80 --weight 0"));
+    assert_eq!(done(&one.ctl("digest")), done(&two.ctl("digest")), "a server without clients changes no client's");
+    done(&two.ctl("remove 10.0.0.1 80"));
+    assert_ne!(done(&one.ctl("digest")), done(&two.ctl("digest")));
+}
+
+#[test]
+fn without_a_daemon_every_command_is_code_2() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("none.sock");
+    for line in ["list", "status", "digest", "stop", "explain 10.0.0.1", "add 10.0.0.1 80", "remove 10.0.0.1 80"] {
+        let output = balancerctl(line).arg("--socket").arg(&socket).output().expect("balancerctl runs");
+        assert_failed(&output, 2, "no balancer answers at");
+    }
+    let output = balancerctl("status").env("BALANCER_SOCKET", &socket).output().expect("balancerctl runs");
+    assert_failed(&output, 2, "none.sock");
+}
+
+/// A balancer in the background, started as people start it. It is killed when this is dropped.
+struct Started {
+    directory: TempDir,
+}
+
+impl Started {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("control.sock")
+    }
+
+    fn ctl(&self, line: &str) -> Output {
+        let mut command = balancerctl("");
+        command.arg("--socket").arg(self.socket()).args(line.split_whitespace());
+        command.output().expect("balancerctl runs")
+    }
+
+    fn start(&self, options: &str) -> Output {
+        self.ctl(&format!("start {} 0 -- {options}", loopback::fresh()))
+    }
+
+    fn status(&self) -> Option<StatusReport> {
+        match wire::Client::connect(&self.socket()).ok()?.call(&wire::Request::Status).ok()? {
+            Response::Status(report) => Some(report),
+            other => panic!("an answer to another question: {other:?}"),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.status().expect("it runs").services[0].listen
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(status) = self.status() {
+            let _ = kill(Pid::from_raw(status.pid.cast_signed()), Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn start_stop_and_start_again_keep_the_pool() {
+    let (started, server) = (Started::new(), Server::start());
+    let said = started.start("");
+    let (address, pid) = (started.address(), started.status().expect("it runs").pid);
+    assert!(done(&said).contains(&format!("listening on {address}, pid {pid}")), "{}", text(&said.stdout));
+    done(&started.ctl(&format!("add {} {} --weight 2", server.address().ip(), server.address().port())));
+    assert_eq!(Client::connect(address).server(), server.address());
+
+    assert_failed(&started.start(""), 1, &format!("a balancer runs already with pid {pid}"));
+    assert_eq!(Client::connect(address).server(), server.address(), "the first is untouched");
+
+    assert!(done(&started.ctl("stop")).contains(&format!("balancer stopped, pid {pid}")));
+    wait::until("its files are gone", || !started.socket().exists());
+    assert_failed(&started.ctl("stop"), 2, "no balancer answers at");
+    done(&started.start(""));
+    let again = started.status().expect("it runs");
+    assert!(again.pid != pid && again.servers == 1);
+    assert_eq!(Client::connect(started.address()).server(), server.address());
+    assert!(
+        fs::read_to_string(started.directory.path().join("control.log")).expect("a log").contains("balancer started")
+    );
+}
+
+#[test]
+fn a_port_in_use_is_said_in_the_daemons_own_words() {
+    let (started, server) = (Started::new(), Server::start());
+    let taken = server.address();
+    let output = started.ctl(&format!("start {} {}", taken.ip(), taken.port()));
+    assert_failed(&output, 1, "the balancer did not start");
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("listening on {taken}")) && said.contains("Address already in use"), "{said}");
+    assert_eq!(started.status(), None);
+    let left: Vec<_> = fs::read_dir(started.directory.path()).expect("the directory").collect();
+    assert!(!left.iter().flatten().any(|file| file.file_name() == "control.sock"), "{left:?}");
+    done(&started.start(""));
+}
+
+#[test]
+fn a_start_that_makes_no_sense_is_one_line() {
+    let started = Started::new();
+    for (line, code, words) in [
+        ("start 10.0.0.256 80", 2, "not an IP address"),
+        ("start 192.0.2.1 0", 1, "192.0.2.1"),
+        ("start 127.0.0.1 0 -- --no-such-option", 1, "'--no-such-option'"),
+        ("start 127.0.0.1 0 -- --idle-timeout 0s", 1, "--idle-timeout"),
+        ("start 127.0.0.1 0 -- --listen 127.0.0.1:1", 2, "--listen does not go behind"),
+    ] {
+        assert_failed(&started.ctl(line), code, words);
+    }
+    assert_eq!(started.status(), None);
+}
+
+#[test]
+fn a_daemon_in_the_background_has_let_go_of_its_starter() {
+    let started = Started::new();
+    done(&started.start(""));
+    let pid = started.status().expect("it runs").pid;
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).expect("a link");
+    assert_eq!(link("cwd"), PathBuf::from("/"));
+    for descriptor in 0..3 {
+        assert_eq!(link(&format!("fd/{descriptor}")), PathBuf::from("/dev/null"));
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let session = stat.rsplit_once(')').expect("a name").1.split_whitespace().nth(3).expect("a session").to_owned();
+    let own = nix::unistd::getsid(None).expect("a session");
+    assert_ne!(session, own.to_string(), "a hang-up of the terminal does not reach it");
+}
+
+#[test]
+fn stop_waits_for_the_sessions_and_says_so() {
+    let (started, server) = (Started::new(), Server::start());
+    done(&started.start(""));
+    done(&started.ctl(&format!("add {} {}", server.address().ip(), server.address().port())));
+    let client = Client::connect(started.address());
+    assert_eq!(client.server(), server.address());
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| started.ctl("stop"));
+        wait::until("it takes no more", || {
+            started.status().is_some_and(|status| status.phase == wire::report::Phase::Stopping)
+        });
+        assert!(!stopping.is_finished());
+        assert_eq!(client.exchange(b"to the end"), b"to the end");
+        client.shut();
+        assert!(done(&stopping.join().expect("it ran")).contains("balancer stopped"));
+    });
+    wait::until("its files are gone", || !started.socket().exists());
+}
+
+#[test]
+fn stop_now_closes_the_sessions() {
+    let (started, server) = (Started::new(), Server::start());
+    done(&started.start(""));
+    done(&started.ctl(&format!("add {} {}", server.address().ip(), server.address().port())));
+    let client = Client::connect(started.address());
+    assert_eq!(client.server(), server.address());
+    let said: Value = serde_json::from_str(done(&started.ctl("stop --now --json"))).expect("JSON");
+    assert_eq!((said["sessions"].as_u64(), said["ended"].as_bool()), (Some(1), Some(true)));
+    client.assert_ended();
+    wait::until("its files are gone", || !started.socket().exists());
+}
+
+#[test]
+fn stop_with_a_drain_time_closes_what_is_left_after_it() {
+    let server = Server::start();
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    assert!(done(&balancer.ctl("stop --drain 200ms")).contains("balancer stopped"));
+    client.assert_ended();
+}
+
+#[test]
+fn the_answer_of_a_reader_who_has_gone_is_no_failure() {
+    let balancer = Balancer::start();
+    for number in 0..50 {
+        balancer.add(SocketAddr::new(loopback::client(number), 80));
+    }
+    let mut command = balancerctl("list");
+    let (read, write) = std::io::pipe().expect("a pipe");
+    drop(read);
+    let mut process = Process::spawn(command.arg("--socket").arg(balancer.socket()).stdout(write));
+    assert_eq!(process.wait().code(), Some(0));
+}
+
+#[test]
+fn the_demo_works_and_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = balancerctl("demo").env("TMPDIR", directory.path()).output().expect("balancerctl runs");
+    assert!(!done(&output).is_empty());
+    let left: Vec<_> = fs::read_dir(directory.path()).expect("the directory").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn help_and_version_are_code_0() {
+    for line in ["--help", "--version", "help add", "add --help", "completions bash"] {
+        assert!(!done(&balancerctl(line).output().expect("balancerctl runs")).is_empty());
+    }
+}

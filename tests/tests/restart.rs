@@ -1,0 +1,272 @@
+//! The end of a balancer and the next beginning: the state file, crashes and signals.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::signal::Signal;
+use tests::{Balancer, Client, Server, Setup, loopback, process, wait};
+use wire::report::{EndReason, Phase};
+use wire::{Change, Refusal, Request, Response};
+
+fn addresses(balancer: &Balancer) -> Vec<(SocketAddr, u32)> {
+    balancer.list().servers.into_iter().map(|server| (server.server, server.weight)).collect()
+}
+
+#[test]
+fn a_crash_loses_no_server() {
+    let servers = Server::several(3);
+    let mut balancer = Balancer::start();
+    for (server, weight) in servers.iter().zip([1, 256, 0]) {
+        balancer.add_weighted(server.address(), weight);
+    }
+    balancer.add("[2001:db8::1]:443".parse().expect("an address"));
+    balancer.remove("[2001:db8::1]:443".parse().expect("an address"));
+    let (before, digest, client) = (addresses(&balancer), balancer.digest(), balancer.client());
+    let name = client.server();
+    assert!(servers.iter().any(|server| server.address() == name));
+    for _ in 0..3 {
+        balancer.restart();
+        assert_eq!((addresses(&balancer), balancer.digest()), (before.clone(), digest));
+    }
+    client.assert_ended();
+}
+
+#[test]
+fn a_change_that_was_answered_is_in_the_file() {
+    let mut balancer = Balancer::start();
+    for number in 0..30 {
+        let server = SocketAddr::new(loopback::client(number), 80);
+        balancer.add(server);
+        balancer.crash();
+        balancer.restart();
+        assert_eq!(addresses(&balancer).len(), number as usize + 1, "{server} is there");
+    }
+}
+
+#[test]
+fn a_file_that_people_wrote_is_read() {
+    let setup = Setup::new();
+    let text = "version = 1\n\n[[server]]\naddress = \"[2001:db8::1]:443\" # ours\nweight = 3\n";
+    fs::write(setup.directory().join("control.state"), text).expect("written");
+    let balancer = setup.start();
+    assert_eq!(addresses(&balancer), [("[2001:db8::1]:443".parse().expect("an address"), 3)]);
+}
+
+#[test]
+fn a_broken_file_is_an_error_that_names_it_and_stays_as_it_is() {
+    let listen = SocketAddr::new(loopback::fresh(), 9999);
+    let setup = Setup::new().listen(listen);
+    let path = setup.directory().join("control.state");
+    let with = |server: &str| format!("version = 1\n[[server]]\naddress = \"{server}\"\nweight = 1\n");
+    for (text, words) in [
+        (String::new(), "version"),
+        ("version = 1\n[[server]]\naddress = 7\n".into(), "line 3"),
+        ("version = 99\n".into(), "version 99"),
+        ("\u{0}\u{1}".into(), "control.state"),
+        (with("0.0.0.0:80"), "0.0.0.0:80"),
+        (with(&listen.to_string()), "the balancer's own address"),
+        (with("10.0.0.1:80").replace("= 1\n[[", "= 1\nmore = 2\n[["), "more"),
+        (with("10.0.0.1:80").replace("weight = 1", "weight = 257"), "257"),
+        ([with("10.0.0.1:80"), with("10.0.0.1:80").replace("version = 1\n", "")].concat(), "10.0.0.1:80"),
+    ] {
+        fs::write(&path, &text).expect("written");
+        let inode = fs::metadata(&path).expect("it is there").ino();
+        let output = setup.run();
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{text:?}: {said}");
+        assert!(said.contains("control.state") && said.contains(words), "{text:?}: {said}");
+        assert_eq!(fs::read_to_string(&path).expect("still there"), text);
+        assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
+        assert!(!setup.directory().join("control.sock").exists() && !setup.directory().join("control.pid").exists());
+        fs::remove_file(setup.directory().join("control.stderr")).expect("removed");
+    }
+}
+
+#[test]
+fn two_balancers_cannot_share_a_state_file() {
+    let one = Setup::new().socket("x/a.sock");
+    let state = format!("--state {}", one.directory().display());
+    let one = one.options(&state).start();
+    let two = one.setup().clone().socket("y/a.sock").listen(Setup::new().address());
+    let log = one.log();
+    let said = String::from_utf8(two.run().stderr).expect("text");
+    let said = said.strip_prefix(&log).expect("what the first said comes before");
+    assert!(said.contains("a.state.lock") && said.contains("a balancer runs already"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_saved_is_said_and_holds_until_the_end() {
+    let (server, other) = (Server::start(), Server::start());
+    let setup = Setup::new();
+    let state = setup.directory().join("state");
+    let mut balancer = setup.options(&format!("--state {}", state.display())).start();
+    balancer.add_all([&server]);
+    let before = balancer.client();
+    assert_eq!(before.server(), server.address());
+
+    // Where the new file is to be written there is a directory.
+    let way = state.join("control.state.new");
+    fs::create_dir(&way).expect("made");
+    let unsaved = balancer.add(other.address()).unsaved.expect("it cannot be saved");
+    assert!(unsaved.contains("control.state cannot be written"), "{unsaved}");
+    assert_eq!(balancer.status().unsaved, Some(unsaved));
+    let output = balancer.ctl("remove 127.0.0.1 1");
+    assert_eq!(output.status.code(), Some(1), "a refusal is a refusal all the same");
+    assert_eq!(balancer.remove(server.address()).unsaved.as_deref(), balancer.status().unsaved.as_deref());
+    assert_eq!(balancer.client().server(), other.address(), "it holds");
+    assert_eq!(before.exchange(b"x"), b"x");
+    balancer.restart();
+    assert_eq!(addresses(&balancer), [(server.address(), 1)], "what was saved last");
+
+    let output = balancer.ctl(&format!("add {} {}", other.address().ip(), other.address().port()));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("this holds only until the balancer ends"), "{said}");
+    fs::remove_dir(&way).expect("removed");
+    assert_eq!(balancer.remove(server.address()).unsaved, None, "the next change is saved again");
+    assert_eq!(balancer.status().unsaved, None);
+    balancer.restart();
+    assert_eq!(addresses(&balancer), [(other.address(), 1)]);
+}
+
+#[test]
+fn what_could_not_be_saved_is_saved_later_by_itself() {
+    let setup = Setup::new();
+    let state = setup.directory().join("state");
+    let mut balancer = setup.options(&format!("--state {}", state.display())).start();
+    fs::rename(&state, state.with_extension("away")).expect("moved");
+    let server = "10.0.0.1:80".parse().expect("an address");
+    assert!(balancer.add(server).unsaved.is_some());
+    fs::rename(state.with_extension("away"), &state).expect("moved back");
+    wait::until("it is saved", || balancer.status().unsaved.is_none());
+    balancer.restart();
+    assert_eq!(addresses(&balancer), [(server, 1)]);
+}
+
+/// After its end the balancer has left nothing but its pool.
+fn assert_gone(balancer: &mut Balancer) {
+    assert_eq!(balancer.wait_for_end().code(), Some(0), "{}", balancer.log());
+    assert!(!balancer.socket().exists() && !balancer.file("control.pid").exists());
+    assert!(balancer.file("control.state").exists());
+}
+
+#[test]
+fn sigterm_lets_the_sessions_end_and_takes_no_more() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let server = Server::start();
+        let mut balancer = Balancer::of([&server]);
+        let client = balancer.client();
+        assert_eq!(client.server(), server.address());
+        balancer.signal(signal);
+        wait::until("it takes no more", || balancer.status().phase == Phase::Stopping);
+        assert!(!balancer.service().accepting);
+        let refused = Client::try_from(loopback::client(1), balancer.address()).expect_err("nobody listens");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let change = Change::Add { server: "10.0.0.1:80".parse().expect("an address"), weight: 1 };
+        assert_eq!(balancer.change(change, false), Err(Refusal::Stopping));
+        balancer.assert_quiet();
+        assert_eq!(client.exchange(b"to the end"), b"to the end");
+        assert_eq!(balancer.has_ended(), None);
+        drop(client);
+        assert_gone(&mut balancer);
+        balancer.restart();
+        assert_eq!(balancer.client().server(), server.address());
+    }
+}
+
+#[test]
+fn a_second_sigterm_ends_it_at_once() {
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    let clients: Vec<Client> = (0..5).map(|number| balancer.client_number(number)).collect();
+    for client in &clients {
+        assert_eq!(client.server(), server.address());
+    }
+    balancer.signal(Signal::SIGTERM);
+    wait::until("it takes no more", || balancer.status().phase == Phase::Stopping);
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    clients.iter().for_each(Client::assert_ended);
+}
+
+#[test]
+fn the_drain_time_ends_what_is_left() {
+    let server = Server::start();
+    let mut balancer = Setup::new().options("--drain-timeout 300ms --log-level debug").start();
+    balancer.add_all([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    client.assert_ended();
+    assert!(balancer.log().contains("reason=shutdown"), "{}", balancer.log());
+}
+
+#[test]
+fn who_waits_to_be_accepted_when_it_stops_is_served() {
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    // A process that stands still accepts nobody; the kernel takes the connections for it.
+    balancer.signal(Signal::SIGSTOP);
+    let clients: Vec<Client> = (0..30).map(|number| balancer.client_number(number)).collect();
+    balancer.signal(Signal::SIGTERM);
+    balancer.signal(Signal::SIGCONT);
+    for client in clients {
+        assert_eq!(client.server(), server.address());
+        assert_eq!(client.exchange(b"x"), b"x");
+    }
+    assert_gone(&mut balancer);
+}
+
+#[test]
+fn other_signals_harm_nobody() {
+    let server = Server::start();
+    let balancer = Balancer::of([&server]);
+    let ignored = u64::from_str_radix(&process::status(balancer.pid(), "SigIgn"), 16).expect("a mask");
+    assert_ne!(ignored & 1 << (Signal::SIGPIPE as u32 - 1), 0, "SIGPIPE is ignored: {ignored:x}");
+    balancer.signal(Signal::SIGHUP);
+    wait::until("it heard it", || balancer.log().contains("SIGHUP"));
+    balancer.signal(Signal::SIGPIPE);
+    assert_eq!(balancer.client().server(), server.address());
+}
+
+#[test]
+fn stop_is_answered_at_once_and_closes_the_connection_at_the_end() {
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    let mut control = wire::Client::connect(balancer.socket()).expect("it listens");
+    match control.call(&Request::Stop { now: false, drain_ms: None }).expect("it answers") {
+        Response::Stopping(report) => {
+            assert_eq!((report.pid, report.sessions, report.drain_ms), (balancer.pid(), 1, 30_000));
+        }
+        other => panic!("an answer to another question: {other:?}"),
+    }
+    // A later order shortens the time.
+    match balancer.call(&Request::Stop { now: false, drain_ms: Some(3_600_000) }) {
+        Response::Stopping(report) => assert_eq!(report.drain_ms, 3_600_000),
+        other => panic!("an answer to another question: {other:?}"),
+    }
+    assert_eq!(client.exchange(b"x"), b"x");
+    drop(balancer.call(&Request::Stop { now: true, drain_ms: None }));
+    control.wait_for_end(Some(wait::LIMIT)).expect("it ends");
+    client.assert_ended();
+    assert_gone(&mut balancer);
+}
+
+#[test]
+fn a_session_that_ends_in_order_while_it_stops_is_counted_so() {
+    let server = Server::start();
+    let mut balancer = Setup::new().options("--log-level debug").start();
+    balancer.add_all([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    balancer.signal(Signal::SIGTERM);
+    wait::until("it takes no more", || balancer.status().phase == Phase::Stopping);
+    client.shut();
+    assert_eq!(client.rest().expect("an end in order"), b"");
+    assert_gone(&mut balancer);
+    assert!(balancer.log().contains(&format!("reason={}", EndReason::ClientClosed)), "{}", balancer.log());
+}
