@@ -41,8 +41,6 @@ pub(crate) struct Started {
     pub(crate) balancerd: PathBuf,
     /// Its control socket.
     pub(crate) socket: PathBuf,
-    /// Its log file; `None` where an option says that the log goes elsewhere.
-    pub(crate) log: Option<PathBuf>,
     /// How it is.
     pub(crate) status: StatusReport,
     /// What it said on its standard error, although it started.
@@ -108,10 +106,7 @@ impl Start<'_> {
         let balancerd = find_daemon()?;
         let warnings = self.spawn(&balancerd, &places.log)?;
         match ask(Some(&places.socket), &Request::Status)? {
-            Response::Status(status) => {
-                let log = (!has_option(self.options, "--log")).then_some(places.log);
-                Ok(Started { balancerd, socket: places.socket, log, status, warnings })
-            }
+            Response::Status(status) => Ok(Started { balancerd, socket: places.socket, status, warnings }),
             _ => Err(Failure::Unexpected),
         }
     }

@@ -99,6 +99,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
         ("digest", report.digest.to_string()),
         ("session limit", report.session_limit.to_string()),
         ("state file", format!("{}{}", report.state_file, unsaved.unwrap_or_default())),
+        ("log", report.log.clone()),
         ("longest turn", format!("{:.1} ms", report.longest_turn_us as f64 / 1000.0)),
         ("log lines dropped", report.log_lines_dropped.to_string()),
     ]);
@@ -236,7 +237,6 @@ pub(crate) fn digest(report: &DigestReport) -> String {
 pub(crate) fn started(started: &Started) -> String {
     let status = &started.status;
     let listen: Vec<String> = status.services.iter().map(|service| service.listen.to_string()).collect();
-    let log = started.log.as_ref().map_or_else(|| "as its options say".to_owned(), |log| log.display().to_string());
     let servers = match status.servers {
         0 => "none yet; add one with `balancerctl add ADDR PORT`".to_owned(),
         servers => format!("{servers}, from the state file; `balancerctl list` shows them"),
@@ -249,7 +249,7 @@ pub(crate) fn started(started: &Started) -> String {
             ("servers", servers),
             ("socket", started.socket.display().to_string()),
             ("state", status.state_file.clone()),
-            ("log", log),
+            ("log", status.log.clone()),
         ])
     )
 }
@@ -408,6 +408,7 @@ skipped  10.0.0.4:80, drain: its weight is 0";
             digest: Hex(7),
             session_limit: 100,
             state_file: "/tmp/b.state".into(),
+            log: "/tmp/b.log".into(),
             unsaved: Some("the disk is full".into()),
             longest_turn_us: 1234,
             log_lines_dropped: 0,

@@ -150,7 +150,8 @@ impl Daemon {
             let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
             match Source::of(key) {
                 Some(Source::Session(id, side)) => {
-                    if catch_unwind(AssertUnwindSafe(|| self.sessions.ready(id, side, ready, cx))).is_err() {
+                    let served = catch_unwind(AssertUnwindSafe(|| self.sessions.ready(id, side, ready, cx)));
+                    if served.is_err() {
                         error!(?id, "a fault in the balancer: its session is closed, the others go on");
                         self.sessions.end(id, EndReason::Fault, cx);
                     }

@@ -11,8 +11,8 @@ use wire::Places;
 /// The directories that are made are closed to others.
 const DIRECTORY_MODE: u32 = 0o750;
 
-/// The pid file is for everybody to read.
-const FILE_MODE: u32 = 0o644;
+/// The pid file and the locks are for the daemon and its group.
+const FILE_MODE: u32 = 0o640;
 
 /// The place is this process's own as long as this lives.
 #[derive(Debug)]

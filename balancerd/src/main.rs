@@ -10,18 +10,18 @@ mod lock;
 mod log;
 mod model;
 mod net;
+mod pages;
 mod source;
 mod state;
 
-use std::io;
 use std::panic;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use sd_notify::NotifyState;
 
-use arguments::{Arguments, Page};
+use arguments::Arguments;
 use background::{Half, Starter};
 use config::Config;
 use daemon::Daemon;
@@ -32,7 +32,7 @@ use log::Log;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.generate {
-        Some(page) => generate(page),
+        Some(page) => pages::print(page),
         None => start(&arguments),
     };
     match result {
@@ -82,16 +82,4 @@ fn prepare(arguments: &Arguments, config: &Config) -> Result<(Locks, Daemon)> {
     let log = Log::start(&arguments.log_target(config)?, &arguments.log_level)?;
     panic::set_hook(Box::new(|fault| tracing::error!(%fault, "a fault in the balancer")));
     Ok((locks, Daemon::new(config, signals, log)?))
-}
-
-fn generate(page: Page) -> Result<()> {
-    let mut command = Arguments::command();
-    let shell = match page {
-        Page::Man => return clap_mangen::Man::new(command).render(&mut io::stdout()).context("the man page"),
-        Page::Bash => clap_complete::Shell::Bash,
-        Page::Zsh => clap_complete::Shell::Zsh,
-        Page::Fish => clap_complete::Shell::Fish,
-    };
-    clap_complete::generate(shell, &mut command, "balancerd", &mut io::stdout());
-    Ok(())
 }

@@ -54,7 +54,7 @@ pub(crate) enum StateError {
         source: io::Error,
     },
     /// What it says makes no sense.
-    #[error("the state file {} is broken, so the balancer does not start: {fault}\nmend it, or move it away to start with an empty pool", .path.display())]
+    #[error("the state file {} is broken, so the balancer does not start: {fault}; mend it, or move it away to start with an empty pool", .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,10 @@ pub(crate) fn load(path: &Path) -> Result<Vec<Kept>, StateError> {
 
 fn parse(text: &str) -> Result<Vec<Kept>, String> {
     // A file that was cut to nothing says nothing; to take it for an empty pool would lose the servers.
-    let parsed: Text = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    let parsed: Text = toml::from_str(text).map_err(|error| match error.span() {
+        Some(span) => format!("line {}: {}", text[..span.start].matches('\n').count() + 1, error.message()),
+        None => error.message().to_owned(),
+    })?;
     if parsed.version != VERSION {
         return Err(format!("it has version {}, this balancer reads version {VERSION}", parsed.version));
     }

@@ -68,6 +68,7 @@ fn status() -> Response {
         digest: Hex(7),
         session_limit: 100,
         state_file: "/tmp/s.state".into(),
+        log: "/tmp/s.log".into(),
         unsaved: None,
         longest_turn_us: 9,
         log_lines_dropped: 0,
@@ -298,7 +299,7 @@ fn start_reports_the_daemon_that_it_started() {
         arguments.lines().collect::<Vec<_>>(),
         [expected.as_slice(), &["/tmp/x", "--idle-timeout", "10m"]].concat()
     );
-    assert!(text(&output.stdout).contains("pid 4711") && text(&output.stdout).contains("/tmp/x/s.log"));
+    assert!(text(&output.stdout).contains("pid 4711") && text(&output.stdout).contains("/tmp/s.log"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 
 /// Connections that the kernel holds until they are accepted. It takes the least of this and `net.core.somaxconn`.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Backlog(pub(crate) i32);
 
 /// A listening socket.

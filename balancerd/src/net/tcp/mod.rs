@@ -17,7 +17,7 @@ use super::Context;
 use super::listen::{Accepted, Listener};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, ServerId, ServiceId};
-use session::{End, Next, Session};
+use session::{End, Next, Outcome, Session};
 pub(crate) use session::{Side, Timeouts};
 
 slotmap::new_key_type! {
@@ -95,14 +95,17 @@ impl Sessions {
     /// Whether there may be another client.
     fn accept_one(&mut self, listener: &mut Listener, cx: &mut Context<'_>) -> bool {
         if !self.have_room() {
-            if self.full.on_event(cx.now) {
-                warn!(limit = self.limit, "the session limit is reached: further clients wait in the kernel's queue");
-            }
             return false;
         }
         match listener.accept(cx.now) {
             Accepted::Client(stream, peer) => {
                 self.open(listener.service, stream, peer, cx);
+                if !self.have_room() && self.full.on_event(cx.now) {
+                    warn!(
+                        limit = self.limit,
+                        "the session limit is reached: further clients wait in the kernel's queue"
+                    );
+                }
                 true
             }
             Accepted::Nobody => false,
@@ -147,6 +150,11 @@ impl Sessions {
     pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
         let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
+        self.on_outcome(id, &outcome, cx);
+    }
+
+    fn on_outcome(&mut self, id: SessionId, outcome: &Outcome, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get(id) else { return };
         let (service, server) = (session.service, session.server_id);
         if outcome.connected {
             cx.model.connect_done(server);
@@ -215,12 +223,9 @@ impl Sessions {
 
     fn go_on(&mut self, id: SessionId, next: Next, cx: &mut Context<'_>) {
         match next {
-            Next::Wait => {
-                // A healthy relay changes nothing, and comes no further.
-                if self.slots.get(id).is_some_and(|session| !session.is_settled()) {
-                    self.unsettled.push(id);
-                }
-            }
+            // A healthy relay changes nothing, and comes no further.
+            Next::Wait if self.slots.get(id).is_some_and(Session::is_settled) => {}
+            Next::Wait => self.unsettled.push(id),
             Next::Retry(errno) => self.retry(id, errno, cx),
             Next::End(reason) => self.end(id, reason, cx),
         }
@@ -230,7 +235,13 @@ impl Sessions {
     /// ended meanwhile costs neither, and one for which two things happened costs them once.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
         while let Some(id) = self.unsettled.pop() {
-            self.settle_one(id, cx);
+            let Some(session) = self.slots.get_mut(id) else { continue };
+            let outcome = session.on_end_of_turn(cx.scratch, cx.now);
+            if outcome == Outcome::default() {
+                self.settle_one(id, cx);
+            } else {
+                self.on_outcome(id, &outcome, cx);
+            }
         }
     }
 

@@ -96,13 +96,11 @@ impl Pipe {
     fn write(&mut self, mut sink: &TcpStream, bytes: &[u8]) -> Step {
         match sink.write(bytes) {
             Ok(count) => {
-                if count < bytes.len() {
-                    self.rest = bytes[count..].to_vec();
-                }
+                self.keep(&bytes[count..]);
                 Step::Moved(count)
             }
             Err(error) if is_transient(&error) => {
-                self.rest = bytes.to_vec();
+                self.keep(bytes);
                 Step::Moved(0)
             }
             Err(error) => {
@@ -112,15 +110,58 @@ impl Pipe {
         }
     }
 
+    /// For a sink that may not be connected yet: reads once, unless something is kept, and writes once. What the sink
+    /// does not take is kept, also when it breaks, for the next sink. An end is left to be read again.
+    pub(super) fn offer(&mut self, mut source: &TcpStream, mut sink: &TcpStream, scratch: &mut [u8]) -> Step {
+        if self.rest.is_empty() {
+            let count = match source.read(scratch) {
+                Ok(count) => count,
+                Err(error) if is_transient(&error) => 0,
+                Err(error) => return Step::SourceBroke(error),
+            };
+            if count == 0 {
+                return Step::Moved(0);
+            }
+            match sink.write(&scratch[..count]) {
+                Ok(sent) => {
+                    self.keep(&scratch[sent..count]);
+                    Step::Moved(sent)
+                }
+                Err(error) => {
+                    self.keep(&scratch[..count]);
+                    if is_transient(&error) { Step::Moved(0) } else { Step::SinkBroke(error) }
+                }
+            }
+        } else {
+            match sink.write(&self.rest) {
+                Ok(sent) => {
+                    self.advance(sent);
+                    Step::Moved(sent)
+                }
+                Err(error) if is_transient(&error) => Step::Moved(0),
+                Err(error) => Step::SinkBroke(error),
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.rest = bytes.to_vec();
+    }
+
+    /// So many more bytes of the rest are written.
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent == self.rest.len() {
+            (self.rest, self.sent) = (Vec::new(), 0);
+        }
+    }
+
     /// Writes once of what is kept.
     pub(super) fn flush(&mut self, mut sink: &TcpStream) -> Step {
         debug_assert!(self.wants_write());
         match sink.write(&self.rest[self.sent..]) {
             Ok(count) => {
-                self.sent += count;
-                if self.sent == self.rest.len() {
-                    (self.rest, self.sent) = (Vec::new(), 0);
-                }
+                self.advance(count);
                 Step::Moved(count)
             }
             Err(error) if is_transient(&error) => Step::Moved(0),
