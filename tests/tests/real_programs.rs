@@ -1,0 +1,256 @@
+//! Programs that everybody knows, through the balancer. A program that is not installed is skipped, and said; where the
+//! environment has `CI` it must be there.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::noise::Noise;
+use tests::{Balancer, Process, Setup, loopback, wait};
+
+/// The programs, or `None` when one is missing.
+fn programs<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into()]).collect();
+    let find = |name: &str| {
+        let found = places.iter().map(|place| place.join(name)).find(|program| program.is_file());
+        if found.is_none() {
+            println!("skipped: {name} is not installed");
+            assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
+        }
+        found
+    };
+    let found: Vec<PathBuf> = names.into_iter().map_while(find).collect();
+    found.try_into().ok()
+}
+
+/// Runs a program to its end.
+fn run(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} ended with {}: {errors}{out}", output.status);
+    output
+}
+
+fn text(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("text")
+}
+
+/// A server program that listens, with its directory. It is killed when this is dropped.
+struct Program {
+    address: SocketAddr,
+    directory: TempDir,
+    _process: Process,
+}
+
+impl Program {
+    /// Runs it at a port that is its own, for the address is; `command` is told where, and a directory.
+    fn start(port: u16, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
+        let address = SocketAddr::new(loopback::fresh(), port);
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut command = command(address, directory.path());
+        let output = fs::File::create(directory.path().join("output")).expect("a file");
+        let errors = output.try_clone().expect("a copy");
+        let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(output).stderr(errors));
+        wait::until("the program listens", || {
+            if let Some(status) = process.ended() {
+                let said = fs::read_to_string(directory.path().join("output")).unwrap_or_default();
+                panic!("{command:?} ended with {status}: {said}");
+            }
+            is_listening(address)
+        });
+        Self { address, directory, _process: process }
+    }
+}
+
+/// Asks the kernel and not the program, which may take a connection that says nothing for a client.
+fn is_listening(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else { panic!("programs listen on IPv4") };
+    // proc_net_tcp: the address as one number of this machine, the port, and 0A for a listener.
+    let number = u32::from_ne_bytes(address.ip().octets());
+    let wanted = format!("{number:08X}:{:04X} 00000000:0000 0A", address.port());
+    fs::read_to_string("/proc/net/tcp").expect("the table").contains(&wanted)
+}
+
+fn nginx(program: &Path) -> Program {
+    Program::start(8080, |address, directory| {
+        let path = directory.display();
+        let configuration = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log stderr warn; worker_rlimit_nofile 1024;
+             events {{ worker_connections 512; }}
+             http {{
+                 access_log {path}/access.log; sendfile on; keepalive_requests 1000000;
+                 client_body_temp_path {path}/a; proxy_temp_path {path}/b; fastcgi_temp_path {path}/c;
+                 uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
+                 server {{
+                     listen {address}; root {path}/www;
+                     location = /name {{ return 200 \"{address}\"; }}
+                 }}
+             }}"
+        );
+        fs::write(directory.join("nginx.conf"), configuration).expect("written");
+        fs::create_dir(directory.join("www")).expect("made");
+        let mut command = Command::new(program);
+        command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf")).args(["-e", "stderr"]);
+        command
+    })
+}
+
+fn balancer_of(programs: &[Program]) -> Balancer {
+    // For IPv4 and IPv6 clients; each of the servers is IPv4.
+    let balancer = Setup::new().listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)).start();
+    for program in programs {
+        balancer.add(program.address);
+    }
+    balancer
+}
+
+#[test]
+fn wrk_has_no_error_at_nginx_and_stays_at_one_server() {
+    let Some([program, wrk, curl]) = programs(["nginx", "wrk", "curl"]) else { return };
+    let servers = [nginx(&program), nginx(&program), nginx(&program)];
+    let balancer = balancer_of(&servers);
+    let port = balancer.address().port();
+    let url = format!("http://127.0.0.1:{port}/name");
+    let name = run(Command::new(&curl).args(["--silent", "--show-error", "--fail", &url]));
+    let its = balancer.explain("127.0.0.1".parse().expect("an address")).server.expect("a server");
+    assert_eq!(text(&name), its.to_string());
+
+    let said = run(Command::new(wrk).args(["--threads", "2", "--connections", "50", "--duration", "2s", &url]));
+    let said = text(&said);
+    assert!(said.contains("requests in"), "{said}");
+    assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
+    balancer.wait_for_sessions(0);
+    for server in &servers {
+        let asked = fs::metadata(server.directory.path().join("access.log")).expect("a log").len() > 0;
+        assert_eq!(asked, server.address == its, "only {its} is asked, not {}", server.address);
+    }
+
+    // Each client at its own, by its address.
+    for number in 0..30 {
+        let from = loopback::client(number);
+        let name = run(Command::new(&curl)
+            .args(["--silent", "--show-error", "--fail", "--interface"])
+            .arg(from.to_string())
+            .arg(&url));
+        assert_eq!(Some(text(&name).parse().expect("a name")), balancer.explain(from).server);
+    }
+}
+
+#[test]
+fn curl_has_a_large_file_whole_over_ipv4_and_ipv6() {
+    let Some([program, curl]) = programs(["nginx", "curl"]) else { return };
+    let server = nginx(&program);
+    let bytes = Noise::new().bytes(50_000_000);
+    fs::write(server.directory.path().join("www/file"), &bytes).expect("written");
+    let servers = [server];
+    let balancer = balancer_of(&servers);
+    let port = balancer.address().port();
+    for host in ["127.0.0.1", "[::1]"] {
+        let to = balancer.file("file");
+        let url = format!("http://{host}:{port}/file");
+        run(Command::new(&curl).args(["--silent", "--show-error", "--fail", "--globoff", &url, "--output"]).arg(&to));
+        assert!(fs::read(to).expect("a file") == bytes, "{host}");
+    }
+}
+
+#[test]
+fn redis_keeps_what_it_is_told_and_its_benchmark_has_no_error() {
+    let Some([server, cli, benchmark]) = programs(["redis-server", "redis-cli", "redis-benchmark"]) else { return };
+    let start = || {
+        Program::start(6379, |address, directory| {
+            let mut command = Command::new(&server);
+            command.args(["--bind", &address.ip().to_string(), "--port", "6379", "--save", "", "--appendonly", "no"]);
+            command.args(["--protected-mode", "no", "--dir"]).arg(directory);
+            command
+        })
+    };
+    let servers = [start(), start()];
+    let balancer = balancer_of(&servers);
+    let port = balancer.address().port().to_string();
+    let its = balancer.explain("127.0.0.1".parse().expect("an address")).server.expect("a server");
+    let ask = |host: &str, port: &str, words: &[&str]| {
+        text(&run(Command::new(&cli).args(["-h", host, "-p", port]).args(words))).trim().to_owned()
+    };
+    assert_eq!(ask("127.0.0.1", &port, &["set", "key", "value"]), "OK");
+    assert_eq!(ask("127.0.0.1", &port, &["get", "key"]), "value");
+    for server in &servers {
+        let kept = ask(&server.address.ip().to_string(), "6379", &["get", "key"]);
+        assert_eq!(kept, if server.address == its { "value" } else { "" }, "only {its} was told");
+    }
+    let mut command = Command::new(benchmark);
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-n",
+        "20000",
+        "-c",
+        "50",
+        "-P",
+        "4",
+        "-t",
+        "set,get,lrange_100",
+        "--csv",
+    ]);
+    let output = run(&mut command);
+    let said = text(&output);
+    assert!(said.contains("\"SET\"") && said.contains("\"GET\"") && !said.to_lowercase().contains("error"), "{said}");
+    balancer.wait_for_sessions(0);
+}
+
+#[test]
+fn iperf3_moves_its_bytes_both_ways_over_many_connections_to_one_server() {
+    let Some([iperf3]) = programs(["iperf3"]) else { return };
+    let start = || {
+        Program::start(5201, |address, _| {
+            let mut command = Command::new(&iperf3);
+            command.args(["--server", "--bind", &address.ip().to_string(), "--port", "5201"]);
+            command
+        })
+    };
+    // Its control and its data connections have to come to the same one: with two, chance does not do it.
+    let servers = [start(), start()];
+    let balancer = balancer_of(&servers);
+    let port = balancer.address().port().to_string();
+    for direction in [&[][..], &["--reverse"]] {
+        let mut command = Command::new(&iperf3);
+        command.args(["--client", "127.0.0.1", "--port", &port, "--bytes", "64M", "--parallel", "4", "--json"]);
+        let output = run(command.args(direction));
+        let report: Value = serde_json::from_str(text(&output)).expect("JSON");
+        assert!(report.get("error").is_none(), "{report}");
+        // What was on its way when the sender had sent everything is not counted by the receiver.
+        let bytes = |sum: &str| report["end"][sum]["bytes"].as_u64().expect("a sum");
+        assert!(bytes("sum_sent") >= 64 << 20 && bytes("sum_received") > 0, "{report}");
+    }
+    balancer.wait_for_sessions(0);
+    let used: Vec<_> = balancer.list().servers.into_iter().filter(|server| server.total > 0).collect();
+    assert_eq!(used.len(), 1, "{used:?}");
+}
+
+#[test]
+fn socat_sends_everything_and_then_reads_the_answer() {
+    let Some([socat, sha256sum]) = programs(["socat", "sha256sum"]) else { return };
+    let server = Program::start(7000, |address, _| {
+        let mut command = Command::new(&socat);
+        let listen = format!("TCP-LISTEN:{},bind={},reuseaddr,fork", address.port(), address.ip());
+        command.args(["-t", "60", &listen, "EXEC:sha256sum"]);
+        command
+    });
+    let servers = [server];
+    let balancer = balancer_of(&servers);
+    let file = balancer.file("file");
+    for size in [0, 1, 3_000_000] {
+        fs::write(&file, Noise::new().bytes(size)).expect("written");
+        let input = || fs::File::open(&file).expect("there");
+        let expected = Command::new(&sha256sum).stdin(input()).output().expect("sha256sum runs");
+        let to = format!("TCP:127.0.0.1:{}", balancer.address().port());
+        let answer = Command::new(&socat).args(["-t", "60", "-", &to]).stdin(input()).output().expect("socat runs");
+        assert_eq!(text(&answer), text(&expected), "{size} bytes");
+    }
+    balancer.wait_for_sessions(0);
+}
