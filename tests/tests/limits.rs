@@ -56,7 +56,6 @@ fn an_operator_gets_through_at_the_limit() {
 }
 
 #[test]
-#[ignore = "nothing is logged when the last accept of a portion takes the last place"]
 fn the_limit_is_logged_when_it_is_reached_one_client_at_a_time() {
     let servers = Server::several(1);
     for descriptors in [DESCRIPTORS, DESCRIPTORS + 2] {
