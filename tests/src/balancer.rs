@@ -25,6 +25,7 @@ pub struct Setup {
     socket: PathBuf,
     listen: SocketAddr,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
     descriptors: Option<u64>,
 }
 
@@ -45,7 +46,8 @@ impl Setup {
         let directory = tempfile::Builder::new().prefix("balancer-").tempdir().expect("a directory");
         let socket = directory.path().join("control.sock");
         let listen = SocketAddr::new(loopback::fresh(), 0);
-        Self { directory: Arc::new(directory), socket, listen, arguments: Vec::new(), descriptors: None }
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Self { directory: Arc::new(directory), socket, listen, arguments, environment, descriptors: None }
     }
 
     /// Listens at `address`.
@@ -64,6 +66,13 @@ impl Setup {
     #[must_use]
     pub fn options(mut self, line: &str) -> Self {
         self.arguments.extend(line.split_whitespace().map(OsString::from));
+        self
+    }
+
+    /// With this in its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -117,6 +126,7 @@ impl Setup {
         };
         command.arg("--listen").arg(self.listen.to_string()).arg("--socket").arg(&self.socket).args(&self.arguments);
         clean(&mut command);
+        command.envs(self.environment.iter().cloned());
         let log = File::options().append(true).create(true).open(self.log_path()).expect("a file for its words");
         Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
     }

@@ -359,3 +359,60 @@ fn help_and_version_are_code_0() {
         assert!(!done(&balancerctl(line).output().expect("balancerctl runs")).is_empty());
     }
 }
+
+#[test]
+fn of_many_that_start_at_once_one_starts() {
+    let started = Started::new();
+    let outputs: Vec<Output> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..6).map(|_| scope.spawn(|| started.start(""))).collect();
+        starts.into_iter().map(|start| start.join().expect("it ran")).collect()
+    });
+    let (done, failed): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.status.success());
+    assert_eq!(done.len(), 1, "{outputs:?}");
+    for output in failed {
+        assert_failed(output, 1, "a balancer runs already");
+    }
+    assert!(text(&done[0].stdout).contains(&format!("pid {}", started.status().expect("it runs").pid)));
+}
+
+#[test]
+fn a_place_that_cannot_be_is_one_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("file"), "").expect("written");
+    for (socket, code, words) in
+        [("file/control.sock".to_owned(), 1, "file"), (format!("{}/control.sock", "x".repeat(120)), 2, "too long")]
+    {
+        let mut command = balancerctl("start 127.0.0.1 0");
+        let output = command.arg("--socket").arg(directory.path().join(socket)).output().expect("balancerctl runs");
+        assert_failed(&output, code, words);
+    }
+}
+
+#[test]
+#[ignore = "the connection that waits for the end is the quietest, and is closed for a newcomer"]
+fn stop_does_not_say_that_it_is_done_before_it_is() {
+    let server = Server::start();
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| balancer.ctl("stop"));
+        wait::until("it takes no more", || balancer.status().phase == wire::report::Phase::Stopping);
+        // Others come to the control socket, more than there may be at a time, and say nothing.
+        let others: Vec<_> =
+            (0..100).map(|_| std::os::unix::net::UnixStream::connect(balancer.socket()).expect("taken")).collect();
+        assert_eq!(balancer.service().active, 1);
+        wait::a_moment();
+        let early = stopping.is_finished();
+        drop((others, client));
+        assert!(!early, "{}", text(&stopping.join().expect("it ran").stdout));
+    });
+}
+
+#[test]
+fn more_points_than_a_ring_may_have_are_refused_and_nothing_changes() {
+    let balancer = Setup::new().options("--points-per-weight 100000000").start();
+    assert_failed(&balancer.ctl("add 10.0.0.1 80"), 1, "points and may have");
+    assert!(balancer.list().servers.is_empty());
+    done(&balancer.ctl("add 10.0.0.1 80 --weight 0"));
+}

@@ -151,3 +151,17 @@ fn a_session_that_still_connects_costs_no_time_and_ends_with_its_server() {
     balancer.wait_for_ends(EndReason::Removed, 5);
     wait::until("the server is gone", || balancer.list().servers.is_empty());
 }
+
+#[test]
+fn a_client_of_a_server_that_is_removed_while_it_connects_goes_to_the_next() {
+    let (full, server) = (Full::new(), Server::start());
+    let balancer = Setup::new().options("--connect-timeout 2s").start();
+    balancer.add_all([&server]);
+    balancer.add(full.address());
+    let client = balancer.client_number(client_of(&balancer, full.address()));
+    balancer.wait_for_sessions(1);
+    assert_eq!(balancer.remove(full.address()).sessions, 1);
+    assert_eq!(client.server(), server.address());
+    assert_eq!(client.exchange(b"x"), b"x");
+    assert_eq!(balancer.list().servers.len(), 1, "nothing is left of the other");
+}

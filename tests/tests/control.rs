@@ -353,3 +353,16 @@ fn a_peer_that_goes_before_its_answer_harms_nobody() {
     wait::until("every descriptor is given back", || balancer.descriptors() <= descriptors);
     assert!(balancer.list().servers.iter().any(|report| report.server == server.address()));
 }
+
+#[test]
+fn a_daemon_that_stands_still_is_said_to() {
+    let server = Server::start();
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    balancer.signal(nix::sys::signal::Signal::SIGSTOP);
+    assert_turned_away(&balancer.ctl("status"), 2, "did not answer");
+    balancer.signal(nix::sys::signal::Signal::SIGCONT);
+    assert_eq!(balancer.status().pid, balancer.pid());
+    assert_eq!(client.exchange(b"x"), b"x");
+}

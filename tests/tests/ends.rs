@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 
+use nix::sys::signal::Signal;
 use tests::noise::Noise;
 use tests::{Balancer, Server, Setup, client, server, wait};
 use wire::report::EndReason;
@@ -261,4 +262,97 @@ fn a_half_closed_session_is_idle_too() {
     client.shut();
     balancer.wait_for_ends(EndReason::IdleTimeout, 1);
     client.assert_ended();
+}
+
+#[test]
+fn clients_that_are_gone_before_they_are_accepted_leave_nothing_behind() {
+    let server = Server::silent();
+    let balancer = Balancer::of([&server]);
+    balancer.wait_for_sessions(0);
+    let descriptors = balancer.descriptors();
+    // A process that stands still accepts nobody; the kernel takes the connections for it.
+    balancer.signal(Signal::SIGSTOP);
+    for number in 0..100 {
+        let client = balancer.client_number(number);
+        client.send(b"too late");
+        if number % 2 == 0 { client.reset() } else { drop(client) }
+    }
+    balancer.signal(Signal::SIGCONT);
+    wait::until("all of them have ended", || balancer.service().ended.values().sum::<u64>() == 100);
+    let ended = balancer.service().ended;
+    let known = [EndReason::ClientReset, EndReason::ClientClosed];
+    assert!(ended.keys().all(|reason| known.contains(reason)), "{ended:?}");
+    wait::until("every descriptor is given back", || balancer.descriptors() <= descriptors);
+    wait::until("no server is left with one", || server.living() == 0);
+}
+
+#[test]
+fn what_a_client_said_before_it_was_accepted_is_answered() {
+    let server = Server::start();
+    let balancer = Balancer::of([&server]);
+    let bytes = Noise::new().bytes(20_000);
+    balancer.signal(Signal::SIGSTOP);
+    let clients: Vec<_> = (0..20).map(|number| balancer.client_number(number)).collect();
+    for client in &clients {
+        client.send(&bytes);
+        client.shut();
+    }
+    balancer.signal(Signal::SIGCONT);
+    for client in &clients {
+        assert_eq!(client.server(), server.address());
+        assert!(client.rest().expect("an end in order") == bytes);
+    }
+    balancer.wait_for_ends(EndReason::ClientClosed, 20);
+}
+
+#[test]
+fn a_client_that_resets_while_its_server_is_slow_is_noticed_when_the_server_goes_on() {
+    let (go, gate) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
+    let server = Server::with(move |stream, name| {
+        server::say_name(stream, name)?;
+        gate.lock().expect("one session").recv_timeout(wait::LIMIT).map_err(io::Error::other)?;
+        let _ = tell.send(read_all(stream));
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    client.stream().set_nonblocking(true).expect("set");
+    let mut sent = 0;
+    let mut noise = Noise::new();
+    // Until nothing is taken any more, by any of the buffers on the way.
+    while let Ok(count) = client.stream().write(&noise.bytes(65_536)) {
+        sent += count;
+    }
+    assert!(sent > 100_000);
+    client.reset();
+    balancer.assert_quiet();
+    go.send(()).expect("the server waits");
+    let (received, end) = told.recv_timeout(wait::LIMIT).expect("the server read");
+    assert!(received.len() <= sent, "{} of {sent}", received.len());
+    assert_eq!(end.expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ClientReset, 1);
+}
+
+#[test]
+fn a_stalled_session_ends_when_it_is_told_to() {
+    let server = Server::with(|mut stream, name| {
+        server::say_name(stream, name)?;
+        loop {
+            stream.write_all(&[0; 65_536])?;
+        }
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    wait::until("the client is behind", || {
+        let before = balancer.service().bytes_out;
+        wait::a_moment();
+        before > 100_000 && balancer.service().bytes_out == before
+    });
+    balancer.remove_now(server.address());
+    balancer.wait_for_ends(EndReason::Removed, 1);
+    wait::until("the server is let go", || server.living() == 0);
 }

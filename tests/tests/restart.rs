@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
 use tests::{Balancer, Client, Server, Setup, loopback, process, wait};
@@ -269,4 +270,25 @@ fn a_session_that_ends_in_order_while_it_stops_is_counted_so() {
     assert_eq!(client.rest().expect("an end in order"), b"");
     assert_gone(&mut balancer);
     assert!(balancer.log().contains(&format!("reason={}", EndReason::ClientClosed)), "{}", balancer.log());
+}
+
+#[test]
+fn a_service_manager_is_told_when_it_serves_that_it_lives_and_when_it_stops() {
+    let setup = Setup::new();
+    let path = setup.directory().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(wait::LIMIT)).expect("set");
+    let mut balancer = setup.environment("NOTIFY_SOCKET", path).environment("WATCHDOG_USEC", "400000").start();
+    let next = || {
+        let mut news = [0; 512];
+        let count = manager.recv(&mut news).expect("news");
+        String::from_utf8(news[..count].to_vec()).expect("text").trim().to_owned()
+    };
+    assert_eq!(next(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(next(), "WATCHDOG=1");
+    }
+    balancer.signal(Signal::SIGTERM);
+    wait::until("it says that it stops", || next() == "STOPPING=1");
+    assert_eq!(balancer.wait_for_end().code(), Some(0));
 }
