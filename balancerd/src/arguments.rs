@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use tracing::level_filters::LevelFilter;
 use wire::{Environment, Places};
 
 use crate::config::Config;
@@ -20,7 +21,8 @@ use crate::net::tcp::Timeouts;
 #[derive(Debug, Parser)]
 #[command(name = "balancerd", version, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Where clients connect: an IP address and a port. Port 0 lets the kernel choose; [::] takes IPv4 clients too.
+    /// Where clients connect: an IP address and a port. Port 0 lets the kernel choose; the IPv6
+    /// address :: takes IPv4 clients too.
     #[arg(long, value_name = "ADDR:PORT", required_unless_present = "generate")]
     listen: Option<SocketAddr>,
 
@@ -43,7 +45,7 @@ pub(crate) struct Arguments {
     log: Option<Target>,
 
     /// How much is logged: error, warn, info, debug (every session) or trace.
-    #[arg(long, value_name = "LEVEL", env = "BALANCER_LOG", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", env = "BALANCER_LOG", default_value = "info", value_parser = log_level)]
     pub(crate) log_level: String,
 
     /// How long a server may take to answer a connect before the next one is tried.
@@ -124,6 +126,17 @@ impl Arguments {
     }
 }
 
+/// A level, or `target=level` for a part of the program, several with commas between.
+fn log_level(text: &str) -> Result<String, String> {
+    for directive in text.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if level.parse::<LevelFilter>().is_err() {
+            return Err(format!("{level:?} is no level; give error, warn, info, debug, trace or off"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
@@ -145,6 +158,16 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for right in ["info", "WARN", "balancerd::net=debug,info", "off"] {
+            assert_eq!(log_level(right), Ok(right.to_owned()));
+        }
+        for wrong in ["inof", "", "info,", "net=loud"] {
+            assert!(log_level(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -17,7 +17,8 @@ use super::Context;
 use super::listen::{Accepted, Listener};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, ServerId, ServiceId};
-use session::{End, Next, Outcome, Session};
+use pipe::Pipe;
+use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
 
 slotmap::new_key_type! {
@@ -124,14 +125,19 @@ impl Sessions {
         }
     }
 
-    /// Takes a client: picks its server and begins to connect.
+    /// Takes a client: reads what it said first, picks its server and begins to connect.
     fn open(&mut self, service: ServiceId, client: TcpStream, peer: SocketAddr, cx: &mut Context<'_>) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         cx.model.session_began(service);
-        match self.connect(service, peer, Vec::new(), cx) {
-            Ok((server_id, server, tried)) => {
-                let client = End::new(client);
-                let id = self.slots.insert(Session::new(client, server, service, server_id, peer, tried, cx.now));
+        let mut inward = Pipe::new();
+        let attempt = match inward.take_in(&client, cx.scratch) {
+            Ok(()) => self.connect(service, peer, Vec::new(), inward.wants_write(), cx),
+            Err(error) => Err(broken(Side::Client, &error)),
+        };
+        match attempt {
+            Ok(attempt) => {
+                let session = Session::new(End::new(client), inward, attempt, service, peer, cx.now);
+                let id = self.slots.insert(session);
                 self.deadlines.push(cx.now + self.timeouts.connect, id);
                 let slots = &self.slots;
                 self.deadlines.tidy(slots.len(), |id| slots.contains_key(id));
@@ -150,22 +156,11 @@ impl Sessions {
     pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
         let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
-        self.on_outcome(id, &outcome, cx);
-    }
-
-    fn on_outcome(&mut self, id: SessionId, outcome: &Outcome, cx: &mut Context<'_>) {
-        let Some(session) = self.slots.get(id) else { return };
-        let (service, server) = (session.service, session.server_id);
-        if outcome.connected {
-            cx.model.connect_done(server);
+        count(session, &outcome, cx);
+        // A healthy relay changes nothing, and comes no further.
+        if outcome.next != Next::Wait || !session.is_settled() {
+            self.go_on(id, outcome.next, cx);
         }
-        if outcome.inward > 0 {
-            cx.model.relayed(service, server, Direction::In, outcome.inward);
-        }
-        if outcome.outward > 0 {
-            cx.model.relayed(service, server, Direction::Out, outcome.outward);
-        }
-        self.go_on(id, outcome.next, cx);
     }
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
@@ -223,8 +218,6 @@ impl Sessions {
 
     fn go_on(&mut self, id: SessionId, next: Next, cx: &mut Context<'_>) {
         match next {
-            // A healthy relay changes nothing, and comes no further.
-            Next::Wait if self.slots.get(id).is_some_and(Session::is_settled) => {}
             Next::Wait => self.unsettled.push(id),
             Next::Retry(errno) => self.retry(id, errno, cx),
             Next::End(reason) => self.end(id, reason, cx),
@@ -237,10 +230,10 @@ impl Sessions {
         while let Some(id) = self.unsettled.pop() {
             let Some(session) = self.slots.get_mut(id) else { continue };
             let outcome = session.on_end_of_turn(cx.scratch, cx.now);
-            if outcome == Outcome::default() {
-                self.settle_one(id, cx);
-            } else {
-                self.on_outcome(id, &outcome, cx);
+            count(session, &outcome, cx);
+            match outcome.next {
+                Next::Wait => self.settle_one(id, cx),
+                next => self.go_on(id, next, cx),
             }
         }
     }
@@ -267,12 +260,12 @@ impl Sessions {
             self.end(id, EndReason::Shortage, cx);
             return;
         }
-        let tried = session.take_tried();
+        let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
         self.on_connect_failed(server, errno, cx);
-        match self.connect(service, peer, tried, cx) {
-            Ok((server_id, server, tried)) => {
+        match self.connect(service, peer, tried, has_first_words, cx) {
+            Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
-                    session.reconnect(server, server_id, tried, cx.now);
+                    session.reconnect(attempt, cx.now);
                 }
                 self.deadlines.push(cx.now + self.timeouts.connect, id);
                 self.unsettled.push(id);
@@ -282,20 +275,21 @@ impl Sessions {
     }
 
     /// Begins to connect a client to its server, or to the next one that is not among the `tried`: while connects fail
-    /// at once it goes on. Gives the servers that failed along with the one that did not.
+    /// at once it goes on.
     fn connect(
         &mut self,
         service: ServiceId,
         peer: SocketAddr,
         mut tried: Vec<ServerId>,
+        has_first_words: bool,
         cx: &mut Context<'_>,
-    ) -> Result<(ServerId, End, Vec<ServerId>), EndReason> {
+    ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
             let Some((server, address)) = cx.model.pick(service, peer.ip(), &tried) else { break };
-            match begin_connect(address) {
+            match begin_connect(address, has_first_words) {
                 Ok(stream) => {
                     cx.model.connect_began(server);
-                    return Ok((server, End::new(stream), tried));
+                    return Ok(Attempt { server_id: server, server: End::new(stream), tried });
                 }
                 Err(errno) if is_ours(errno) => return Err(EndReason::Shortage),
                 Err(errno) => {
@@ -349,13 +343,32 @@ impl Sessions {
     }
 }
 
+/// Counts what happened in a session.
+fn count(session: &Session, outcome: &Outcome, cx: &mut Context<'_>) {
+    if outcome.connected {
+        cx.model.connect_done(session.server_id);
+    }
+    for (direction, bytes) in [(Direction::In, outcome.inward), (Direction::Out, outcome.outward)] {
+        if bytes > 0 {
+            cx.model.relayed(session.service, session.server_id, direction, bytes);
+        }
+    }
+}
+
 /// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
 /// for ever.
-fn begin_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
+///
+/// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
+/// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
+fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
+    if has_first_words {
+        // A socket that cannot do it sends one segment more.
+        let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
+    }
     match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
         Err(errno) => Err(errno),

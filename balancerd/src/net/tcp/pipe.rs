@@ -1,7 +1,9 @@
 //! One direction of a session: what was read on one side and is to be written on the other.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, TcpStream};
+
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::net::is_transient;
 
@@ -76,9 +78,9 @@ impl Pipe {
     }
 
     /// Reads once into `scratch` and writes once.
-    pub(super) fn pump(&mut self, mut source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
+    pub(super) fn pump(&mut self, source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
         debug_assert!(self.wants_read());
-        match source.read(scratch) {
+        match receive(source, scratch) {
             Ok(0) => {
                 self.flow = Flow::Ended;
                 Step::Ended
@@ -93,8 +95,8 @@ impl Pipe {
         }
     }
 
-    fn write(&mut self, mut sink: &TcpStream, bytes: &[u8]) -> Step {
-        match sink.write(bytes) {
+    fn write(&mut self, sink: &TcpStream, bytes: &[u8]) -> Step {
+        match send(sink, bytes) {
             Ok(count) => {
                 self.keep(&bytes[count..]);
                 Step::Moved(count)
@@ -110,37 +112,26 @@ impl Pipe {
         }
     }
 
-    /// For a sink that may not be connected yet: reads once, unless something is kept, and writes once. What the sink
-    /// does not take is kept, also when it breaks, for the next sink. An end is left to be read again.
-    pub(super) fn offer(&mut self, mut source: &TcpStream, mut sink: &TcpStream, scratch: &mut [u8]) -> Step {
-        if self.rest.is_empty() {
-            let count = match source.read(scratch) {
-                Ok(count) => count,
-                Err(error) if is_transient(&error) => 0,
-                Err(error) => return Step::SourceBroke(error),
-            };
-            if count == 0 {
-                return Step::Moved(0);
+    /// Reads once and keeps it, while there is no sink yet. An end is left to be read again.
+    pub(super) fn take_in(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
+        match receive(source, scratch) {
+            Ok(count) => self.keep(&scratch[..count]),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Offers what is kept to a sink that may not be connected yet, or may turn out broken: what it does not take stays
+    /// here for the next one.
+    pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<usize> {
+        match send(sink, &self.rest[self.sent..]) {
+            Ok(count) => {
+                self.advance(count);
+                Ok(count)
             }
-            match sink.write(&scratch[..count]) {
-                Ok(sent) => {
-                    self.keep(&scratch[sent..count]);
-                    Step::Moved(sent)
-                }
-                Err(error) => {
-                    self.keep(&scratch[..count]);
-                    if is_transient(&error) { Step::Moved(0) } else { Step::SinkBroke(error) }
-                }
-            }
-        } else {
-            match sink.write(&self.rest) {
-                Ok(sent) => {
-                    self.advance(sent);
-                    Step::Moved(sent)
-                }
-                Err(error) if is_transient(&error) => Step::Moved(0),
-                Err(error) => Step::SinkBroke(error),
-            }
+            Err(error) if is_transient(&error) => Ok(0),
+            Err(error) => Err(error),
         }
     }
 
@@ -157,14 +148,10 @@ impl Pipe {
     }
 
     /// Writes once of what is kept.
-    pub(super) fn flush(&mut self, mut sink: &TcpStream) -> Step {
+    pub(super) fn flush(&mut self, sink: &TcpStream) -> Step {
         debug_assert!(self.wants_write());
-        match sink.write(&self.rest[self.sent..]) {
-            Ok(count) => {
-                self.advance(count);
-                Step::Moved(count)
-            }
-            Err(error) if is_transient(&error) => Step::Moved(0),
+        match self.offer(sink) {
+            Ok(count) => Step::Moved(count),
             Err(error) => {
                 self.abandon();
                 Step::SinkBroke(error)
@@ -185,4 +172,15 @@ impl Pipe {
             self.flow = Flow::Done;
         }
     }
+}
+
+/// recv(2), and send(2) below: the two calls that a relay is made of. Straight into the kernel: those of libc are
+/// cancellation points, which costs them atomic operations in a process that has more than one thread.
+fn receive(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(source, buffer, RecvFlags::empty())?;
+    Ok(count)
+}
+
+fn send(sink: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(sink, bytes, SendFlags::NOSIGNAL)?)
 }

@@ -50,6 +50,15 @@ impl End {
     }
 }
 
+/// A connect that has begun.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) server_id: ServerId,
+    pub(super) server: End,
+    /// Those that did not answer before it.
+    pub(super) tried: Vec<ServerId>,
+}
+
 /// A session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -116,25 +125,24 @@ pub(super) enum Next {
 }
 
 impl Session {
-    /// A session whose server has been asked to connect.
+    /// A session of a client, of which `inward` may hold the first words, with its first attempt to connect.
     pub(super) fn new(
         client: End,
-        server: End,
+        inward: Pipe,
+        attempt: Attempt,
         service: ServiceId,
-        server_id: ServerId,
         peer: SocketAddr,
-        tried: Vec<ServerId>,
         now: Instant,
     ) -> Self {
         Self {
             client,
-            server,
-            phase: Phase::Connecting { since: now, tried, fresh: true },
-            inward: Pipe::new(),
+            server: attempt.server,
+            phase: Phase::Connecting { since: now, tried: attempt.tried, fresh: true },
+            inward,
             outward: Pipe::new(),
             ending: None,
             service,
-            server_id,
+            server_id: attempt.server_id,
             peer,
             began: now,
             last_moved: now,
@@ -142,9 +150,14 @@ impl Session {
     }
 
     /// Goes on with another server.
-    pub(super) fn reconnect(&mut self, server: End, server_id: ServerId, tried: Vec<ServerId>, now: Instant) {
-        (self.server, self.server_id) = (server, server_id);
-        self.phase = Phase::Connecting { since: now, tried, fresh: true };
+    pub(super) fn reconnect(&mut self, attempt: Attempt, now: Instant) {
+        (self.server, self.server_id) = (attempt.server, attempt.server_id);
+        self.phase = Phase::Connecting { since: now, tried: attempt.tried, fresh: true };
+    }
+
+    /// Whether the client has said something that the server is to get first.
+    pub(super) fn has_first_words(&self) -> bool {
+        self.inward.wants_write()
     }
 
     /// The servers that did not answer, with the present one, when it is still connecting.
@@ -183,15 +196,20 @@ impl Session {
             Phase::Connecting { fresh, .. } if *fresh => *fresh = false,
             _ => return outcome,
         }
-        match self.inward.offer(&self.client.stream, &self.server.stream, scratch) {
-            Step::Moved(0) | Step::Ended => {}
-            Step::Moved(count) => {
-                self.phase = Phase::Relaying;
-                self.last_moved = now;
-                (outcome.connected, outcome.inward) = (true, count);
+        if !self.has_first_words()
+            && let Err(error) = self.inward.take_in(&self.client.stream, scratch)
+        {
+            outcome.next = Next::End(broken(Side::Client, &error));
+        } else if self.has_first_words() {
+            match self.inward.offer(&self.server.stream) {
+                Ok(0) => {}
+                Ok(count) => {
+                    self.phase = Phase::Relaying;
+                    self.last_moved = now;
+                    (outcome.connected, outcome.inward) = (true, count);
+                }
+                Err(error) => outcome.next = Next::Retry(errno_of(&error)),
             }
-            Step::SinkBroke(error) => outcome.next = Next::Retry(errno_of(&error)),
-            Step::SourceBroke(error) => outcome.next = Next::End(broken(Side::Client, &error)),
         }
         outcome
     }
@@ -354,7 +372,7 @@ impl Session {
 }
 
 /// What it means that a side broke.
-fn broken(side: Side, error: &io::Error) -> EndReason {
+pub(super) fn broken(side: Side, error: &io::Error) -> EndReason {
     let reset = matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
     match (side, reset) {
         (Side::Client, true) => EndReason::ClientReset,
@@ -410,19 +428,17 @@ mod tests {
         assert_eq!(poll(&mut [PollFd::new(stream.as_fd(), flags)], limit), Ok(1), "nothing came");
     }
 
+    fn attempt(server: TcpStream) -> Attempt {
+        Attempt { server_id: ServerId::default(), server: End::new(server), tried: Vec::new() }
+    }
+
     impl Scene {
         fn connecting() -> Self {
             let ((client, near_client), (server, near_server)) = (pair(), pair());
             let now = event::now();
-            let session = Session::new(
-                End::new(near_client),
-                End::new(near_server),
-                ServiceId::default(),
-                ServerId::default(),
-                client.local_addr().expect("connected"),
-                Vec::new(),
-                now,
-            );
+            let peer = client.local_addr().expect("connected");
+            let client_end = End::new(near_client);
+            let session = Session::new(client_end, Pipe::new(), attempt(near_server), ServiceId::default(), peer, now);
             Self { session, client, server, scratch: vec![0; 4096], now }
         }
 
@@ -507,15 +523,14 @@ mod tests {
         scene.client.write_all(b"kept").expect("sent");
         wait_for(&scene.session.client.stream, PollFlags::POLLIN);
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let refused = super::super::begin_connect(gone).expect("begun");
-        scene.session.server = End::new(refused);
+        let refused = super::super::begin_connect(gone, true).expect("begun");
+        scene.session.reconnect(attempt(refused), scene.now);
         let outcome = scene.session.on_end_of_turn(&mut scene.scratch, scene.now);
         assert_eq!(outcome.next, Next::Retry(Errno::ECONNREFUSED));
         assert_eq!(scene.session.inward.kept(), 4);
 
         let (mut server, near_server) = pair();
-        let tried = scene.session.take_tried();
-        scene.session.reconnect(End::new(near_server), ServerId::default(), tried, scene.now);
+        scene.session.reconnect(attempt(near_server), scene.now);
         let outcome = scene.session.on_end_of_turn(&mut scene.scratch, scene.now);
         assert_eq!((outcome.connected, outcome.inward), (true, 4));
         let mut got = [0; 4];
