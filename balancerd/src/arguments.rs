@@ -130,7 +130,7 @@ impl Arguments {
 fn log_level(text: &str) -> Result<String, String> {
     for directive in text.split(',') {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
-        if level.parse::<LevelFilter>().is_err() {
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             return Err(format!("{level:?} is no level; give error, warn, info, debug, trace or off"));
         }
     }
