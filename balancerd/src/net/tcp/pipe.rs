@@ -7,6 +7,10 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::net::is_transient;
 
+/// What is read of a client before its server has answered the connect: a small request, and no more than ten thousand
+/// sessions that wait for a dead server can afford. The rest stays in the kernel.
+const FIRST_WORDS: usize = 4 * 1024;
+
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -112,9 +116,10 @@ impl Pipe {
         }
     }
 
-    /// Reads once and keeps it, while there is no sink yet. An end is left to be read again.
+    /// Reads the first words and keeps them, while there is no sink yet. An end is left to be read again.
     pub(super) fn take_in(&mut self, source: &TcpStream, scratch: &mut [u8]) -> io::Result<()> {
-        match receive(source, scratch) {
+        let limit = scratch.len().min(FIRST_WORDS);
+        match receive(source, &mut scratch[..limit]) {
             Ok(count) => self.keep(&scratch[..count]),
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),
