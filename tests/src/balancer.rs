@@ -109,12 +109,14 @@ impl Setup {
     /// When it does not end.
     #[must_use]
     pub fn run(&self) -> Output {
-        let mut process = self.spawn();
-        let status = process.wait();
-        Output { status, stdout: Vec::new(), stderr: fs::read(self.log_path()).expect("its standard error") }
+        // Apart from the log of one that runs there already.
+        let said = self.log_path().with_extension("said");
+        let _ = fs::remove_file(&said);
+        let status = self.spawn(&said).wait();
+        Output { status, stdout: Vec::new(), stderr: fs::read(said).expect("its standard error") }
     }
 
-    fn spawn(&self) -> Process {
+    fn spawn(&self, log: &Path) -> Process {
         let daemon = &programs().balancerd;
         let mut command = match self.descriptors {
             Some(limit) => {
@@ -127,7 +129,7 @@ impl Setup {
         command.arg("--listen").arg(self.listen.to_string()).arg("--socket").arg(&self.socket).args(&self.arguments);
         clean(&mut command);
         command.envs(self.environment.iter().cloned());
-        let log = File::options().append(true).create(true).open(self.log_path()).expect("a file for its words");
+        let log = File::options().append(true).create(true).open(log).expect("a file for its words");
         Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
     }
 
@@ -174,7 +176,7 @@ impl Balancer {
     }
 
     fn start_as(mut setup: Setup) -> Self {
-        let mut process = setup.spawn();
+        let mut process = setup.spawn(&setup.log_path());
         let status = wait::for_some("a balancer starts", || {
             if let Some(status) = process.ended() {
                 panic!("the balancer did not start, {status}: {}", read(&setup.log_path()));
@@ -225,7 +227,15 @@ impl Balancer {
         self.directory().join(name)
     }
 
-    /// What it has logged so far.
+    /// Waits until these words are in its log, which is written by a thread that takes its time.
+    ///
+    /// # Panics
+    /// When they do not come.
+    pub fn wait_for_log(&self, words: &str) {
+        wait::until(&format!("it logs \"{words}\""), || self.log().contains(words));
+    }
+
+    /// What it has logged so far; the last lines may be on their way.
     ///
     /// # Panics
     /// When it is not text.

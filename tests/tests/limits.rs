@@ -25,9 +25,11 @@ fn clients_above_the_limit_wait_and_are_served_when_others_leave() {
     balancer.wait_for_sessions(SESSIONS);
     assert!(!balancer.service().accepting);
     balancer.assert_quiet();
-    assert_eq!(servers.iter().map(Server::living).sum::<usize>(), SESSIONS as usize, "the others wait");
+    let served = || servers.iter().map(Server::living).sum::<usize>() as u64;
+    wait::until("the servers have their clients", || served() >= SESSIONS);
+    assert_eq!(served(), SESSIONS, "the others wait");
     assert!(balancer.descriptors() as u64 <= DESCRIPTORS);
-    assert!(balancer.log().contains("the session limit is reached"), "{}", balancer.log());
+    balancer.wait_for_log("the session limit is reached");
 
     // Each client leaves when it was served. All of them are, though there is room for 18 at a time.
     for (number, client) in (0u32..).zip(clients.drain(..)) {
@@ -71,9 +73,7 @@ fn the_limit_is_logged_when_it_is_reached_one_client_at_a_time() {
             })
             .collect();
         let _waiting = balancer.client();
-        wait::until(&format!("it says that clients wait for one of {limit} places"), || {
-            balancer.log().contains("the session limit is reached")
-        });
+        balancer.wait_for_log("the session limit is reached");
         drop(clients);
     }
 }
@@ -104,7 +104,7 @@ fn out_of_descriptors_before_the_limit_it_pauses_and_goes_on() {
     // Nothing can be opened any more, not even by a control connection: the log tells, and later the counts.
     set_limit(&balancer, 0);
     let waiting: Vec<Client> = (0..10).map(|number| balancer.client_number(number)).collect();
-    wait::until("it says so", || balancer.log().contains("a client could not be accepted"));
+    balancer.wait_for_log("a client could not be accepted");
     assert_eq!(before.exchange(b"x"), b"x", "who is there is served");
     let ticks = process::cpu_ticks(balancer.pid());
     wait::a_moment();
@@ -133,7 +133,7 @@ fn a_client_without_a_descriptor_for_its_server_is_closed_and_counted() {
     balancer.client().assert_ended();
     set_limit(&balancer, ALL);
     balancer.wait_for_ends(EndReason::Shortage, 1);
-    assert!(balancer.log().contains("short of descriptors, ports or memory"), "{}", balancer.log());
+    balancer.wait_for_log("short of descriptors, ports or memory");
     assert_eq!(balancer.client().server(), server.address());
 }
 
