@@ -200,6 +200,9 @@ impl Daemon {
         if !effects.is_empty() {
             info!(%request, "carried out");
         }
+        if matches!(response, Response::Stopping(_)) {
+            self.control.hold(id);
+        }
         let saved = effects.contains(&Effect::Save).then(|| self.saver.save(self.model.kept()));
         self.carry_out(&effects, now);
         match saved {

@@ -27,8 +27,8 @@ slotmap::new_key_type! {
     pub(crate) struct ControlId;
 }
 
-/// Control connections at a time. At the limit the one that has been quiet for longest gives way to the newcomer, so
-/// that silent ones never lock an operator out.
+/// Control connections at a time. At the limit the one that has been quiet for longest, and is owed no answer, gives way
+/// to the newcomer, so that silent ones never lock an operator out.
 pub(crate) const MOST_CONNECTIONS: usize = 32;
 
 /// How long a peer may take over the rest of a frame, or over reading its answer.
@@ -61,6 +61,8 @@ struct Peer {
     conn: Conn<UnixStream>,
     decoder: Decoder<Request>,
     stage: Stage,
+    /// Its close is to be the news that the daemon has ended.
+    held: bool,
     /// The last time that it did something.
     active: Instant,
 }
@@ -143,9 +145,12 @@ impl Control {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        if self.peers.len() >= MOST_CONNECTIONS
-            && let Some(quietest) = self.peers.iter().min_by_key(|(_, peer)| peer.active).map(|(id, _)| id)
-        {
+        if self.peers.len() >= MOST_CONNECTIONS {
+            let idle = self.peers.iter().filter(|(_, peer)| !peer.is_owed_something());
+            let Some(quietest) = idle.min_by_key(|(_, peer)| peer.active).map(|(id, _)| id) else {
+                warn!("too many control connections, and all are waiting for an answer: a new one is closed");
+                return;
+            };
             debug!("too many control connections: the quietest is closed");
             self.peers.remove(quietest);
         }
@@ -154,6 +159,7 @@ impl Control {
             conn: Conn::new(stream),
             decoder: Decoder::new(REQUEST_LIMIT),
             stage: Stage::Taking { more: false },
+            held: false,
             active: cx.now,
         };
         peer.conn.send(&greeting());
@@ -193,6 +199,13 @@ impl Control {
         peer.stage = Stage::Taking { more: peer.decoder.pending() > 0 };
         peer.active = cx.now;
         self.write(id, cx);
+    }
+
+    /// Keeps a connection until the daemon ends: its close tells the peer so.
+    pub(crate) fn hold(&mut self, id: ControlId) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.held = true;
+        }
     }
 
     /// Tells the poller whether the listener accepts.
@@ -320,6 +333,11 @@ impl Peer {
             Stage::Taking { more: false } => Interest::READ,
             Stage::Asked | Stage::Closing => Interest::NONE,
         }
+    }
+
+    /// Whether to close it would break a promise.
+    fn is_owed_something(&self) -> bool {
+        self.held || self.stage == Stage::Asked
     }
 
     /// Whether it is in the middle of something that only the peer can bring on. Between requests it may be silent.
