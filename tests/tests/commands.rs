@@ -389,7 +389,6 @@ fn a_place_that_cannot_be_is_one_line() {
 }
 
 #[test]
-#[ignore = "the connection that waits for the end is the quietest, and is closed for a newcomer"]
 fn stop_does_not_say_that_it_is_done_before_it_is() {
     let server = Server::start();
     let balancer = Balancer::of([&server]);
