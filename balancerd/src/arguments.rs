@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
     points_per_weight: NonZeroU32,
 
     /// Print the man page or the completions of a shell, and end.
-    #[arg(long, value_name = "WHAT", hide = true, exclusive = true)]
+    #[arg(long, value_name = "WHAT", hide = true)]
     pub(crate) generate: Option<Page>,
 }
 
@@ -113,11 +113,16 @@ impl Arguments {
         })
     }
 
-    /// Where the log goes.
+    /// Where the log goes. Called before the process goes to the background, which changes its directory.
     pub(crate) fn log_target(&self, config: &Config) -> Result<Target> {
         match &self.log {
             Some(Target::File(path)) => {
                 Ok(Target::File(std::path::absolute(path).with_context(|| format!("the log {}", path.display()))?))
+            }
+            Some(target) if self.background => {
+                anyhow::bail!(
+                    "--log {target} leads nowhere in the background, where standard error is closed; give a file"
+                )
             }
             Some(target) => Ok(target.clone()),
             None if self.background => Ok(Target::File(config.places.log.clone())),

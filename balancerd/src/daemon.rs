@@ -12,7 +12,7 @@ use wire::report::{EndReason, Phase};
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::event::{self, Events, Interest, Poller, Signal, Signals, Waker};
+use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker};
 use crate::log::Log;
 use crate::model::{Effect, Model, Vitals};
 use crate::net::Context;
@@ -32,6 +32,9 @@ const EVENTS_PER_TURN: usize = 256;
 /// How long after the state file could not be written it is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long an answer, or the end of the daemon, waits for the state file. A disk that takes longer is one that hangs.
+const SAVE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The name of the one service there is.
 const SERVICE_NAME: &str = "default";
 
@@ -47,12 +50,25 @@ pub(crate) struct Daemon {
     sessions: Sessions,
     control: Control,
     saver: Saver,
-    /// Answers that wait until the change that they tell of is in the state file.
-    unsaved_answers: Vec<(u64, ControlId, Response)>,
+    /// Answers that wait until the change that they tell of is in the state file. There is one for a connection at most.
+    unsaved_answers: Vec<Unsaved>,
     save_again: Option<Instant>,
     /// When the sessions that are left are closed.
     stop_at: Option<Instant>,
+    /// Until when the end waits for the state file, once the last session is gone.
+    last_save_until: Option<Instant>,
+    /// A signal has told it to stop: the next one ends it at once.
+    signalled: bool,
+    unpolled: Repeated,
     watchdog: Option<Watchdog>,
+}
+
+/// An answer that waits for the state file.
+struct Unsaved {
+    number: u64,
+    id: ControlId,
+    response: Response,
+    until: Instant,
 }
 
 /// The service manager restarts a loop that stands still.
@@ -114,27 +130,45 @@ impl Daemon {
             signals,
             log,
             model,
+            sessions: Sessions::new(config.timeouts, descriptors.sessions, vec![listener.address()], |id, side| {
+                Source::Session(id, side).key()
+            }),
             listeners: vec![listener],
-            sessions: Sessions::new(config.timeouts, descriptors.sessions, |id, side| Source::Session(id, side).key()),
             control,
             saver,
             unsaved_answers: Vec::new(),
             save_again: None,
             stop_at: None,
+            last_save_until: None,
+            signalled: false,
+            unpolled: Repeated::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| Watchdog { every: limit / 2, next: now }),
         };
-        daemon.settle(now)?;
+        daemon.settle(now);
         Ok(daemon)
     }
 
     /// Runs until it is told to stop and the last session has ended, or their time is over.
+    ///
+    /// # Errors
+    /// When the loop itself failed, or the pool as it was last is not in the state file. The log has it too.
     pub(crate) fn run(mut self) -> Result<()> {
-        while self.turn().context("the event loop")? {}
-        if let Some(Err(fault)) = self.saver.finish().map(|saved| saved.result) {
-            error!(fault, "the pool as it was last is not in the state file");
+        let result = loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error).context("the event loop"),
+            }
+        };
+        let result = result.and_then(|()| match &self.model.vitals.unsaved {
+            Some(fault) => Err(anyhow::anyhow!("the pool as it was last could not be saved: {fault}")),
+            None => Ok(()),
+        });
+        match &result {
+            Ok(()) => info!("balancer stopped"),
+            Err(error) => error!(error = format!("{error:#}"), "balancer stopped"),
         }
-        info!("balancer stopped");
-        Ok(())
+        result
     }
 
     /// One pass of the loop: wait, dispatch, expire, carry out what followed. Whether there is to be another.
@@ -153,7 +187,8 @@ impl Daemon {
                     let served = catch_unwind(AssertUnwindSafe(|| self.sessions.ready(id, side, ready, cx)));
                     if served.is_err() {
                         error!(?id, "a fault in the balancer: its session is closed, the others go on");
-                        self.sessions.end(id, EndReason::Fault, cx);
+                        // Where the fault left it may be a place that cannot be ended in order either.
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end(id, EndReason::Fault, cx)));
                     }
                 }
                 Some(Source::Listener(index)) => {
@@ -185,10 +220,12 @@ impl Daemon {
             }
         }
         self.expire(now);
+        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        self.sessions.settle(cx);
         if self.sessions.ended() > ended_before {
             self.listeners.iter_mut().for_each(Listener::on_relief);
         }
-        self.settle(now)?;
+        self.settle(now);
         self.model.vitals.longest_turn = self.model.vitals.longest_turn.max(event::now() - now);
         Ok(!self.is_over(now))
     }
@@ -206,7 +243,9 @@ impl Daemon {
         let saved = effects.contains(&Effect::Save).then(|| self.saver.save(self.model.kept()));
         self.carry_out(&effects, now);
         match saved {
-            Some(number) => self.unsaved_answers.push((number, id, response)),
+            Some(number) => {
+                self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
+            }
             None => self.answer(id, &response, now),
         }
     }
@@ -235,7 +274,7 @@ impl Daemon {
         for mut listener in std::mem::take(&mut self.listeners) {
             let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
             if !limit.is_zero() {
-                self.sessions.accept_all(&mut listener, cx);
+                self.sessions.accept_last(&mut listener, cx);
             }
             self.model.accepting(listener.service, false);
         }
@@ -247,7 +286,7 @@ impl Daemon {
             match signal {
                 Signal::HangUp => info!("SIGHUP: there is no file to read again; the log follows its name by itself"),
                 Signal::Terminate => {
-                    let again = self.model.phase() == Phase::Stopping;
+                    let again = std::mem::replace(&mut self.signalled, true);
                     info!(again, "told to stop by a signal");
                     let (_, effects) = self.model.apply(&Request::Stop { now: again, drain_ms: None }, now);
                     self.carry_out(&effects, now);
@@ -264,13 +303,18 @@ impl Daemon {
                 warn!(fault, "the pool could not be saved: what was changed holds until the balancer ends");
                 now + SAVE_AGAIN
             });
-            let settled = self.unsaved_answers.extract_if(.., |(number, _, _)| *number <= saved.number);
-            for (_, id, mut response) in settled.collect::<Vec<_>>() {
-                if let Response::Changed(report) = &mut response {
-                    report.unsaved.clone_from(&self.model.vitals.unsaved);
-                }
-                self.answer(id, &response, now);
+            self.answer_unsaved(|waiting| waiting.number <= saved.number, now);
+        }
+    }
+
+    /// Answers those who have waited for the state file, and says whether they have waited in vain.
+    fn answer_unsaved(&mut self, is_settled: impl Fn(&Unsaved) -> bool, now: Instant) {
+        let settled = self.unsaved_answers.extract_if(.., |waiting| is_settled(waiting));
+        for Unsaved { id, mut response, .. } in settled.collect::<Vec<_>>() {
+            if let Response::Changed(report) = &mut response {
+                report.unsaved.clone_from(&self.model.vitals.unsaved);
             }
+            self.answer(id, &response, now);
         }
     }
 
@@ -280,7 +324,17 @@ impl Daemon {
         self.control.expire(now);
         self.listeners.iter_mut().for_each(|listener| listener.expire(now));
         if self.stop_at.is_some_and(|at| at <= now) {
+            self.stop_at = None;
             self.sessions.end_all(EndReason::Shutdown, cx);
+        }
+        if let Some(suppressed) = self.unpolled.expire(now) {
+            warn!(suppressed, "epoll had no room for a listener again");
+        }
+        if self.unsaved_answers.iter().any(|waiting| waiting.until <= now) {
+            let fault = format!("{} is not written after {} s", self.model.vitals.state_file, SAVE_PATIENCE.as_secs());
+            warn!(fault, "the pool is not saved yet: the disk takes its time");
+            self.model.vitals.unsaved = Some(fault);
+            self.answer_unsaved(|waiting| waiting.until <= now, now);
         }
         if self.save_again.is_some_and(|at| at <= now) {
             self.save_again = None;
@@ -292,31 +346,55 @@ impl Daemon {
         }
     }
 
-    /// Tells the poller what everybody waits for now.
-    fn settle(&mut self, now: Instant) -> io::Result<()> {
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
-        self.sessions.settle(cx);
+    /// Tells the poller what the listeners wait for now. One that epoll has no room for comes back after a pause.
+    fn settle(&mut self, now: Instant) {
         let room = self.sessions.have_room();
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let key = Source::Listener(u32::try_from(index).expect("a few listeners")).key();
-            let accepting = listener.settle(&self.poller, key, room)?;
+            let accepting = listener.settle(&self.poller, key, room, now).unwrap_or_else(|error| {
+                if self.unpolled.on_event(now) {
+                    warn!(%error, "epoll has no room for a listener: clients wait in the kernel's queue");
+                }
+                false
+            });
             self.model.accepting(listener.service, accepting);
         }
         let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
-        self.control.settle_listener(Source::ControlListener.key(), cx)
+        if let Err(error) = self.control.settle_listener(Source::ControlListener.key(), cx)
+            && self.unpolled.on_event(now)
+        {
+            warn!(%error, "epoll has no room for the control socket");
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let listeners = self.listeners.iter().filter_map(Listener::next_deadline);
-        let own = [self.stop_at, self.save_again, self.watchdog.as_ref().map(|watchdog| watchdog.next)];
+        let unsaved = self.unsaved_answers.iter().map(|waiting| waiting.until).min();
+        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
+        let own =
+            [self.stop_at, self.save_again, self.last_save_until, unsaved, watchdog, self.unpolled.next_deadline()];
         let parts = [self.sessions.next_deadline(), self.control.next_deadline()];
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        let told = self.model.phase() == Phase::Stopping;
-        told && self.unsaved_answers.is_empty()
-            && (self.sessions.len() == 0 || self.stop_at.is_some_and(|at| at <= now))
+    /// Told to stop, with no session left and the pool in the state file; for the file it waits so long and no longer.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.model.phase() != Phase::Stopping || self.sessions.len() > 0 {
+            return false;
+        }
+        if self.last_save_until.is_none() {
+            self.last_save_until = Some(now + SAVE_PATIENCE);
+            if self.model.vitals.unsaved.is_some() {
+                self.saver.save(self.model.kept());
+            }
+        }
+        if self.saver.is_busy() && self.last_save_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        if self.saver.is_busy() {
+            self.model.vitals.unsaved.get_or_insert_with(|| "the disk takes its time".to_owned());
+        }
+        true
     }
 }
 

@@ -63,9 +63,12 @@ impl Locks {
 }
 
 impl Drop for Locks {
-    /// The pid file goes at an end in order. Its lock is given up only then, so a successor's is not removed.
+    /// The pid file goes at an end in order, and its lock only then. A file that is not this one stays: it is a
+    /// successor's, who came when the directory had been removed.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.pid_path);
+        if is_same(&self.pid, &self.pid_path) {
+            let _ = std::fs::remove_file(&self.pid_path);
+        }
         let _ = self.pid.unlock();
     }
 }
@@ -94,6 +97,7 @@ fn lock(path: &Path) -> Result<File, LockError> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let mut file = options.open(path).map_err(failed("opened"))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -143,6 +147,17 @@ mod tests {
         drop(first);
         assert!(!places.pid.exists());
         drop(Locks::take(&places).expect("free again"));
+    }
+
+    #[test]
+    fn a_successor_in_a_directory_made_anew_keeps_its_pid_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let places = places(directory.path(), "run/a.sock", "run");
+        let first = Locks::take(&places).expect("free");
+        std::fs::remove_dir_all(directory.path().join("run")).expect("removed");
+        let _second = Locks::take(&places).expect("free, as far as the file system tells");
+        drop(first);
+        assert!(places.pid.exists());
     }
 
     #[test]

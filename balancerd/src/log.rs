@@ -7,6 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tracing::{Level, Metadata};
@@ -53,10 +55,11 @@ impl FromStr for Target {
     }
 }
 
-/// The log of this process. What it was given is written before it is dropped.
+/// The log of this process. What it was given is written before it is dropped, if that is a matter of a moment.
 pub(crate) struct Log {
-    _thread: WorkerGuard,
+    thread: Option<WorkerGuard>,
     dropped: ErrorCounter,
+    lost: Arc<AtomicU64>,
     target: Target,
 }
 
@@ -64,11 +67,12 @@ impl Log {
     /// Starts the thread and takes what `tracing` gives from now on. `filter` is a level, or a list of directives.
     pub(crate) fn start(target: &Target, filter: &str) -> Result<Self> {
         let filter = EnvFilter::try_new(filter).with_context(|| format!("the log level {filter:?} makes no sense"))?;
+        let lost = Arc::new(AtomicU64::new(0));
         let (writer, thread) = match target {
-            Target::Stderr | Target::Journald => in_background(io::stderr()),
+            Target::Stderr | Target::Journald => in_background(io::stderr(), &lost),
             Target::File(path) => {
                 let file = LogFile::open(path).with_context(|| format!("the log {}", path.display()))?;
-                in_background(file)
+                in_background(file, &lost)
             }
         };
         let dropped = writer.error_counter();
@@ -81,7 +85,7 @@ impl Log {
             Target::File(_) => format.with_ansi(false).with_writer(writer).try_init(),
         };
         begun.map_err(|error| anyhow::anyhow!("the log cannot begin: {error}"))?;
-        Ok(Self { _thread: thread, dropped, target: target.clone() })
+        Ok(Self { thread: Some(thread), dropped, lost, target: target.clone() })
     }
 
     /// Where it goes.
@@ -89,14 +93,46 @@ impl Log {
         &self.target
     }
 
-    /// Lines that were dropped so far.
+    /// Lines that found no room so far, or could not be written.
     pub(crate) fn dropped_lines(&self) -> u64 {
-        self.dropped.dropped_lines() as u64
+        self.dropped.dropped_lines() as u64 + self.lost.load(Ordering::Relaxed)
     }
 }
 
-fn in_background(writer: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+impl Drop for Log {
+    /// The guard gives its thread a moment, and complains on standard output when that was not enough: which may be the
+    /// very pipe that nobody reads. So it is given another one.
+    fn drop(&mut self) {
+        if let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null") {
+            let _ = nix::unistd::dup2_stdout(nowhere);
+        }
+        drop(self.thread.take());
+    }
+}
+
+fn in_background(writer: impl Write + Send + 'static, lost: &Arc<AtomicU64>) -> (NonBlocking, WorkerGuard) {
+    let writer = Counted { writer, lost: Arc::clone(lost) };
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_WAITING_LINES).finish(writer)
+}
+
+/// Counts the lines that could not be written.
+struct Counted<W> {
+    writer: W,
+    lost: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // The thread gives whole lines, and goes on after an error.
+        self.writer.write_all(line).inspect_err(|_| {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        })?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 /// Puts the level in front of each line, as sd-daemon(3) has it.
@@ -186,6 +222,17 @@ mod tests {
         file.write_all(b"two\n").expect("written");
         assert_eq!(std::fs::read(&old).expect("there"), b"one\n");
         assert_eq!(std::fs::read(&path).expect("there"), b"two\n");
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        let lost = Arc::new(AtomicU64::new(0));
+        let writer = LogFile::open(Path::new("/dev/full")).expect("opened");
+        let mut counted = Counted { writer, lost: Arc::clone(&lost) };
+        for _ in 0..3 {
+            assert!(counted.write_all(b"line\n").is_err());
+        }
+        assert_eq!(lost.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod pages;
 mod source;
 mod state;
 
+use std::io::{self, Write};
 use std::panic;
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ use config::Config;
 use daemon::Daemon;
 use event::Signals;
 use lock::Locks;
-use log::Log;
+use log::{Log, Target};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("balancerd: {error:#}");
+            // Not eprintln: it panics where standard error is closed.
+            let _ = writeln!(io::stderr(), "balancerd: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -46,18 +48,19 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments) -> Result<()> {
     let config = arguments.config()?;
+    let target = arguments.log_target(&config)?;
     if !arguments.background {
-        return run(arguments, &config, None);
+        return run(&config, &target, &arguments.log_level, None);
     }
     match background::enter()? {
         Half::Parent => Ok(()),
-        Half::Daemon(starter) => run(arguments, &config, Some(starter)),
+        Half::Daemon(starter) => run(&config, &target, &arguments.log_level, Some(starter)),
     }
 }
 
 /// Serves until the end. An error before it serves goes to whoever started it.
-fn run(arguments: &Arguments, config: &Config, starter: Option<Starter>) -> Result<()> {
-    let (locks, daemon) = match prepare(arguments, config) {
+fn run(config: &Config, target: &Target, level: &str, starter: Option<Starter>) -> Result<()> {
+    let (locks, daemon) = match prepare(config, target, level) {
         Ok(ready) => ready,
         Err(error) => {
             if let Some(starter) = starter {
@@ -75,11 +78,11 @@ fn run(arguments: &Arguments, config: &Config, starter: Option<Starter>) -> Resu
     result
 }
 
-fn prepare(arguments: &Arguments, config: &Config) -> Result<(Locks, Daemon)> {
+fn prepare(config: &Config, target: &Target, level: &str) -> Result<(Locks, Daemon)> {
     // The order matters: signals are blocked before any thread exists, and the log's is the first.
     let signals = Signals::take().context("signals")?;
     let locks = Locks::take(&config.places)?;
-    let log = Log::start(&arguments.log_target(config)?, &arguments.log_level)?;
+    let log = Log::start(target, level)?;
     panic::set_hook(Box::new(|fault| tracing::error!(%fault, "a fault in the balancer")));
     Ok((locks, Daemon::new(config, signals, log)?))
 }

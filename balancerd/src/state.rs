@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,9 @@ pub(crate) fn load(path: &Path) -> Result<Vec<Kept>, StateError> {
     let broken = |fault| StateError::Broken { path: path.to_path_buf(), fault };
     let length = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        found => found.map_err(read)?.len(),
+        Err(error) => return Err(read(error)),
+        Ok(found) if !found.is_file() => return Err(broken("it is no regular file".to_owned())),
+        Ok(found) => found.len(),
     };
     if length > LENGTH_LIMIT {
         return Err(broken(format!("it has {length} bytes, which no state file has")));
@@ -103,7 +105,12 @@ pub(crate) fn store(path: &Path, kept: &[Kept]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
+    // Whatever a crash left there, or somebody laid there, is not written through: the file is always a fresh one.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -115,9 +122,17 @@ pub(crate) fn store(path: &Path, kept: &[Kept]) -> io::Result<()> {
 /// Writes the state file beside the loop, which waits for no disk. The only thread of the daemon that touches it.
 #[derive(Debug)]
 pub(crate) struct Saver {
-    orders: Sender<Order>,
+    desk: Arc<Desk>,
     results: Receiver<Saved>,
-    next: u64,
+    ordered: u64,
+    settled: u64,
+}
+
+/// Where the order lies that is to be carried out next. A later one takes its place: written is always the whole pool.
+#[derive(Debug, Default)]
+struct Desk {
+    order: Mutex<Option<Order>>,
+    laid: Condvar,
 }
 
 #[derive(Debug)]
@@ -134,42 +149,56 @@ pub(crate) struct Saved {
 }
 
 impl Saver {
-    /// Starts the thread. It wakes the loop after each result.
+    /// Starts the thread. It wakes the loop after each result, and ends with the process.
     pub(crate) fn start(path: PathBuf, waker: Waker) -> io::Result<Self> {
-        let (orders, incoming) = mpsc::channel();
+        let desk = Arc::new(Desk::default());
         let (outgoing, results) = mpsc::channel();
-        let waker = Arc::new(waker);
-        thread::Builder::new().name("state".to_owned()).spawn(move || run(&path, &incoming, &outgoing, &waker))?;
-        Ok(Self { orders, results, next: 0 })
+        let its_desk = Arc::clone(&desk);
+        thread::Builder::new().name("state".to_owned()).spawn(move || run(&path, &its_desk, &outgoing, &waker))?;
+        Ok(Self { desk, results, ordered: 0, settled: 0 })
     }
 
     /// Orders the file to be written. The number is that of the result to wait for, or of a later one.
     pub(crate) fn save(&mut self, kept: Vec<Kept>) -> u64 {
-        self.next += 1;
-        // It fails only if the thread is gone, which a panic in it would take; then no result comes, and the one who
-        // asked is answered by its own patience.
-        let _ = self.orders.send(Order { number: self.next, kept });
-        self.next
+        self.ordered += 1;
+        *self.desk.order() = Some(Order { number: self.ordered, kept });
+        self.desk.laid.notify_one();
+        self.ordered
     }
 
     /// The next result, if one is there.
-    pub(crate) fn result(&self) -> Option<Saved> {
-        self.results.try_recv().ok()
+    pub(crate) fn result(&mut self) -> Option<Saved> {
+        let saved = self.results.try_recv().ok()?;
+        self.settled = saved.number;
+        Some(saved)
     }
 
-    /// Waits until everything that was ordered is settled, and gives the last result.
-    pub(crate) fn finish(self) -> Option<Saved> {
-        drop(self.orders);
-        self.results.iter().last()
+    /// Whether an order is not settled yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.settled < self.ordered
     }
 }
 
-fn run(path: &Path, orders: &Receiver<Order>, results: &Sender<Saved>, waker: &Waker) {
-    while let Ok(mut order) = orders.recv() {
-        // Several orders are settled by writing the last.
-        while let Ok(later) = orders.try_recv() {
-            order = later;
+impl Desk {
+    /// A thread that panicked while it held the lock left an order that is whole, or none.
+    fn order(&self) -> MutexGuard<'_, Option<Order>> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Order {
+        let mut order = self.order();
+        loop {
+            match order.take() {
+                Some(order) => return order,
+                None => order = self.laid.wait(order).unwrap_or_else(PoisonError::into_inner),
+            }
         }
+    }
+}
+
+fn run(path: &Path, desk: &Desk, results: &Sender<Saved>, waker: &Waker) {
+    loop {
+        let order = desk.take();
         let result = store(path, &order.kept).map_err(|error| format!("{} cannot be written: {error}", path.display()));
         if results.send(Saved { number: order.number, result }).is_err() {
             return;
@@ -218,7 +247,7 @@ mod tests {
             assert!(error.contains(said) && error.contains("s.state"), "{error}");
             assert_eq!(fs::read(&path).expect("still there"), bytes);
         }
-        assert!(matches!(load(directory.path()), Err(StateError::Read { .. })), "a directory");
+        assert!(matches!(load(directory.path()), Err(StateError::Broken { .. })), "a directory");
     }
 
     proptest! {
@@ -233,6 +262,17 @@ mod tests {
         }
     }
 
+    /// Waits for the result that settles everything.
+    fn finish(saver: &mut Saver) -> Saved {
+        loop {
+            let saved = saver.results.recv().expect("the thread lives");
+            saver.settled = saved.number;
+            if !saver.is_busy() {
+                return saved;
+            }
+        }
+    }
+
     #[test]
     fn the_last_of_many_orders_is_what_stays_and_a_failure_is_told() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -243,13 +283,13 @@ mod tests {
         for weight in 1..=50 {
             saver.save(vec![kept("10.0.0.1:80", weight)]);
         }
-        let last = saver.finish().expect("a result");
+        let last = finish(&mut saver);
         assert_eq!((last.number, last.result), (50, Ok(())));
         assert_eq!(load(&path).expect("loaded"), [kept("10.0.0.1:80", 50)]);
 
         let mut saver = Saver::start(directory.path().join("none/s.state"), waker(1)).expect("a thread");
         saver.save(Vec::new());
-        let error = saver.finish().expect("a result").result.expect_err("no directory");
+        let error = finish(&mut saver).result.expect_err("no directory");
         assert!(error.contains("none/s.state"), "{error}");
     }
 }

@@ -10,6 +10,10 @@ use crate::report::{ChangeReport, DigestReport, ExplainReport, ListReport, Statu
 /// The largest weight of a server.
 pub const MAX_WEIGHT: u32 = 256;
 
+/// Servers that a pool may have, whatever their weight: more than its ring has room for, and few enough that a list of
+/// them is one answer.
+pub const MAX_SERVERS: usize = 65_536;
+
 /// What a program may ask of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -154,6 +158,8 @@ pub enum Refusal {
         /// The weight asked for.
         weight: u32,
     },
+    /// The pool has [`MAX_SERVERS`] servers.
+    TooManyServers,
     /// The ring would have more points than it may.
     TooManyPoints {
         /// Points it would have.
@@ -241,6 +247,9 @@ impl fmt::Display for Refusal {
                 write!(f, "{server} is the balancer's own address; it would connect to itself for ever")
             }
             Self::WeightTooLarge { weight } => write!(f, "weight {weight} is too large; give 0 to {MAX_WEIGHT}"),
+            Self::TooManyServers => {
+                write!(f, "the pool has {MAX_SERVERS} servers, which is the limit; remove one first")
+            }
             Self::TooManyPoints { points, limit } => write!(
                 f,
                 "the ring would have {points} points and may have {limit}; give the servers smaller weights in the same proportion"

@@ -1,14 +1,15 @@
 //! Lazy deadlines: one early guess per entry.
 //!
 //! An entry's own deadline may move later as often as it likes without a word here: when the guess comes due, its owner
-//! compares with the true deadline and pushes again. An entry that ends leaves its guess behind; the owner drops the
-//! guesses of the dead when there are more of them than of the living, so their number stays bounded.
+//! compares with the true deadline and pushes again. An entry that ends, or needs an earlier guess, leaves a stale one
+//! behind; the owner knows which guess is the entry's own, and drops the stale ones when there are more of them than of
+//! the others, so their number stays bounded.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Guesses of the dead that are not worth a clean-up.
+/// Stale guesses that are not worth a clean-up.
 const SLACK: usize = 1024;
 
 /// When to look at which entry.
@@ -31,18 +32,19 @@ impl<K: Ord + Copy> Deadlines<K> {
         self.0.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes an entry to be looked at, if one is due.
-    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
+    /// Takes a guess and its entry, if one is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<(Instant, K)> {
         if self.next()? > now {
             return None;
         }
-        self.0.pop().map(|Reverse((_, key))| key)
+        self.0.pop().map(|Reverse(guess)| guess)
     }
 
-    /// Drops the guesses of the dead when they outnumber the `living`: linear, and paid for by the pushes before it.
-    pub(crate) fn tidy(&mut self, living: usize, is_alive: impl Fn(K) -> bool) {
+    /// Drops the stale guesses when they outnumber the entries that are `living`, of which each has one guess: linear,
+    /// and paid for by the pushes before it.
+    pub(crate) fn tidy(&mut self, living: usize, is_current: impl Fn(Instant, K) -> bool) {
         if self.0.len() > 2 * living + SLACK {
-            self.0.retain(|Reverse((_, key))| is_alive(*key));
+            self.0.retain(|Reverse((at, key))| is_current(*at, *key));
         }
     }
 }
@@ -64,19 +66,19 @@ mod tests {
         }
         assert_eq!(deadlines.next(), Some(at(10)));
         assert_eq!(deadlines.pop_due(at(9)), None);
-        assert_eq!(deadlines.pop_due(at(25)), Some('a'));
-        assert_eq!(deadlines.pop_due(at(25)), Some('b'));
+        assert_eq!(deadlines.pop_due(at(25)), Some((at(10), 'a')));
+        assert_eq!(deadlines.pop_due(at(25)), Some((at(20), 'b')));
         assert_eq!(deadlines.pop_due(at(25)), None);
         assert_eq!(deadlines.next(), Some(at(30)));
     }
 
     #[test]
-    fn the_dead_never_outnumber_the_living_by_much() {
+    fn stale_guesses_never_outnumber_the_others_by_much() {
         let start = now();
         let mut deadlines = Deadlines::new();
         for key in 0..100_000u32 {
             deadlines.push(start + Duration::from_secs(3600), key);
-            deadlines.tidy(1, |alive| alive == key);
+            deadlines.tidy(1, |_, alive| alive == key);
             assert!(deadlines.0.len() <= 2 + SLACK);
         }
         assert!(deadlines.0.iter().any(|Reverse((_, key))| *key == 99_999), "the living stay");

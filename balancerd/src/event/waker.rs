@@ -15,7 +15,7 @@ impl Waker {
         mio::Waker::new(poller.registry(), mio::Token(key.0 as usize)).map(Self)
     }
 
-    /// Ends the wait under way, or the next one. A failure is not told: the loop meets the same news at its next turn.
+    /// Ends the wait under way, or the next one. A failure is not told: writing to an eventfd that is not full has none.
     pub(crate) fn wake(&self) {
         let _ = self.0.wake();
     }

@@ -1,7 +1,8 @@
 //! The logic of the balancer: no sockets, no clock, no randomness, no logging.
 //!
-//! [`Model::apply`] is the only function that changes services, pools and servers, whoever asks. The other functions
-//! that take `&mut self` are news from the sessions, and only count.
+//! After the start, [`Model::apply`] is the only function that changes services, pools and servers, whoever asks. The
+//! other functions that take `&mut self` are news from the sockets: they count, and a server that was removed goes with
+//! the last of its sessions.
 
 mod pool;
 mod server;
@@ -13,7 +14,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use slotmap::SlotMap;
-use wire::control::{Change, MAX_WEIGHT, Refusal, Request, Response, check_address};
+use wire::control::{Change, MAX_SERVERS, MAX_WEIGHT, Refusal, Request, Response, check_address};
 use wire::report::{
     ChangeReport, DigestReport, EndReason, ExplainReport, Hex, ListReport, MoveReport, Phase, SkippedReport,
     StatusReport, StoppingReport,
@@ -117,6 +118,7 @@ impl Model {
     /// Fills the empty default pool with what the state file kept.
     pub(crate) fn restore(&mut self, kept: &[Kept]) -> Result<(), Refusal> {
         for &Kept { server, weight } in kept {
+            let server = canonical(server);
             self.check_addition(server, weight)?;
             let id = self.servers.insert(Server::new(server, weight));
             self.pools[self.default_pool].members.insert(server, id);
@@ -305,9 +307,12 @@ impl Model {
         }
         let member = self.pools[self.default_pool].members.get(&server).map(|id| &self.servers[*id]);
         match member {
-            Some(entry) if !entry.leaving => Err(Refusal::AlreadyThere { server, weight: entry.weight }),
-            _ => Ok(()),
+            Some(entry) if !entry.leaving => return Err(Refusal::AlreadyThere { server, weight: entry.weight }),
+            None if self.servers.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers),
+            _ => {}
         }
+        // Before the ring is copied: a copy that is thrown away can be a large one.
+        self.pools[self.default_pool].check_room(weight)
     }
 
     /// A removed server goes with its last session.

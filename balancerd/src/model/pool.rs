@@ -26,6 +26,14 @@ impl Pool {
         Self { name: name.to_owned(), members: BTreeMap::new(), ring: Ring::new(points_per_weight) }
     }
 
+    /// Whether the ring has room for a further server of this weight.
+    pub(super) fn check_room(&self, weight: u32) -> Result<(), Refusal> {
+        let points =
+            self.ring.points().len() as u64 + u64::from(weight) * u64::from(self.ring.points_per_weight().get());
+        let limit = ring::MAX_POINTS as u64;
+        if points > limit { Err(Refusal::TooManyPoints { points, limit }) } else { Ok(()) }
+    }
+
     /// Makes the ring anew from the members, with one sort: for many servers at once.
     pub(super) fn rebuild(&mut self, servers: &SlotMap<ServerId, Server>) -> Result<(), Refusal> {
         let eligible = self.members.values().filter(|id| servers[**id].is_eligible()).map(|id| Member {
@@ -48,6 +56,6 @@ pub(super) fn refusal(error: &RingError) -> Refusal {
     match *error {
         RingError::Points { points, .. } => Refusal::TooManyPoints { points, limit: ring::MAX_POINTS as u64 },
         RingError::Weight { weight, .. } => Refusal::WeightTooLarge { weight },
-        RingError::Twice { identity } => Refusal::AlreadyThere { server: identity.addr(), weight: 0 },
+        RingError::Twice { .. } => unreachable!("the members of a pool are a map"),
     }
 }

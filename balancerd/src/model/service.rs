@@ -27,7 +27,10 @@ impl Service {
     /// ones this machine has.
     pub(super) fn answers_at(&self, address: SocketAddr) -> bool {
         let (own, other) = (self.listen.ip().to_canonical(), address.ip().to_canonical());
-        self.listen.port() == address.port() && (own == other || own.is_unspecified() && other.is_loopback())
+        // The IPv6 wildcard takes IPv4 clients too.
+        let takes_family = own.is_ipv6() || other.is_ipv4();
+        let loops_back = own.is_unspecified() && takes_family && other.is_loopback();
+        self.listen.port() == address.port() && (own == other || loops_back)
     }
 
     pub(super) fn report(&self, pool: &str) -> ServiceReport {

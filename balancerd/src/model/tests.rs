@@ -263,6 +263,55 @@ fn what_is_restored_is_the_same_pool() {
 }
 
 #[test]
+fn a_kept_address_in_another_spelling_is_the_same_server() {
+    let (mut model, _, now) = model();
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let kept = |text| Kept { server: parse(text), weight: 1 };
+    model.restore(&[kept("[::ffff:10.0.0.9]:80"), kept("[2001:db8::1%3]:80")]).expect("sound");
+    assert!(model.list().servers.iter().all(|row| row.share > 0.0));
+    let mapped = parse("10.0.0.9:80");
+    assert_eq!(refused(&mut model, &add(mapped, 1), now), Refusal::AlreadyThere { server: mapped, weight: 1 });
+    changed(&mut model, &remove(parse("[2001:db8::1]:80"), false), now);
+    assert_eq!(model.kept(), [Kept { server: mapped, weight: 1 }]);
+}
+
+#[test]
+fn a_pool_has_a_limit_of_servers() {
+    let (mut model, _, now) = model();
+    let kept = |number: usize| Kept { server: (Ipv4Addr::from(0x0a00_0000 + number as u32), 80).into(), weight: 0 };
+    model.restore(&(0..MAX_SERVERS).map(kept).collect::<Vec<_>>()).expect("as many as may be");
+    assert_eq!(refused(&mut model, &add(kept(MAX_SERVERS).server, 0), now), Refusal::TooManyServers);
+    let (mut other, _, _) = self::model();
+    assert_eq!(other.restore(&(0..=MAX_SERVERS).map(kept).collect::<Vec<_>>()), Err(Refusal::TooManyServers));
+}
+
+#[test]
+fn only_what_would_come_back_to_the_listener_is_the_balancer_itself() {
+    let own = |listen: &str, server: &str| {
+        let (mut model, service, _) = model();
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        model.listening(service, parse(listen));
+        matches!(model.check_addition(parse(server), 1), Err(Refusal::Itself { .. }))
+    };
+    for (listen, server) in [
+        ("10.0.0.1:80", "10.0.0.1:80"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("[::]:80", "[::1]:80"),
+        ("[::]:80", "127.0.0.9:80"),
+    ] {
+        assert!(own(listen, server), "{listen} answers at {server}");
+    }
+    for (listen, server) in [
+        ("0.0.0.0:80", "[::1]:80"),
+        ("0.0.0.0:80", "127.0.0.1:81"),
+        ("10.0.0.1:80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "10.0.0.2:80"),
+    ] {
+        assert!(!own(listen, server), "{listen} does not answer at {server}");
+    }
+}
+
+#[test]
 fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
     let (mut model, _, now) = model();
     changed(&mut model, &add(address(1), 1), now);

@@ -145,16 +145,12 @@ impl Control {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        if self.peers.len() >= MOST_CONNECTIONS {
-            let idle = self.peers.iter().filter(|(_, peer)| !peer.is_owed_something());
-            let Some(quietest) = idle.min_by_key(|(_, peer)| peer.active).map(|(id, _)| id) else {
-                warn!("too many control connections, and all are waiting for an answer: a new one is closed");
-                return;
-            };
-            debug!("too many control connections: the quietest is closed");
-            self.peers.remove(quietest);
-        }
         let refusal = self.refusal(&stream);
+        // Whoever may not speak displaces nobody.
+        if self.peers.len() >= MOST_CONNECTIONS && (refusal.is_some() || !self.make_room()) {
+            warn!("too many control connections: a new one is closed");
+            return;
+        }
         let mut peer = Peer {
             conn: Conn::new(stream),
             decoder: Decoder::new(REQUEST_LIMIT),
@@ -170,6 +166,14 @@ impl Control {
         }
         let id = self.peers.insert(peer);
         self.write(id, cx);
+    }
+
+    /// Closes the connection that has been quiet for longest, of those that are owed nothing. Whether there was one.
+    fn make_room(&mut self) -> bool {
+        let idle = self.peers.iter().filter(|(_, peer)| !peer.is_owed_something());
+        let Some(quietest) = idle.min_by_key(|(_, peer)| peer.active).map(|(id, _)| id) else { return false };
+        debug!("too many control connections: the quietest is closed");
+        self.peers.remove(quietest).is_some()
     }
 
     /// A connection is ready. Gives the request that is to be carried out; [`Control::answer`] then answers it.
@@ -194,10 +198,10 @@ impl Control {
     /// Answers the request that a connection waits for, if it is still there.
     pub(crate) fn answer(&mut self, id: ControlId, response: &Response, cx: &mut Context<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.answer(response);
         // What was read behind the request is taken up now, one request a turn: the socket would not report it again.
         peer.stage = Stage::Taking { more: peer.decoder.pending() > 0 };
         peer.active = cx.now;
+        peer.answer(response);
         self.write(id, cx);
     }
 
@@ -209,9 +213,12 @@ impl Control {
     }
 
     /// Tells the poller whether the listener accepts.
+    /// When epoll has no room for it, it stays away for a while.
     pub(crate) fn settle_listener(&mut self, key: Key, cx: &mut Context<'_>) -> io::Result<()> {
         let wanted = if self.short_until.is_some() { Interest::NONE } else { Interest::READ };
-        cx.poller.set(&self.listener, key, &mut self.registered, wanted)
+        cx.poller.set(&self.listener, key, &mut self.registered, wanted).inspect_err(|_| {
+            self.short_until = Some(cx.now + SHORTAGE_PAUSE);
+        })
     }
 
     /// Closes one connection.
@@ -314,7 +321,7 @@ impl Peer {
         match frame(response) {
             Ok(bytes) => self.conn.send(&bytes),
             Err(error) => {
-                warn!(%error, "an answer could not be written down");
+                warn!(%error, "an answer could not be written down: its connection is closed");
                 self.stage = Stage::Closing;
             }
         }

@@ -12,6 +12,9 @@ use crate::model::ServiceId;
 /// Connections that wait in the kernel for their accept. Enough for a second of a storm; `net.core.somaxconn` caps it.
 const BACKLOG: Backlog = Backlog(4096);
 
+/// Clients that are let in when the listener is about to close: those who waited at that moment, not those who come on.
+pub(super) const MOST_LAST_ACCEPTS: i32 = BACKLOG.0;
+
 /// Connections that one turn takes at most. The others wait for the next turn, behind the sessions that are ready.
 const MOST_ACCEPTS: u32 = 16;
 
@@ -130,10 +133,13 @@ impl Listener {
         Interest { read: room && self.short_until.is_none(), write: false }
     }
 
-    /// Tells the poller, if something changed. Whether it accepts now.
-    pub(crate) fn settle(&mut self, poller: &Poller, key: Key, room: bool) -> io::Result<bool> {
+    /// Tells the poller, if something changed. Whether it accepts now. When epoll has no room for it, it stays away for a
+    /// while, as when descriptors are short.
+    pub(crate) fn settle(&mut self, poller: &Poller, key: Key, room: bool, now: Instant) -> io::Result<bool> {
         let wanted = self.interest(room);
-        poller.set(&self.acceptor, key, &mut self.registered, wanted)?;
+        poller.set(&self.acceptor, key, &mut self.registered, wanted).inspect_err(|_| {
+            self.short_until = Some(now + SHORTAGE_PAUSE);
+        })?;
         Ok(wanted.read)
     }
 }
@@ -208,19 +214,19 @@ mod tests {
         };
         let (key, long) = (Key(3), Duration::from_secs(20));
         let _client = TcpStream::connect(listener.address()).expect("in the backlog");
-        assert!(listener.settle(&poller, key, true).expect("registered"));
+        let start = now();
+        assert!(listener.settle(&poller, key, true, start).expect("registered"));
         assert_eq!(keys(&mut poller, long), [key]);
         assert_eq!(keys(&mut poller, long), [key], "a listener that does not accept stays readable");
 
-        let start = now();
         listener.short_until = Some(start + SHORTAGE_PAUSE);
-        assert!(!listener.settle(&poller, key, true).expect("left"));
+        assert!(!listener.settle(&poller, key, true, start).expect("left"));
         assert_eq!(keys(&mut poller, Duration::ZERO), [], "it has left epoll");
         listener.expire(start);
         assert_eq!(listener.next_deadline(), Some(start + SHORTAGE_PAUSE), "not yet");
         listener.expire(start + SHORTAGE_PAUSE);
-        assert!(!listener.settle(&poller, key, false).expect("still away"), "no room is a reason of its own");
-        assert!(listener.settle(&poller, key, true).expect("came back"));
+        assert!(!listener.settle(&poller, key, false, start).expect("still away"), "no room is a reason of its own");
+        assert!(listener.settle(&poller, key, true, start).expect("came back"));
         assert_eq!(keys(&mut poller, long), [key]);
 
         listener.short_until = Some(start + SHORTAGE_PAUSE);

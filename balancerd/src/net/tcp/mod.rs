@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use wire::report::EndReason;
 
 use super::Context;
-use super::listen::{Accepted, Listener};
+use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, ServerId, ServiceId};
 use pipe::Pipe;
@@ -35,6 +35,8 @@ pub(crate) struct Sessions {
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
     limit: usize,
+    /// Where this process itself listens.
+    listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
@@ -47,12 +49,18 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// None yet, and never more than `limit`. `key` says what the sides of a session are called at the poller.
-    pub(crate) fn new(timeouts: Timeouts, limit: usize, key: fn(SessionId, Side) -> Key) -> Self {
+    pub(crate) fn new(
+        timeouts: Timeouts,
+        limit: usize,
+        listening: Vec<SocketAddr>,
+        key: fn(SessionId, Side) -> Key,
+    ) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
             timeouts,
             limit,
+            listening,
             key,
             unsettled: Vec::new(),
             ended: 0,
@@ -88,9 +96,13 @@ impl Sessions {
         listener.on_whole_portion();
     }
 
-    /// Takes every client that waits at a listener which is about to close.
-    pub(crate) fn accept_all(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
-        while self.accept_one(listener, cx) {}
+    /// Takes the clients that wait at a listener which is about to close.
+    pub(crate) fn accept_last(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
+        for _ in 0..MOST_LAST_ACCEPTS {
+            if !self.accept_one(listener, cx) {
+                return;
+            }
+        }
     }
 
     /// Whether there may be another client.
@@ -138,9 +150,7 @@ impl Sessions {
             Ok(attempt) => {
                 let session = Session::new(End::new(client), inward, attempt, service, peer, cx.now);
                 let id = self.slots.insert(session);
-                self.deadlines.push(cx.now + self.timeouts.connect, id);
-                let slots = &self.slots;
-                self.deadlines.tidy(slots.len(), |id| slots.contains_key(id));
+                self.schedule(id);
                 self.unsettled.push(id);
             }
             Err(reason) => {
@@ -157,6 +167,10 @@ impl Sessions {
         let Some(session) = self.slots.get_mut(id) else { return };
         let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
         count(session, &outcome, cx);
+        if outcome.connected {
+            self.schedule(id);
+        }
+        let Some(session) = self.slots.get_mut(id) else { return };
         // A healthy relay changes nothing, and comes no further.
         if outcome.next != Next::Wait || !session.is_settled() {
             self.go_on(id, outcome.next, cx);
@@ -171,13 +185,12 @@ impl Sessions {
 
     /// Does what is due: gives connects up, ends idle sessions, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
-        while let Some(id) = self.deadlines.pop_due(cx.now) {
-            let Some(session) = self.slots.get(id) else { continue };
-            let next = session.expire(self.timeouts, cx.now);
-            if next == Next::Wait {
-                self.deadlines.push(session.next_deadline(self.timeouts), id);
-            } else {
-                self.go_on(id, next, cx);
+        while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
+            let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
+            session.guess = None;
+            match session.expire(self.timeouts, cx.now) {
+                Next::Wait => self.schedule(id),
+                next => self.go_on(id, next, cx),
             }
         }
         if let Some(suppressed) = self.full.expire(cx.now) {
@@ -216,6 +229,18 @@ impl Sessions {
         self.remove(id, server, reason, cx);
     }
 
+    /// Sees to it that the session is looked at by its deadline: an earlier look than needed is one that finds nothing.
+    fn schedule(&mut self, id: SessionId) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let at = session.next_deadline(self.timeouts);
+        if session.guess.is_none_or(|guess| at < guess) {
+            session.guess = Some(at);
+            self.deadlines.push(at, id);
+            let slots = &self.slots;
+            self.deadlines.tidy(slots.len(), |at, id| slots.get(id).is_some_and(|session| session.guess == Some(at)));
+        }
+    }
+
     fn go_on(&mut self, id: SessionId, next: Next, cx: &mut Context<'_>) {
         match next {
             Next::Wait => self.unsettled.push(id),
@@ -231,6 +256,9 @@ impl Sessions {
             let Some(session) = self.slots.get_mut(id) else { continue };
             let outcome = session.on_end_of_turn(cx.scratch, cx.now);
             count(session, &outcome, cx);
+            if outcome.connected {
+                self.schedule(id);
+            }
             match outcome.next {
                 Next::Wait => self.settle_one(id, cx),
                 next => self.go_on(id, next, cx),
@@ -267,7 +295,7 @@ impl Sessions {
                 if let Some(session) = self.slots.get_mut(id) {
                     session.reconnect(attempt, cx.now);
                 }
-                self.deadlines.push(cx.now + self.timeouts.connect, id);
+                self.schedule(id);
                 self.unsettled.push(id);
             }
             Err(reason) => self.remove(id, None, reason, cx),
@@ -286,7 +314,13 @@ impl Sessions {
     ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
             let Some((server, address)) = cx.model.pick(service, peer.ip(), &tried) else { break };
-            match begin_connect(address, has_first_words) {
+            let begun = begin_connect(address, has_first_words).and_then(|stream| {
+                match is_to_itself(&stream, address, &self.listening) {
+                    true => Err(Errno::ECONNREFUSED),
+                    false => Ok(stream),
+                }
+            });
+            match begun {
                 Ok(stream) => {
                     cx.model.connect_began(server);
                     return Ok(Attempt { server_id: server, server: End::new(stream), tried });
@@ -375,6 +409,26 @@ fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream
     }
 }
 
+/// Whether a connect ends at this process. TCP allows it in two ways. Where nobody listens on a port of this machine, the
+/// kernel may choose that very port for the connecting end, and what the client sends would come back to it as an
+/// answer. And an address of this machine with the port of a wildcard listener is the balancer: a circle that takes
+/// every session there may be. To an address of its own the kernel connects from that same address, or from one of the
+/// loopback interface to another.
+fn is_to_itself(stream: &TcpStream, address: SocketAddr, listening: &[SocketAddr]) -> bool {
+    let listens =
+        |own: &SocketAddr| own.port() == address.port() && (own.ip().is_unspecified() || own.ip() == address.ip());
+    let circular = listening.iter().any(listens);
+    if address.port() < FIRST_CHOSEN_PORT && !circular {
+        return false;
+    }
+    stream.local_addr().is_ok_and(|own| {
+        own == address || circular && (own.ip() == address.ip() || own.ip().is_loopback() && address.ip().is_loopback())
+    })
+}
+
+/// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
+const FIRST_CHOSEN_PORT: u16 = 1024;
+
 /// Whether a failed connect is the fault of this machine and not of the server.
 fn is_ours(errno: Errno) -> bool {
     matches!(
@@ -382,9 +436,13 @@ fn is_ours(errno: Errno) -> bool {
         Errno::EADDRNOTAVAIL
             | Errno::EADDRINUSE
             | Errno::EAGAIN
+            | Errno::EPERM
             | Errno::EMFILE
             | Errno::ENFILE
             | Errno::ENOBUFS
             | Errno::ENOMEM
     )
 }
+
+#[cfg(test)]
+mod tests;

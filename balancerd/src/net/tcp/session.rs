@@ -76,6 +76,8 @@ pub(super) struct Session {
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
     last_moved: Instant,
+    /// The one guess that its owner holds of its deadline; a guess that is not this one is stale.
+    pub(super) guess: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Session {
             peer,
             began: now,
             last_moved: now,
+            guess: None,
         }
     }
 
@@ -258,7 +261,8 @@ impl Session {
         self.outward.pass_on_the_end(&self.client.stream);
     }
 
-    /// When [`Session::expire`] has something to say: later calls may give a later time, never an earlier one.
+    /// When [`Session::expire`] has something to say. It moves later with everything that moves; with the connect done
+    /// it may come earlier, where the idle timeout is the shorter one.
     pub(super) fn next_deadline(&self, timeouts: Timeouts) -> Instant {
         match self.phase {
             Phase::Connecting { since, .. } => since + timeouts.connect,

@@ -1,0 +1,50 @@
+//! What the shell itself decides about a connect.
+
+use std::net::TcpListener;
+
+use nix::sys::socket::bind;
+
+use super::*;
+
+/// A socket on a port of its own choosing that has connected to that very port.
+fn connected_to_itself() -> (TcpStream, SocketAddr) {
+    let stream =
+        TcpStream::from(socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket"));
+    bind(stream.as_raw_fd(), &SockaddrStorage::from("127.0.0.1:0".parse::<SocketAddr>().expect("an address")))
+        .expect("bound");
+    let own = stream.local_addr().expect("bound");
+    connect(stream.as_raw_fd(), &SockaddrStorage::from(own)).expect("TCP allows it");
+    (stream, own)
+}
+
+#[test]
+fn a_socket_that_is_connected_to_itself_is_found_out() {
+    let (stream, own) = connected_to_itself();
+    assert!(is_to_itself(&stream, own, &[]));
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let server = listener.local_addr().expect("bound");
+    let stream = begin_connect(server, false).expect("begun");
+    assert!(!is_to_itself(&stream, server, &[]));
+}
+
+#[test]
+fn a_circle_through_a_wildcard_listener_is_found_out() {
+    let listener = TcpListener::bind("127.0.0.3:0").expect("bound");
+    let server = listener.local_addr().expect("bound");
+    let stream = begin_connect(server, false).expect("begun");
+    let wildcard = SocketAddr::new([0, 0, 0, 0].into(), server.port());
+    let elsewhere = SocketAddr::new([0, 0, 0, 0].into(), server.port() ^ 1);
+    assert!(is_to_itself(&stream, server, &[wildcard]));
+    assert!(!is_to_itself(&stream, server, &[elsewhere]));
+}
+
+#[test]
+fn our_own_shortages_are_not_a_servers_fault() {
+    for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM] {
+        assert!(is_ours(errno), "{errno}");
+    }
+    for errno in [Errno::ECONNREFUSED, Errno::ETIMEDOUT, Errno::EHOSTUNREACH, Errno::ENETUNREACH] {
+        assert!(!is_ours(errno), "{errno}");
+    }
+}
