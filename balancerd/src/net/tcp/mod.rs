@@ -3,7 +3,7 @@
 mod pipe;
 mod session;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
@@ -314,12 +314,11 @@ impl Sessions {
     ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
             let Some((server, address)) = cx.model.pick(service, peer.ip(), &tried) else { break };
-            let begun = begin_connect(address, has_first_words).and_then(|stream| {
-                match is_to_itself(&stream, address, &self.listening) {
-                    true => Err(Errno::ECONNREFUSED),
-                    false => Ok(stream),
-                }
-            });
+            let begun = if is_a_circle(address, &self.listening) {
+                Err(Errno::ECONNREFUSED)
+            } else {
+                begin_connect(address, has_first_words)
+            };
             match begun {
                 Ok(stream) => {
                     cx.model.connect_began(server);
@@ -404,26 +403,26 @@ fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream
         let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
     }
     match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
         Err(errno) => Err(errno),
     }
 }
 
-/// Whether a connect ends at this process. TCP allows it in two ways. Where nobody listens on a port of this machine, the
-/// kernel may choose that very port for the connecting end, and what the client sends would come back to it as an
-/// answer. And an address of this machine with the port of a wildcard listener is the balancer: a circle that takes
-/// every session there may be. To an address of its own the kernel connects from that same address, or from one of the
-/// loopback interface to another.
-fn is_to_itself(stream: &TcpStream, address: SocketAddr, listening: &[SocketAddr]) -> bool {
-    let listens =
-        |own: &SocketAddr| own.port() == address.port() && (own.ip().is_unspecified() || own.ip() == address.ip());
-    let circular = listening.iter().any(listens);
-    if address.port() < FIRST_CHOSEN_PORT && !circular {
-        return false;
-    }
-    stream.local_addr().is_ok_and(|own| {
-        own == address || circular && (own.ip() == address.ip() || own.ip().is_loopback() && address.ip().is_loopback())
+/// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
+/// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
+/// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
+fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
+    listening.iter().any(|own| {
+        own.port() == address.port()
+            && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
     })
+}
+
+/// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
+/// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
+fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
+    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
 }
 
 /// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
