@@ -152,10 +152,20 @@ fn clean(command: &mut Command) {
     }
 }
 
+/// balancerd with this command line, split at white space: for what ends, or goes to the background, by itself.
+#[must_use]
+pub fn balancerd(line: &str) -> Command {
+    program(&programs().balancerd, line)
+}
+
 /// balancerctl with this command line, split at white space.
 #[must_use]
 pub fn balancerctl(line: &str) -> Command {
-    let mut command = Command::new(&programs().balancerctl);
+    program(&programs().balancerctl, line)
+}
+
+fn program(path: &Path, line: &str) -> Command {
+    let mut command = Command::new(path);
     command.args(line.split_whitespace()).stdin(Stdio::null());
     clean(&mut command);
     command

@@ -1,4 +1,4 @@
-//! Where the two programs are. They are built once, in the profile of the tests.
+//! Where the two programs are, which are built once, in the profile of the tests; and programs of others.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -90,4 +90,25 @@ fn build(profile: &Path) -> Programs {
         path.unwrap_or_else(|| panic!("cargo built no {name}"))
     };
     Programs { balancerd: executable("balancerd"), balancerctl: executable("balancerctl") }
+}
+
+/// Programs that are not ours, or `None` when one is not installed: then the test is skipped, and says so. Where the
+/// environment has `CI` they must be there.
+///
+/// # Panics
+/// When one is missing where it must be there.
+#[must_use]
+pub fn installed<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into()]).collect();
+    let find = |name: &str| {
+        let found = places.iter().map(|place| place.join(name)).find(|program| program.is_file());
+        if found.is_none() {
+            println!("skipped: {name} is not installed");
+            assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
+        }
+        found
+    };
+    let found: Vec<PathBuf> = names.into_iter().map_while(find).collect();
+    found.try_into().ok()
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::balancer::balancerctl;
+use tests::balancer::{balancerctl, balancerd};
 use tests::{Balancer, Client, Process, Server, Setup, loopback, wait};
 use wire::Response;
 use wire::report::{EndReason, StatusReport};
@@ -289,6 +289,34 @@ fn a_daemon_in_the_background_has_let_go_of_its_starter() {
 }
 
 #[test]
+fn a_log_in_the_background_is_relative_to_where_it_was_started() {
+    let started = Started::new();
+    let here = started.directory.path().join("here");
+    fs::create_dir_all(here.join("logs")).expect("made");
+    let mut command = balancerd(&format!("--listen {}:0 --background --log logs/its.log", loopback::fresh()));
+    let output = command.arg("--socket").arg(started.socket()).current_dir(&here).output().expect("balancerd runs");
+    done(&output);
+    let log = here.join("logs/its.log");
+    wait::until("it logs there", || fs::read_to_string(&log).is_ok_and(|text| text.contains("balancer started")));
+    assert_eq!(started.status().expect("it runs").log, log.display().to_string());
+}
+
+#[test]
+fn a_log_that_leads_nowhere_in_the_background_is_refused() {
+    let started = Started::new();
+    for target in ["stderr", "journald"] {
+        let mut command = balancerd(&format!("--listen {}:0 --background --log {target}", loopback::fresh()));
+        let output = command.arg("--socket").arg(started.socket()).output().expect("balancerd runs");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let words = format!("--log {target} leads nowhere in the background");
+        assert!(said.starts_with("balancerd: ") && said.lines().count() == 1 && said.contains(&words), "{said}");
+        assert_eq!(started.status(), None);
+        assert_eq!(fs::read_dir(started.directory.path()).expect("the directory").count(), 0, "nothing is left");
+    }
+}
+
+#[test]
 fn stop_waits_for_the_sessions_and_says_so() {
     let (started, server) = (Started::new(), Server::start());
     done(&started.start(""));
@@ -357,6 +385,16 @@ fn the_demo_works_and_leaves_nothing() {
 fn help_and_version_are_code_0() {
     for line in ["--help", "--version", "help add", "add --help", "completions bash"] {
         assert!(!done(&balancerctl(line).output().expect("balancerctl runs")).is_empty());
+    }
+}
+
+#[test]
+fn a_page_is_printed_whatever_the_environment_sets() {
+    for (page, words) in [("man", ".TH balancerd"), ("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete")]
+    {
+        let mut command = balancerd(&format!("--generate {page}"));
+        let output = command.env("BALANCER_SOCKET", "x").env("BALANCER_LOG", "debug").output().expect("balancerd runs");
+        assert!(done(&output).contains(words), "{page}: {}", text(&output.stdout));
     }
 }
 

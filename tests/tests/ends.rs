@@ -249,6 +249,21 @@ fn an_idle_session_ends_and_one_that_is_used_does_not() {
 }
 
 #[test]
+fn an_idle_timeout_below_the_connect_timeout_is_not_late() {
+    let server = Server::start();
+    // Later than any test waits.
+    let balancer = Setup::new().options("--idle-timeout 300ms --connect-timeout 10m").start();
+    balancer.add(server.address());
+    let (silent, used) = (balancer.client(), balancer.client());
+    assert_eq!((silent.server(), used.server()), (server.address(), server.address()));
+    // A machine that stands still may make this one idle as well, before its byte is there.
+    let _ = used.stream().write_all(b"x");
+    balancer.wait_for_ends(EndReason::IdleTimeout, 2);
+    silent.assert_ended();
+    assert_eq!(balancer.listed(server.address()).ended, [(EndReason::IdleTimeout, 2)].into());
+}
+
+#[test]
 fn a_half_closed_session_is_idle_too() {
     let server = Server::with(|stream, name| {
         server::say_name(stream, name)?;

@@ -296,6 +296,28 @@ fn the_model_has_no_sockets_no_clock_no_randomness_and_no_log() {
     }
 }
 
+/// Level-triggered are only those that are registered there; mio registers edge-triggered.
+#[test]
+fn rule_1_only_the_poller_registers_anything_with_epoll() {
+    let (poller, waker) = ("balancerd/src/event/poller.rs", "balancerd/src/event/waker.rs");
+    // The load of the benchmarks has a loop of its own.
+    for source in MEMBERS.into_iter().filter(|member| *member != "bench").flat_map(sources) {
+        for name in ["epoll", "Epoll", "EpollEvent", "EpollFlags", "Registry"] {
+            assert_eq!(source.has_word(name), source.path == poller, "{} and {name}", source.path);
+        }
+        for name in ["epoll_ctl", "SourceFd", "EPOLLET"] {
+            assert!(!source.has_word(name), "{} has {name}", source.path);
+        }
+        for call in [".register(", ".reregister("] {
+            assert!(!source.code.contains(call), "{} has {call}", source.path);
+        }
+        // mio's waker registers itself, with a registry that the poller lends to it alone.
+        let may = source.path == poller || source.path == waker;
+        assert_eq!(source.has_word("registry"), may, "{} and the registry", source.path);
+        assert_eq!(source.code.contains("mio::Waker::new("), source.path == waker, "{} and mio's waker", source.path);
+    }
+}
+
 #[test]
 fn the_clock_is_read_in_one_place() {
     for source in ["ring", "wire", "balancerd", "balancerctl"].into_iter().flat_map(sources) {

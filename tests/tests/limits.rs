@@ -1,8 +1,12 @@
 //! At the limits: descriptors run out, and come back.
 
-use std::process::Command;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use tests::{Balancer, Client, Server, Setup, process, wait};
+use nix::sys::signal::Signal;
+use tests::programs::installed;
+use tests::{Balancer, Client, Process, Server, Setup, process, wait};
 use wire::report::EndReason;
 
 /// With this limit of descriptors there may be [`SESSIONS`].
@@ -148,4 +152,57 @@ fn an_idle_balancer_does_nothing_while_sessions_are_open() {
     }
     balancer.wait_for_sessions(50);
     balancer.assert_quiet();
+}
+
+/// Has every epoll_ctl(2) of the balancer fail, until the tracer is interrupted. `None` where the kernel does not let
+/// this user trace a process that it did not start.
+fn fill_epoll(strace: &Path, balancer: &Balancer) -> Option<Process> {
+    let said = balancer.file("strace.said");
+    let mut command = Command::new(strace);
+    command.args(["-f", "-e", "trace=epoll_ctl", "-e", "inject=epoll_ctl:error=ENOSPC", "-o"]);
+    command.arg(balancer.file("strace.calls")).arg("-p").arg(balancer.pid().to_string());
+    let errors = File::create(&said).expect("a file");
+    let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors));
+    let attached = wait::for_some("the tracer is there", || {
+        let ended = process.ended();
+        let text = fs::read_to_string(&said).expect("its words");
+        assert!(ended.is_none() || text.contains("not permitted"), "{text}");
+        if ended.is_some() { Some(false) } else { text.contains("attached").then_some(true) }
+    });
+    if !attached {
+        println!("skipped: this user may not trace another process");
+    }
+    attached.then_some(process)
+}
+
+#[test]
+fn an_epoll_without_room_for_the_listener_is_a_pause_and_not_the_end() {
+    let Some([strace]) = installed(["strace"]) else { return };
+    let servers = Server::several(1);
+    let mut balancer = limited(&servers);
+    let name = servers[0].address();
+    let mut clients: Vec<Client> = (0..18).map(|number| balancer.client_number(number)).collect();
+    for client in &clients {
+        assert_eq!(client.server(), name);
+    }
+    balancer.wait_for_sessions(SESSIONS);
+    wait::until("the listener has left epoll", || !balancer.service().accepting);
+    let waiting = balancer.client_number(18);
+
+    let Some(mut tracer) = fill_epoll(&strace, &balancer) else { return };
+    drop(clients.pop());
+    balancer.wait_for_log("epoll has no room for a listener");
+    wait::until("the server is let go", || servers[0].living() == 17);
+    for client in &clients {
+        assert_eq!(client.exchange(b"who is there is served"), b"who is there is served");
+    }
+    assert_eq!(balancer.has_ended(), None);
+    tracer.signal(Signal::SIGINT);
+    let _ = tracer.wait();
+    assert_eq!(waiting.server(), name);
+    assert_eq!(waiting.exchange(b"served at last"), b"served at last");
+    balancer.wait_for_sessions(SESSIONS);
+    drop((clients, waiting));
+    wait::until("it accepts again", || balancer.service().accepting);
+    assert_eq!(balancer.client().server(), name);
 }

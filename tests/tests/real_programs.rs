@@ -1,31 +1,15 @@
-//! Programs that everybody knows, through the balancer. A program that is not installed is skipped, and said; where the
-//! environment has `CI` it must be there.
+//! Programs that everybody knows, through the balancer.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::noise::Noise;
+use tests::programs::installed;
 use tests::{Balancer, Process, Setup, loopback, wait};
-
-/// The programs, or `None` when one is missing.
-fn programs<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into()]).collect();
-    let find = |name: &str| {
-        let found = places.iter().map(|place| place.join(name)).find(|program| program.is_file());
-        if found.is_none() {
-            println!("skipped: {name} is not installed");
-            assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
-        }
-        found
-    };
-    let found: Vec<PathBuf> = names.into_iter().map_while(find).collect();
-    found.try_into().ok()
-}
 
 /// Runs a program to its end.
 fn run(command: &mut Command) -> Output {
@@ -110,7 +94,7 @@ fn balancer_of(programs: &[Program]) -> Balancer {
 
 #[test]
 fn wrk_has_no_error_at_nginx_and_stays_at_one_server() {
-    let Some([program, wrk, curl]) = programs(["nginx", "wrk", "curl"]) else { return };
+    let Some([program, wrk, curl]) = installed(["nginx", "wrk", "curl"]) else { return };
     let servers = [nginx(&program), nginx(&program), nginx(&program)];
     let balancer = balancer_of(&servers);
     let port = balancer.address().port();
@@ -142,7 +126,7 @@ fn wrk_has_no_error_at_nginx_and_stays_at_one_server() {
 
 #[test]
 fn curl_has_a_large_file_whole_over_ipv4_and_ipv6() {
-    let Some([program, curl]) = programs(["nginx", "curl"]) else { return };
+    let Some([program, curl]) = installed(["nginx", "curl"]) else { return };
     let server = nginx(&program);
     let bytes = Noise::new().bytes(50_000_000);
     fs::write(server.directory.path().join("www/file"), &bytes).expect("written");
@@ -159,7 +143,7 @@ fn curl_has_a_large_file_whole_over_ipv4_and_ipv6() {
 
 #[test]
 fn redis_keeps_what_it_is_told_and_its_benchmark_has_no_error() {
-    let Some([server, cli, benchmark]) = programs(["redis-server", "redis-cli", "redis-benchmark"]) else { return };
+    let Some([server, cli, benchmark]) = installed(["redis-server", "redis-cli", "redis-benchmark"]) else { return };
     let start = || {
         Program::start(6379, |address, directory| {
             let mut command = Command::new(&server);
@@ -205,7 +189,7 @@ fn redis_keeps_what_it_is_told_and_its_benchmark_has_no_error() {
 
 #[test]
 fn iperf3_moves_its_bytes_both_ways_over_many_connections_to_one_server() {
-    let Some([iperf3]) = programs(["iperf3"]) else { return };
+    let Some([iperf3]) = installed(["iperf3"]) else { return };
     let start = || {
         Program::start(5201, |address, _| {
             let mut command = Command::new(&iperf3);
@@ -234,7 +218,7 @@ fn iperf3_moves_its_bytes_both_ways_over_many_connections_to_one_server() {
 
 #[test]
 fn socat_sends_everything_and_then_reads_the_answer() {
-    let Some([socat, sha256sum]) = programs(["socat", "sha256sum"]) else { return };
+    let Some([socat, sha256sum]) = installed(["socat", "sha256sum"]) else { return };
     let server = Program::start(7000, |address, _| {
         let mut command = Command::new(&socat);
         let listen = format!("TCP-LISTEN:{},bind={},reuseaddr,fork", address.port(), address.ip());

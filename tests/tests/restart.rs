@@ -142,6 +142,42 @@ fn what_could_not_be_saved_is_saved_later_by_itself() {
     assert_eq!(addresses(&balancer), [(server, 1)]);
 }
 
+#[test]
+fn what_could_not_be_saved_is_saved_at_the_end() {
+    let server = Server::start();
+    let mut balancer = Balancer::start();
+    // Where the new file is to be written there is a directory.
+    let way = balancer.file("control.state.new");
+    fs::create_dir(&way).expect("made");
+    assert!(balancer.add(server.address()).unsaved.is_some());
+    assert!(!balancer.file("control.state").exists());
+    fs::remove_dir(&way).expect("removed");
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    balancer.restart();
+    assert_eq!(addresses(&balancer), [(server.address(), 1)]);
+    assert_eq!(balancer.client().server(), server.address());
+}
+
+#[test]
+fn an_end_with_a_pool_that_cannot_be_saved_says_so_and_is_code_1() {
+    let (server, other) = (Server::start(), Server::start());
+    let mut balancer = Balancer::of([&server]);
+    let way = balancer.file("control.state.new");
+    fs::create_dir(&way).expect("made");
+    assert!(balancer.add(other.address()).unsaved.is_some());
+    balancer.signal(Signal::SIGTERM);
+    assert_eq!(balancer.wait_for_end().code(), Some(1), "{}", balancer.log());
+    let log = balancer.log();
+    let words = ["the pool as it was last could not be saved", "control.state cannot be written"];
+    let why = |line: &str| line.contains("balancer stopped") && words.iter().all(|words| line.contains(words));
+    assert!(log.lines().any(why), "{log}");
+    assert!(!balancer.socket().exists() && !balancer.file("control.pid").exists());
+    fs::remove_dir(&way).expect("removed");
+    balancer.restart();
+    assert_eq!(addresses(&balancer), [(server.address(), 1)], "what was saved last");
+}
+
 /// After its end the balancer has left nothing but its pool.
 fn assert_gone(balancer: &mut Balancer) {
     assert_eq!(balancer.wait_for_end().code(), Some(0), "{}", balancer.log());
@@ -199,6 +235,70 @@ fn the_drain_time_ends_what_is_left() {
     assert_gone(&mut balancer);
     client.assert_ended();
     assert!(balancer.log().contains("reason=shutdown"), "{}", balancer.log());
+}
+
+#[test]
+fn a_sigterm_after_a_stop_command_does_not_cut_the_drain_and_the_next_one_does() {
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    let output = balancer.ctl("stop --drain 60s --no-wait");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(client.exchange(b"after the command"), b"after the command");
+    balancer.signal(Signal::SIGTERM);
+    balancer.wait_for_log("told to stop by a signal");
+    // Who answers has dealt with the signal before.
+    assert_eq!((balancer.status().phase, balancer.service().active), (Phase::Stopping, 1));
+    assert_eq!(client.exchange(b"after the signal"), b"after the signal");
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    client.assert_ended();
+}
+
+/// Clients that come on and on, from several threads, until nobody listens.
+fn storm(to: SocketAddr) {
+    for thread in 0..4 {
+        std::thread::spawn(move || {
+            let mut numbers = (0..50_000).cycle().map(|number| thread * 50_000 + number);
+            let refused = |result: std::io::Result<Client>| {
+                result.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+            };
+            numbers.find(|number| refused(Client::try_from(loopback::client(*number), to)))
+        });
+    }
+}
+
+#[test]
+fn a_stop_ends_though_clients_come_on_and_their_connects_fail_at_once() {
+    let server = Server::refusing();
+    let mut balancer = Setup::new().options("--drain-timeout 1s").start();
+    balancer.add(server.address());
+    storm(balancer.address());
+    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 1000);
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    assert_eq!(server.accepted(), 0);
+}
+
+#[test]
+fn a_second_sigterm_is_heard_though_clients_come_on_and_their_connects_fail_at_once() {
+    let server = Server::start();
+    let mut balancer = Setup::new().options("--drain-timeout 1h").start();
+    balancer.add(server.address());
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    server.refuse();
+    storm(balancer.address());
+    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 1000);
+    balancer.signal(Signal::SIGTERM);
+    balancer.wait_for_log("told to stop by a signal");
+    wait::until("it takes no more", || balancer.status().phase == Phase::Stopping);
+    assert_eq!(client.exchange(b"x"), b"x", "who is there is served");
+    balancer.signal(Signal::SIGTERM);
+    assert_gone(&mut balancer);
+    client.assert_ended();
+    assert_eq!(server.accepted(), 1);
 }
 
 #[test]
