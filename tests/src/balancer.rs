@@ -15,7 +15,7 @@ use wire::report::{
 use wire::{Change, Refusal, Request, Response};
 
 use crate::process::{self, Process};
-use crate::programs::programs;
+use crate::programs::{installed, programs};
 use crate::{Client, Server, loopback, wait};
 
 /// How a balancer is to be started.
@@ -433,6 +433,32 @@ impl Balancer {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Has every one of these system calls fail with this error, until the tracer that is given ends. `None`, which is
+    /// said, where there is no strace, or the kernel does not let this user trace a process that it did not start.
+    ///
+    /// # Panics
+    /// When the tracer fails otherwise.
+    #[must_use]
+    pub fn fail(&self, call: &str, error: &str) -> Option<Process> {
+        let [strace] = installed(["strace"])?;
+        let said = self.file("strace.said");
+        let mut command = Command::new(strace);
+        command.args(["-f", "-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}"), "-o"]);
+        command.arg(self.file("strace.calls")).arg("-p").arg(self.pid().to_string());
+        let errors = File::create(&said).expect("a file for its words");
+        let mut tracer = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors));
+        let is_attached = wait::for_some("the tracer is there", || {
+            let ended = tracer.ended();
+            let words = read(&said);
+            assert!(ended.is_none() || words.contains("not permitted"), "{words}");
+            if ended.is_some() { Some(false) } else { words.contains("attached").then_some(true) }
+        });
+        if !is_attached {
+            println!("skipped: this user may not trace the balancer");
+        }
+        is_attached.then_some(tracer)
     }
 
     /// Kills it as a crash would.

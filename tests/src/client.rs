@@ -2,9 +2,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
 
 use crate::wait;
@@ -37,11 +38,7 @@ impl Client {
     /// # Errors
     /// When it is refused.
     pub fn try_from(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
-        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let descriptor = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // The port is chosen at connect, when the other end is known: one address has 28,000 ports towards each.
-        setsockopt(&descriptor, sockopt::IpBindAddressNoPort, &true)?;
-        socket::bind(descriptor.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+        let descriptor = open(from, to, SockFlag::empty())?;
         socket::connect(descriptor.as_raw_fd(), &SockaddrStorage::from(to))?;
         Ok(Self::of(descriptor.into()))
     }
@@ -147,6 +144,23 @@ impl Client {
     pub fn reset(self) {
         reset(self.0);
     }
+}
+
+fn open(from: IpAddr, to: SocketAddr, flags: SockFlag) -> nix::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let descriptor = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)?;
+    // The port is chosen at connect, when the other end is known: one address has 28,000 ports towards each.
+    setsockopt(&descriptor, sockopt::IpBindAddressNoPort, &true)?;
+    socket::bind(descriptor.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    Ok(descriptor)
+}
+
+/// Connects and goes, and waits for neither, also where the queue of the listener is full. Whether anybody listens.
+#[must_use]
+pub fn knock(from: IpAddr, to: SocketAddr) -> bool {
+    let connected = open(from, to, SockFlag::SOCK_NONBLOCK)
+        .and_then(|descriptor| socket::connect(descriptor.as_raw_fd(), &SockaddrStorage::from(to)));
+    connected != Err(Errno::ECONNREFUSED)
 }
 
 /// Closes a connection so that its peer sees a reset.

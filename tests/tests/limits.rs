@@ -1,12 +1,9 @@
 //! At the limits: descriptors run out, and come back.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
-use tests::programs::installed;
-use tests::{Balancer, Client, Process, Server, Setup, process, wait};
+use tests::{Balancer, Client, Server, Setup, process, wait};
 use wire::report::EndReason;
 
 /// With this limit of descriptors there may be [`SESSIONS`].
@@ -154,30 +151,8 @@ fn an_idle_balancer_does_nothing_while_sessions_are_open() {
     balancer.assert_quiet();
 }
 
-/// Has every epoll_ctl(2) of the balancer fail, until the tracer is interrupted. `None` where the kernel does not let
-/// this user trace a process that it did not start.
-fn fill_epoll(strace: &Path, balancer: &Balancer) -> Option<Process> {
-    let said = balancer.file("strace.said");
-    let mut command = Command::new(strace);
-    command.args(["-f", "-e", "trace=epoll_ctl", "-e", "inject=epoll_ctl:error=ENOSPC", "-o"]);
-    command.arg(balancer.file("strace.calls")).arg("-p").arg(balancer.pid().to_string());
-    let errors = File::create(&said).expect("a file");
-    let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors));
-    let attached = wait::for_some("the tracer is there", || {
-        let ended = process.ended();
-        let text = fs::read_to_string(&said).expect("its words");
-        assert!(ended.is_none() || text.contains("not permitted"), "{text}");
-        if ended.is_some() { Some(false) } else { text.contains("attached").then_some(true) }
-    });
-    if !attached {
-        println!("skipped: this user may not trace another process");
-    }
-    attached.then_some(process)
-}
-
 #[test]
 fn an_epoll_without_room_for_the_listener_is_a_pause_and_not_the_end() {
-    let Some([strace]) = installed(["strace"]) else { return };
     let servers = Server::several(1);
     let mut balancer = limited(&servers);
     let name = servers[0].address();
@@ -189,7 +164,7 @@ fn an_epoll_without_room_for_the_listener_is_a_pause_and_not_the_end() {
     wait::until("the listener has left epoll", || !balancer.service().accepting);
     let waiting = balancer.client_number(18);
 
-    let Some(mut tracer) = fill_epoll(&strace, &balancer) else { return };
+    let Some(mut tracer) = balancer.fail("epoll_ctl", "ENOSPC") else { return };
     drop(clients.pop());
     balancer.wait_for_log("epoll has no room for a listener");
     wait::until("the server is let go", || servers[0].living() == 17);

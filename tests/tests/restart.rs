@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
-use tests::{Balancer, Client, Server, Setup, loopback, process, wait};
+use tests::{Balancer, Client, Server, Setup, client, loopback, process, wait};
 use wire::report::{EndReason, Phase};
 use wire::{Change, Refusal, Request, Response};
 
@@ -261,21 +261,19 @@ fn storm(to: SocketAddr) {
     for thread in 0..4 {
         std::thread::spawn(move || {
             let mut numbers = (0..50_000).cycle().map(|number| thread * 50_000 + number);
-            let refused = |result: std::io::Result<Client>| {
-                result.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-            };
-            numbers.find(|number| refused(Client::try_from(loopback::client(*number), to)))
+            numbers.find(|number| !client::knock(loopback::client(*number), to))
         });
     }
 }
 
 #[test]
 fn a_stop_ends_though_clients_come_on_and_their_connects_fail_at_once() {
-    let server = Server::refusing();
+    let server = Server::start();
     let mut balancer = Setup::new().options("--drain-timeout 1s").start();
-    balancer.add(server.address());
+    balancer.add_all([&server]);
+    let Some(_tracer) = balancer.fail("connect", "ENETUNREACH") else { return };
     storm(balancer.address());
-    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 1000);
+    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 100);
     balancer.signal(Signal::SIGTERM);
     assert_gone(&mut balancer);
     assert_eq!(server.accepted(), 0);
@@ -285,16 +283,16 @@ fn a_stop_ends_though_clients_come_on_and_their_connects_fail_at_once() {
 fn a_second_sigterm_is_heard_though_clients_come_on_and_their_connects_fail_at_once() {
     let server = Server::start();
     let mut balancer = Setup::new().options("--drain-timeout 1h").start();
-    balancer.add(server.address());
+    balancer.add_all([&server]);
     let client = balancer.client();
     assert_eq!(client.server(), server.address());
-    server.refuse();
+    let Some(_tracer) = balancer.fail("connect", "ENETUNREACH") else { return };
     storm(balancer.address());
-    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 1000);
+    wait::until("the clients come", || balancer.ended(EndReason::ConnectFailed) > 100);
     balancer.signal(Signal::SIGTERM);
     balancer.wait_for_log("told to stop by a signal");
-    wait::until("it takes no more", || balancer.status().phase == Phase::Stopping);
-    assert_eq!(client.exchange(b"x"), b"x", "who is there is served");
+    assert_eq!(balancer.status().phase, Phase::Stopping);
+    assert_eq!(client.exchange(b"who is there is served"), b"who is there is served");
     balancer.signal(Signal::SIGTERM);
     assert_gone(&mut balancer);
     client.assert_ended();
