@@ -219,6 +219,9 @@ impl Daemon {
                 Follow::Saved => self.on_saved(now),
             }
         }
+        // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
+        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        self.sessions.settle(cx);
         self.expire(now);
         let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
         self.sessions.settle(cx);

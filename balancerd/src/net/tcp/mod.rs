@@ -38,6 +38,8 @@ pub(crate) struct Sessions {
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
+    /// Clients that were accepted in this turn. They are opened at the end of it: most have said their first words by then.
+    arrivals: Vec<Arrival>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
     ended: u64,
@@ -62,6 +64,7 @@ impl Sessions {
             limit,
             listening,
             key,
+            arrivals: Vec::new(),
             unsettled: Vec::new(),
             ended: 0,
             full: Repeated::default(),
@@ -83,7 +86,7 @@ impl Sessions {
 
     /// Whether there may be another one.
     pub(crate) fn have_room(&self) -> bool {
-        self.slots.len() < self.limit
+        self.slots.len() + self.arrivals.len() < self.limit
     }
 
     /// A listener is ready: takes a portion of the clients that wait there.
@@ -112,7 +115,7 @@ impl Sessions {
         }
         match listener.accept(cx.now) {
             Accepted::Client(stream, peer) => {
-                self.open(listener.service, stream, peer, cx);
+                self.arrivals.push(Arrival { service: listener.service, client: stream, peer });
                 if !self.have_room() && self.full.on_event(cx.now) {
                     warn!(
                         limit = self.limit,
@@ -138,7 +141,8 @@ impl Sessions {
     }
 
     /// Takes a client: reads what it said first, picks its server and begins to connect.
-    fn open(&mut self, service: ServiceId, client: TcpStream, peer: SocketAddr, cx: &mut Context<'_>) {
+    fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
+        let Arrival { service, client, peer } = arrival;
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         cx.model.session_began(service);
         let mut inward = Pipe::new();
@@ -249,12 +253,18 @@ impl Sessions {
         }
     }
 
-    /// At the end of a turn: tells the sides what has ended, and the poller what they wait for now. So a session that
+    /// At the end of a turn: opens a session for each arrival, tells the sides what has ended, and the poller what they
+    /// wait for now. So a session that
     /// ended meanwhile costs neither, and one for which two things happened costs them once.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        for arrival in arrivals.drain(..) {
+            self.open(arrival, cx);
+        }
+        self.arrivals = arrivals;
         while let Some(id) = self.unsettled.pop() {
             let Some(session) = self.slots.get_mut(id) else { continue };
-            let outcome = session.on_end_of_turn(cx.scratch, cx.now);
+            let outcome = session.on_end_of_turn(cx.now);
             count(session, &outcome, cx);
             if outcome.connected {
                 self.schedule(id);
@@ -374,6 +384,13 @@ impl Sessions {
             _ => {}
         }
     }
+}
+
+/// A client that was accepted and has no session yet.
+struct Arrival {
+    service: ServiceId,
+    client: TcpStream,
+    peer: SocketAddr,
 }
 
 /// Counts what happened in a session.
