@@ -29,6 +29,16 @@ fn read_all(mut stream: &TcpStream) -> Heard {
     (bytes, end)
 }
 
+/// A server that says its name, and then never ceases to answer.
+fn endless() -> Server {
+    Server::with(|mut stream, name| {
+        server::say_name(stream, name)?;
+        loop {
+            stream.write_all(&[0; 65_536])?;
+        }
+    })
+}
+
 #[test]
 fn a_client_that_has_said_everything_reads_the_whole_answer() {
     let answer = Noise::new().bytes(3_000_000);
@@ -175,12 +185,7 @@ fn a_reset_after_a_half_close_is_still_a_reset() {
 
 #[test]
 fn a_client_that_goes_in_the_middle_of_an_answer_ends_the_session() {
-    let server = Server::with(|mut stream, name| {
-        server::say_name(stream, name)?;
-        loop {
-            stream.write_all(&[0; 65_536])?;
-        }
-    });
+    let server = endless();
     let balancer = Balancer::of([&server]);
     let client = balancer.client();
     assert_eq!(client.server(), server.address());
@@ -353,12 +358,7 @@ fn a_client_that_resets_while_its_server_is_slow_is_noticed_when_the_server_goes
 
 #[test]
 fn a_stalled_session_ends_when_it_is_told_to() {
-    let server = Server::with(|mut stream, name| {
-        server::say_name(stream, name)?;
-        loop {
-            stream.write_all(&[0; 65_536])?;
-        }
-    });
+    let server = endless();
     let balancer = Balancer::of([&server]);
     let client = balancer.client();
     assert_eq!(client.server(), server.address());
