@@ -38,6 +38,14 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// The name of the one service there is.
 const SERVICE_NAME: &str = "default";
 
+/// What a handler may use of the daemon, beside the part that it belongs to: a macro, since a method would borrow the
+/// other parts, too.
+macro_rules! lend {
+    ($daemon:expr, $now:expr) => {
+        Context { poller: &$daemon.poller, model: &mut $daemon.model, scratch: &mut $daemon.scratch, now: $now }
+    };
+}
+
 /// The whole daemon.
 pub(crate) struct Daemon {
     poller: Poller,
@@ -181,7 +189,7 @@ impl Daemon {
 
         let mut follow = Vec::new();
         for (key, ready) in self.events.iter() {
-            let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+            let cx = &mut lend!(self, now);
             match Source::of(key) {
                 Some(Source::Session(id, side)) => {
                     let served = catch_unwind(AssertUnwindSafe(|| self.sessions.ready(id, side, ready, cx)));
@@ -220,10 +228,10 @@ impl Daemon {
             }
         }
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
         self.expire(now);
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
         if self.sessions.ended() > ended_before {
             self.listeners.iter_mut().for_each(Listener::on_relief);
@@ -255,7 +263,7 @@ impl Daemon {
 
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
-            let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+            let cx = &mut lend!(self, now);
             match *effect {
                 Effect::Save => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
@@ -265,7 +273,7 @@ impl Daemon {
     }
 
     fn answer(&mut self, id: ControlId, response: &Response, now: Instant) {
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        let cx = &mut lend!(self, now);
         self.control.answer(id, response, cx);
     }
 
@@ -275,7 +283,7 @@ impl Daemon {
         info!(sessions = self.sessions.len(), limit_ms = limit.as_millis() as u64, "stopping");
         notify(&[NotifyState::Stopping]);
         for mut listener in std::mem::take(&mut self.listeners) {
-            let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+            let cx = &mut lend!(self, now);
             if !limit.is_zero() {
                 self.sessions.accept_last(&mut listener, cx);
             }
@@ -322,7 +330,7 @@ impl Daemon {
     }
 
     fn expire(&mut self, now: Instant) {
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        let cx = &mut lend!(self, now);
         self.sessions.expire(cx);
         self.control.expire(now);
         self.listeners.iter_mut().for_each(|listener| listener.expire(now));
@@ -362,7 +370,7 @@ impl Daemon {
             });
             self.model.accepting(listener.service, accepting);
         }
-        let cx = &mut Context { poller: &self.poller, model: &mut self.model, scratch: &mut self.scratch, now };
+        let cx = &mut lend!(self, now);
         if let Err(error) = self.control.settle_listener(Source::ControlListener.key(), cx)
             && self.unpolled.on_event(now)
         {
