@@ -2,7 +2,7 @@
 //!
 //! [`control`] holds the requests and responses, [`report`] what the daemon tells of itself, [`frame`] the codec (it
 //! does no I/O), [`client`] the blocking client that balancerctl and the tests use, [`place`] the paths that both
-//! programs must agree on. Nothing here knows how a request is carried out: that is balancerd's model.
+//! programs must agree on, [`settings`] what a balancer is set to. Nothing here knows how a request is carried out: that is balancerd's model.
 
 pub mod client;
 pub mod control;
@@ -10,9 +10,11 @@ mod encoding;
 pub mod frame;
 pub mod place;
 pub mod report;
+pub mod settings;
 
 pub use client::{Client, ClientError};
 pub use control::{Change, Refusal, Request, Response};
 pub use encoding::EncodingError;
 pub use frame::{Decoder, FrameError, VERSION};
 pub use place::{Environment, PlaceError, Places};
+pub use settings::Settings;

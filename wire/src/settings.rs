@@ -1,0 +1,589 @@
+//! What a balancer is set to: services, pools and their servers, as plain values. A configuration file says them, commands
+//! change them, and [`differences`] tells two of them apart. Times are milliseconds, shares are thousandths.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The pool that commands mean when they name none.
+pub const DEFAULT_POOL: &str = "default";
+
+/// The service of a balancer that was started with an address and no file.
+pub const DEFAULT_SERVICE: &str = "default";
+
+/// Characters that the name of a service or a pool may have at most.
+pub const MAX_NAME: usize = 64;
+
+/// Points that a server of weight 1 has on the ring of a pool that sets no other number.
+pub const DEFAULT_POINTS_PER_WEIGHT: NonZeroU32 = NonZeroU32::new(1024).expect("1024 is not 0");
+
+/// Everything that a file can say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Sessions at a time, of all services together.
+    pub max_sessions: Option<NonZeroU64>,
+    /// The services by name.
+    pub services: BTreeMap<String, ServiceSettings>,
+    /// The pools by name.
+    pub pools: BTreeMap<String, PoolSettings>,
+}
+
+/// A service: where clients come, and who serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSettings {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it listens; at least one address.
+    pub listen: Vec<SocketAddr>,
+    /// The pool that serves it.
+    pub pool: String,
+    /// Sessions at a time; further clients wait in the kernel's queue.
+    pub max_sessions: Option<NonZeroU64>,
+    /// New sessions in a second; further clients wait in the kernel's queue.
+    pub sessions_per_second: Option<NonZeroU32>,
+    /// Sessions at a time of one client address; further ones are closed.
+    pub sessions_per_client: Option<NonZeroU32>,
+    /// When it is not empty, only clients of these networks are served.
+    pub allow: Vec<IpNet>,
+    /// Clients of these networks are not served, even if they are allowed.
+    pub deny: Vec<IpNet>,
+}
+
+impl ServiceSettings {
+    /// A TCP service without limits.
+    #[must_use]
+    pub fn new(listen: Vec<SocketAddr>, pool: &str) -> Self {
+        Self {
+            protocol: Protocol::Tcp,
+            listen,
+            pool: pool.to_owned(),
+            max_sessions: None,
+            sessions_per_second: None,
+            sessions_per_client: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
+        }
+    }
+}
+
+/// What a service speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+}
+
+/// A pool: its policy, and its servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSettings {
+    /// How a server is picked.
+    pub policy: Policy,
+    /// What of a client is hashed; for `consistent-hash`.
+    pub key: HashKey,
+    /// How much more than its part of all sessions a server may have; for `consistent-hash`.
+    pub max_load: Option<LoadFactor>,
+    /// Points that a server of weight 1 has on the ring; for `consistent-hash`.
+    pub points_per_weight: NonZeroU32,
+    /// How long the weight of a server that comes up grows; 0 is not at all.
+    pub slow_start_ms: u64,
+    /// The servers by address.
+    pub servers: BTreeMap<SocketAddr, ServerSettings>,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::ConsistentHash,
+            key: HashKey::ClientIp,
+            max_load: None,
+            points_per_weight: DEFAULT_POINTS_PER_WEIGHT,
+            slow_start_ms: 0,
+            servers: BTreeMap::new(),
+        }
+    }
+}
+
+/// How a pool picks a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The same client gets the same server.
+    ConsistentHash,
+    /// In turn, by weight, evenly interleaved.
+    RoundRobin,
+    /// The one with the fewest sessions for its weight.
+    LeastConnections,
+    /// Of two drawn by weight, the one with fewer sessions for its weight.
+    RandomTwoChoices,
+    /// Drawn by weight.
+    WeightedRandom,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 5] =
+        [Self::ConsistentHash, Self::RoundRobin, Self::LeastConnections, Self::RandomTwoChoices, Self::WeightedRandom];
+
+    /// The name in files, commands and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ConsistentHash => "consistent-hash",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::RandomTwoChoices => "random-two-choices",
+            Self::WeightedRandom => "weighted-random",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What of a client's address is hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HashKey {
+    /// The address: all connections of a client go to one server.
+    ClientIp,
+    /// Address and port: connections of one client spread.
+    ClientIpPort,
+    /// The network of the address: neighbours go to one server.
+    ClientSubnet {
+        /// Bits of an IPv4 address that count, 0 to 32.
+        ipv4: u8,
+        /// Bits of an IPv6 address that count, 0 to 128.
+        ipv6: u8,
+    },
+}
+
+impl HashKey {
+    /// Bits of an IPv4 address that count for `client-subnet` when nothing else is said.
+    pub const DEFAULT_IPV4: u8 = 24;
+    /// Bits of an IPv6 address that count for `client-subnet` when nothing else is said: what one site gets.
+    pub const DEFAULT_IPV6: u8 = 56;
+
+    /// The name in files and commands, without the lengths.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientIp => "client-ip",
+            Self::ClientIpPort => "client-ip-port",
+            Self::ClientSubnet { .. } => "client-subnet",
+        }
+    }
+}
+
+impl fmt::Display for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        if let Self::ClientSubnet { ipv4, ipv6 } = self {
+            write!(f, " /{ipv4} /{ipv6}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A factor of at least 1 in thousandths: 1.25 is 1250. In JSON it is the number itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoadFactor(u32);
+
+impl LoadFactor {
+    /// The smallest: more than that is needed for anybody to have room.
+    pub const MIN: Self = Self(1_000);
+    /// The largest: 1000 times the mean bounds nothing.
+    pub const MAX: Self = Self(1_000_000);
+
+    /// A factor of so many thousandths, if it is between [`LoadFactor::MIN`] and [`LoadFactor::MAX`].
+    #[must_use]
+    pub fn from_thousandths(thousandths: u32) -> Option<Self> {
+        (Self::MIN.0..=Self::MAX.0).contains(&thousandths).then_some(Self(thousandths))
+    }
+
+    /// The nearest factor to this number, if it is in the range.
+    #[must_use]
+    pub fn from_number(number: f64) -> Option<Self> {
+        let thousandths = (number * 1000.0).round();
+        let in_range = (f64::from(Self::MIN.0)..=f64::from(Self::MAX.0)).contains(&thousandths);
+        in_range.then_some(Self(thousandths as u32))
+    }
+
+    /// In thousandths.
+    #[must_use]
+    pub fn thousandths(self) -> u32 {
+        self.0
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn number(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
+impl fmt::Display for LoadFactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number())
+    }
+}
+
+impl FromStr for LoadFactor {
+    type Err = LoadFactorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().ok().and_then(Self::from_number).ok_or(LoadFactorError)
+    }
+}
+
+/// A text that is no factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a load factor is a number from 1 to 1000, such as 1.25")]
+pub struct LoadFactorError;
+
+impl Serialize for LoadFactor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_f64(self.number())
+        } else {
+            serializer.serialize_u32(self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LoadFactor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let factor = if deserializer.is_human_readable() {
+            Self::from_number(f64::deserialize(deserializer)?)
+        } else {
+            Self::from_thousandths(u32::deserialize(deserializer)?)
+        };
+        factor.ok_or_else(|| de::Error::custom(LoadFactorError))
+    }
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerSettings {
+    /// Its weight, 0 to [`MAX_WEIGHT`](crate::control::MAX_WEIGHT); 0 takes no new sessions.
+    pub weight: u32,
+    /// What people want of it.
+    pub state: AdminState,
+    /// Sessions at a time; further clients go to another server.
+    pub max_sessions: Option<NonZeroU64>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { weight: 1, state: AdminState::Ready, max_sessions: None }
+    }
+}
+
+/// What people want of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdminState {
+    /// It takes new sessions.
+    Ready,
+    /// It takes no new sessions; the existing ones live on.
+    Drain,
+    /// As `drain`, and it is left alone: nothing checks it.
+    Maintenance,
+}
+
+impl AdminState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maintenance];
+
+    /// The name in files, commands and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+impl fmt::Display for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether a text can name a service or a pool: letters, digits, `.`, `_` and `-`, not more than [`MAX_NAME`].
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// One value that differs between two settings, as text for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Whose value it is.
+    pub subject: Subject,
+    /// Which one, as a file calls it; nothing when the subject as a whole came or went.
+    pub key: Option<String>,
+    /// What it was; nothing when there was none.
+    pub from: Option<String>,
+    /// What it is; nothing when there is none.
+    pub to: Option<String>,
+}
+
+/// What a value belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// The balancer as a whole.
+    Balancer,
+    /// A pool.
+    Pool {
+        /// Its name.
+        pool: String,
+    },
+    /// A server of a pool.
+    Server {
+        /// The pool.
+        pool: String,
+        /// The server.
+        server: SocketAddr,
+    },
+    /// A service.
+    Service {
+        /// Its name.
+        service: String,
+    },
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Balancer => f.write_str("balancer"),
+            Self::Pool { pool } => write!(f, "pool {pool}"),
+            Self::Server { pool, server } => write!(f, "server {server} of pool {pool}"),
+            Self::Service { service } => write!(f, "service {service}"),
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let none = "none";
+        match (&self.key, &self.from, &self.to) {
+            (Some(key), from, to) => write!(
+                f,
+                "{}: {key} {} -> {}",
+                self.subject,
+                from.as_deref().unwrap_or(none),
+                to.as_deref().unwrap_or(none)
+            ),
+            (None, None, _) => write!(f, "{}: new", self.subject),
+            (None, Some(_), _) => write!(f, "{}: gone", self.subject),
+        }
+    }
+}
+
+/// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
+/// new or gone one line stands for all; of a pool that is, so do its servers' lines.
+#[must_use]
+pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
+    let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
+    found.value("max_sessions", number(from.max_sessions), number(to.max_sessions));
+    for name in union(&from.pools, &to.pools) {
+        let (old, new) = (from.pools.get(name), to.pools.get(name));
+        found.subject = Subject::Pool { pool: name.clone() };
+        if found.both(old, new).is_some_and(|(old, new)| old == new) {
+            continue;
+        }
+        let (empty, old_settings, new_settings) = (BTreeMap::new(), old, new);
+        if let (Some(old), Some(new)) = (old_settings, new_settings) {
+            for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
+                found.value(key, was, is);
+            }
+        }
+        let (old, new) = (old.map_or(&empty, |pool| &pool.servers), new.map_or(&empty, |pool| &pool.servers));
+        for server in union(old, new) {
+            found.subject = Subject::Server { pool: name.clone(), server: *server };
+            if let Some((old, new)) = found.both(old.get(server), new.get(server)) {
+                for ((key, was), (_, is)) in server_values(old).into_iter().zip(server_values(new)) {
+                    found.value(key, was, is);
+                }
+            }
+        }
+    }
+    for name in union(&from.services, &to.services) {
+        found.subject = Subject::Service { service: name.clone() };
+        if let Some((old, new)) = found.both(from.services.get(name), to.services.get(name)) {
+            for ((key, was), (_, is)) in service_values(old).into_iter().zip(service_values(new)) {
+                found.value(key, was, is);
+            }
+        }
+    }
+    found.all
+}
+
+/// A value as a file would have it, under its key; nothing for one that is not set.
+type Values<const COUNT: usize> = [(&'static str, Option<String>); COUNT];
+
+fn server_values(server: &ServerSettings) -> Values<3> {
+    [
+        ("weight", Some(server.weight.to_string())),
+        ("state", Some(server.state.to_string())),
+        ("max_sessions", number(server.max_sessions)),
+    ]
+}
+
+fn pool_values(pool: &PoolSettings) -> Values<5> {
+    [
+        ("policy", Some(pool.policy.to_string())),
+        ("key", Some(pool.key.to_string())),
+        ("max_load", number(pool.max_load)),
+        ("points_per_weight", Some(pool.points_per_weight.to_string())),
+        ("slow_start", Some(humantime::format_duration(Duration::from_millis(pool.slow_start_ms)).to_string())),
+    ]
+}
+
+fn service_values(service: &ServiceSettings) -> Values<8> {
+    [
+        ("protocol", Some("tcp".to_owned())),
+        ("listen", list(&service.listen)),
+        ("pool", Some(service.pool.clone())),
+        ("max_sessions", number(service.max_sessions)),
+        ("sessions_per_second", number(service.sessions_per_second)),
+        ("sessions_per_client", number(service.sessions_per_client)),
+        ("allow", list(&service.allow)),
+        ("deny", list(&service.deny)),
+    ]
+}
+
+fn number(value: Option<impl fmt::Display>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
+fn list(values: &[impl fmt::Display]) -> Option<String> {
+    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+fn union<'a, K: Ord, A, B>(one: &'a BTreeMap<K, A>, other: &'a BTreeMap<K, B>) -> BTreeSet<&'a K> {
+    one.keys().chain(other.keys()).collect()
+}
+
+struct Found {
+    subject: Subject,
+    all: Vec<Difference>,
+}
+
+impl Found {
+    /// Both, if both are there; what came or went is noted.
+    fn both<'a, T>(&mut self, from: Option<&'a T>, to: Option<&'a T>) -> Option<(&'a T, &'a T)> {
+        let there = |value: Option<&T>| value.map(|_| "there".to_owned());
+        match (from, to) {
+            (Some(from), Some(to)) => return Some((from, to)),
+            (None, None) => {}
+            _ => {
+                self.all.push(Difference { subject: self.subject.clone(), key: None, from: there(from), to: there(to) })
+            }
+        }
+        None
+    }
+
+    fn value(&mut self, key: &str, from: Option<String>, to: Option<String>) {
+        if from != to {
+            self.all.push(Difference { subject: self.subject.clone(), key: Some(key.to_owned()), from, to });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        let servers = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().expect("an address"));
+        let servers = servers.into_iter().map(|address| (address, ServerSettings::default())).collect();
+        let pool = PoolSettings { servers, ..PoolSettings::default() };
+        let service = ServiceSettings::new(vec!["127.0.0.1:80".parse().expect("an address")], "web");
+        Settings {
+            max_sessions: None,
+            services: [("web".to_owned(), service)].into(),
+            pools: [("web".to_owned(), pool)].into(),
+        }
+    }
+
+    #[test]
+    fn equal_settings_have_no_differences() {
+        assert_eq!(differences(&settings(), &settings()), []);
+    }
+
+    #[test]
+    fn each_value_that_differs_is_told_once_with_both_values() {
+        let mut changed = settings();
+        changed.max_sessions = NonZeroU64::new(100);
+        let pool = changed.pools.get_mut("web").expect("a pool");
+        pool.policy = Policy::RoundRobin;
+        pool.servers.pop_first();
+        pool.servers.first_entry().expect("a server").get_mut().weight = 7;
+        pool.servers.insert("[2001:db8::1]:80".parse().expect("an address"), ServerSettings::default());
+        let service = changed.services.get_mut("web").expect("a service");
+        service.deny.push("192.0.2.0/24".parse().expect("a network"));
+        let texts: Vec<String> = differences(&settings(), &changed).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "balancer: max_sessions none -> 100",
+                "pool web: policy consistent-hash -> round-robin",
+                "server 10.0.0.1:80 of pool web: gone",
+                "server 10.0.0.2:80 of pool web: weight 1 -> 7",
+                "server [2001:db8::1]:80 of pool web: new",
+                "service web: deny none -> 192.0.2.0/24",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pool_that_is_gone_takes_its_servers_along() {
+        let texts: Vec<String> =
+            differences(&settings(), &Settings::default()).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "pool web: gone",
+                "server 10.0.0.1:80 of pool web: gone",
+                "server 10.0.0.2:80 of pool web: gone",
+                "service web: gone"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_load_factor_is_its_number_in_json_and_has_bounds() {
+        let factor: LoadFactor = "1.25".parse().expect("a factor");
+        assert_eq!((factor.thousandths(), serde_json::to_string(&factor).expect("text").as_str()), (1250, "1.25"));
+        assert_eq!(serde_json::from_str::<LoadFactor>("1.25").expect("a factor"), factor);
+        for wrong in ["0.9", "1001", "-1", "NaN", "x", ""] {
+            assert_eq!(wrong.parse::<LoadFactor>(), Err(LoadFactorError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for good in ["web", "a.b-c_d", "1", &"x".repeat(MAX_NAME)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "a b", "ä", "a/b", "a\n", &"x".repeat(MAX_NAME + 1)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}
