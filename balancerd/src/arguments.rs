@@ -23,8 +23,13 @@ use crate::net::tcp::Timeouts;
 pub(crate) struct Arguments {
     /// Where clients connect: an IP address and a port. Port 0 lets the kernel choose; the IPv6
     /// address :: takes IPv4 clients too.
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "generate")]
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["config", "generate"])]
     listen: Option<SocketAddr>,
+
+    /// The configuration file, which names services, pools and servers. With --listen there is the service "default"
+    /// as well.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// The control socket. By default /run/balancer/control.sock for root, $XDG_RUNTIME_DIR/balancer/control.sock for
     /// others. With this option and no --state, the state, pid and log file lie beside it.
@@ -98,14 +103,18 @@ impl Arguments {
     /// The settings that they mean.
     pub(crate) fn config(&self) -> Result<Config> {
         let absolute = |path: &PathBuf| {
-            anyhow::ensure!(!path.as_os_str().is_empty(), "--socket, BALANCER_SOCKET or --state is an empty path");
+            anyhow::ensure!(
+                !path.as_os_str().is_empty(),
+                "--config, --socket, BALANCER_SOCKET or --state is an empty path"
+            );
             // A daemon in the background leaves this directory.
             std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
         };
         let (socket, state) = (self.socket.as_ref().map(absolute), self.state.as_ref().map(absolute));
         let (socket, state) = (socket.transpose()?, state.transpose()?);
         Ok(Config {
-            listen: self.listen.context("--listen is missing")?,
+            listen: self.listen,
+            file: self.config.as_ref().map(absolute).transpose()?,
             places: Places::find(socket.as_deref(), state.as_deref(), &Environment::current())?,
             timeouts: Timeouts { connect: self.connect_timeout, idle: self.idle_timeout },
             drain: self.drain_timeout,

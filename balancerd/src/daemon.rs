@@ -113,9 +113,9 @@ impl Daemon {
         let kept = state::load(&config.places.state)?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
-        let service = model.add_service(SERVICE_NAME, config.listen);
-        let listener =
-            Listener::bind(config.listen, service).map_err(|error| ListenError::new(config.listen, error))?;
+        let listen = config.listen.context("--listen is missing")?;
+        let service = model.add_service(SERVICE_NAME, listen);
+        let listener = Listener::bind(listen, service).map_err(|error| ListenError::new(listen, error))?;
         model.listening(service, listener.address());
         model.restore(&kept).map_err(|refusal| state::StateError::Broken {
             path: config.places.state.clone(),

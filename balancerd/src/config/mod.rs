@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wire::Places;
@@ -11,8 +12,11 @@ use crate::net::tcp::Timeouts;
 /// The settings of one daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Where clients connect.
-    pub(crate) listen: SocketAddr,
+    /// Where clients of the default service connect.
+    pub(crate) listen: Option<SocketAddr>,
+    /// The configuration file, absolute.
+    #[expect(dead_code, reason = "the daemon does not read it yet")]
+    pub(crate) file: Option<PathBuf>,
     /// Where its files are.
     pub(crate) places: Places,
     /// How long sessions may wait.
