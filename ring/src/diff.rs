@@ -1,5 +1,6 @@
-//! What a change moves: the exact part of the hash space that has one owner in one ring and another in the next, found by
-//! walking both arrays of points side by side. Nothing is sampled.
+//! What a change moves: the exact part of the hash space that has one owner in one ring and another in the next. Of two
+//! rings it is found by walking both arrays of points side by side; for the change of one server, plan.rs finds it from
+//! the points of that server. Nothing is sampled.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ use crate::identity::Identity;
 use crate::ring::Ring;
 use crate::share::Share;
 
-/// What changes its server between two rings; see [`Ring::diff`].
+/// What changes its server between two rings; see [`Ring::diff`] and [`Ring::plan`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diff {
     /// The part of the hash space that changes its server: the sum of the moves.
@@ -52,14 +53,38 @@ impl Diff {
             new.skip_through(last);
         }
 
-        let mut moves: Vec<Move> = counts
-            .into_iter()
-            .map(|((had, has), count)| Move {
-                from: had.map(|rank| from.members()[rank as usize].identity),
-                to: has.map(|rank| to.members()[rank as usize].identity),
-                share: Share::of_values(count),
-            })
-            .collect();
+        Self::of(
+            counts
+                .into_iter()
+                .map(|((had, has), count)| Move {
+                    from: had.map(|rank| from.members()[rank as usize].identity),
+                    to: has.map(|rank| to.members()[rank as usize].identity),
+                    share: Share::of_values(count),
+                })
+                .collect(),
+        )
+    }
+
+    /// Of the change of one server: `arcs` are the numbers of hash values that it exchanges with others, in any order,
+    /// each other as often as it likes. `pair` says who gives to whom.
+    pub(crate) fn of_one<W: Ord + Copy>(
+        mut arcs: Vec<(W, u128)>,
+        pair: impl Fn(W) -> (Option<Identity>, Option<Identity>),
+    ) -> Self {
+        arcs.sort_unstable_by_key(|(other, _)| *other);
+        let of_each = arcs.chunk_by(|a, b| a.0 == b.0);
+        Self::of(
+            of_each
+                .map(|arcs| {
+                    let (from, to) = pair(arcs[0].0);
+                    Move { from, to, share: Share::of_values(arcs.iter().map(|(_, count)| count).sum()) }
+                })
+                .collect(),
+        )
+    }
+
+    /// Of moves in any order, each pair once.
+    fn of(mut moves: Vec<Move>) -> Self {
         moves.sort_unstable_by_key(|one| (Reverse(one.share), one.from, one.to));
         Self { moved: moves.iter().map(|one| one.share).sum(), moves }
     }

@@ -22,9 +22,7 @@
 //! assert_eq!(ring.successors(key).next(), Some(server));
 //!
 //! // What would removing it move? Its own share, and nothing else.
-//! let mut next = ring.clone();
-//! next.remove(server.identity);
-//! assert_eq!(ring.diff(&next).moved, ring.share(server.identity));
+//! assert_eq!(ring.plan(server.identity, 0)?.moved, ring.share(server.identity));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -34,6 +32,7 @@ mod error;
 mod identity;
 mod index;
 mod key;
+mod plan;
 mod point;
 mod ring;
 mod share;

@@ -63,19 +63,40 @@ impl Points {
         }
     }
 
+    /// Where points of an owner would go: the position of the first point after each. Their hashes are sorted.
+    pub(crate) fn gaps(&self, owner: u32, hashes: &[u64]) -> Vec<usize> {
+        let before_owner = |at: usize, hash| self.hashes[at] == hash && self.owners[at] < owner;
+        let gap = |&hash: &u64| {
+            let mut at = self.lower_bound(hash).unwrap_or(0);
+            while at < self.hashes.len() && before_owner(at, hash) {
+                at += 1;
+            }
+            at
+        };
+        hashes.iter().map(gap).collect()
+    }
+
+    /// Where points of an owner are, in their order. Their hashes are sorted, and each is there.
+    pub(crate) fn positions(&self, owner: u32, hashes: &[u64]) -> Vec<usize> {
+        let mut positions: Vec<usize> = Vec::with_capacity(hashes.len());
+        for &hash in hashes {
+            let mut at = self.lower_bound(hash).expect("a ring with a point of an owner is not empty");
+            // An owner's own equal hashes lie side by side: the next of them is after the one just found.
+            if let Some(last) = positions.last() {
+                at = at.max(last + 1);
+            }
+            while self.owners[at] != owner {
+                at += 1;
+            }
+            debug_assert_eq!(self.hashes[at], hash, "the point is there");
+            positions.push(at);
+        }
+        positions
+    }
+
     /// Merges points of one owner in. Their hashes are sorted. Linear, in place.
     pub(crate) fn insert(&mut self, owner: u32, hashes: &[u64]) {
-        let before_owner = |at: usize, hash| self.hashes[at] == hash && self.owners[at] < owner;
-        let gaps: Vec<usize> = hashes
-            .iter()
-            .map(|&hash| {
-                let mut at = self.lower_bound(hash).unwrap_or(0);
-                while at < self.hashes.len() && before_owner(at, hash) {
-                    at += 1;
-                }
-                at
-            })
-            .collect();
+        let gaps = self.gaps(owner, hashes);
         fill_gaps(&mut self.hashes, &gaps, |nth| hashes[nth]);
         fill_gaps(&mut self.owners, &gaps, |_| owner);
         self.index.inserted(hashes, &self.hashes);
@@ -83,19 +104,7 @@ impl Points {
 
     /// Takes points of one owner out. Their hashes are sorted, and each is there. Linear, in place.
     pub(crate) fn remove(&mut self, owner: u32, hashes: &[u64]) {
-        let mut gaps: Vec<usize> = Vec::with_capacity(hashes.len());
-        for &hash in hashes {
-            let mut at = self.lower_bound(hash).expect("a ring with a point to remove is not empty");
-            // An owner's own equal hashes lie side by side: the next of them is after the one just found.
-            if let Some(last) = gaps.last() {
-                at = at.max(last + 1);
-            }
-            while self.owners[at] != owner {
-                at += 1;
-            }
-            debug_assert_eq!(self.hashes[at], hash, "the point to remove is there");
-            gaps.push(at);
-        }
+        let gaps = self.positions(owner, hashes);
         close_gaps(&mut self.hashes, &gaps);
         close_gaps(&mut self.owners, &gaps);
         self.index.removed(hashes, &self.hashes);

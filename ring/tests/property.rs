@@ -179,6 +179,23 @@ proptest! {
     }
 
     #[test]
+    fn a_plan_is_the_difference_that_setting_makes(
+        servers in servers(0..12, 8),
+        ppw in points_per_weight(),
+        which in any::<Index>(),
+        weight in 0..12u32,
+    ) {
+        let before = build(ppw, &servers);
+        // Two that are not there, before and after most that are, and all that are.
+        let known: Vec<Identity> = servers.keys().copied().chain([identity(5001), identity(5000)]).collect();
+        let changed = *which.get(&known);
+        let mut after = before.clone();
+        after.set(changed, weight, ()).unwrap();
+        prop_assert_eq!(before.plan(changed, weight).unwrap(), before.diff(&after));
+        prop_assert_eq!(after.plan(changed, servers.get(&changed).copied().unwrap_or(0)).unwrap(), after.diff(&before));
+    }
+
+    #[test]
     fn successors_are_the_owners_of_the_points_from_the_key_on_each_once(
         servers in servers(0..40, 3),
         ppw in points_per_weight(),
@@ -360,7 +377,9 @@ fn a_refused_change_changes_nothing() {
 
     let points = 257 * 65_536;
     assert_eq!(ring.set(identity(2), 256, 'b'), Err(RingError::Points { identity: identity(2), points }));
+    assert_eq!(ring.plan(identity(2), 256), Err(RingError::Points { identity: identity(2), points }));
     let weight = MAX_WEIGHT + 1;
+    assert_eq!(ring.plan(identity(1), weight), Err(RingError::Weight { identity: identity(1), weight }));
     assert_eq!(ring.set(identity(1), weight, 'b'), Err(RingError::Weight { identity: identity(1), weight }));
     assert_eq!(ring.members(), before.members());
     assert!(ring.points().eq(before.points()));
