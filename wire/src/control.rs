@@ -2,10 +2,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{ChangeReport, DigestReport, ExplainReport, ListReport, StatusReport, StoppingReport};
+use crate::report::{
+    ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
+    StatusReport, StoppingReport,
+};
+use crate::settings::{
+    AdminState, HashKey, LoadFactor, MAX_NAME, Policy, PoolSettings, ServerSettings, ServiceSettings,
+};
 
 /// The largest weight of a server.
 pub const MAX_WEIGHT: u32 = 256;
@@ -14,14 +21,20 @@ pub const MAX_WEIGHT: u32 = 256;
 /// them is one answer.
 pub const MAX_SERVERS: usize = 65_536;
 
+/// Sessions that one answer lists at most.
+pub const MAX_LISTED_SESSIONS: u32 = 100_000;
+
 /// What a program may ask of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// How the daemon is: answered by [`Response::Status`].
     Status,
-    /// The pool with its servers: answered by [`Response::List`].
-    List,
-    /// Change the pool, or only say what the change would do: answered by [`Response::Changed`].
+    /// A pool with its servers: answered by [`Response::List`].
+    List {
+        /// Its name.
+        pool: String,
+    },
+    /// Change services, pools or servers, or only say what the change would do: answered by [`Response::Changed`].
     Change {
         /// What is to change.
         change: Change,
@@ -32,9 +45,16 @@ pub enum Request {
     Explain {
         /// The client's address.
         client: IpAddr,
+        /// Its port, for a pool that hashes that too; 0 when it is not known.
+        port: u16,
+        /// The service that it comes to. Without it the pool `default` is meant, and no service is asked.
+        service: Option<String>,
     },
     /// The number that two balancers compare: answered by [`Response::Digest`].
-    Digest,
+    Digest {
+        /// The pool.
+        pool: String,
+    },
     /// End the daemon: answered by [`Response::Stopping`] at once; the connection closes when it has ended.
     Stop {
         /// Close every session now.
@@ -43,58 +63,215 @@ pub enum Request {
         /// an earlier request gave.
         drain_ms: Option<u64>,
     },
+    /// All pools: answered by [`Response::Pools`].
+    Pools,
+    /// Live sessions, the longest idle first: answered by [`Response::Sessions`].
+    Sessions {
+        /// Only those of this service.
+        service: Option<String>,
+        /// Only those of this pool.
+        pool: Option<String>,
+        /// Only those of this server.
+        server: Option<SocketAddr>,
+        /// So many at most, and at most [`MAX_LISTED_SESSIONS`].
+        limit: u32,
+    },
+    /// Read the configuration file again, or only say what that would do: answered by [`Response::Reloaded`].
+    Reload {
+        /// Another text than the file's. It is never carried out, only looked at.
+        instead: Option<FileText>,
+        /// Only say what would happen; nothing is changed.
+        dry_run: bool,
+    },
+    /// What the balancer is set to, and what the file says: answered by [`Response::Settings`].
+    Settings,
+}
+
+/// The text of a configuration file, and what errors are to call it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileText {
+    /// The name.
+    pub name: String,
+    /// The text.
+    pub text: String,
 }
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status => f.write_str("status"),
-            Self::List => f.write_str("list"),
+            Self::List { pool } => write!(f, "list {pool}"),
             Self::Change { change, dry_run } => write!(f, "{change}{}", if *dry_run { " dry-run" } else { "" }),
-            Self::Explain { client } => write!(f, "explain {client}"),
-            Self::Digest => f.write_str("digest"),
+            Self::Explain { client, .. } => write!(f, "explain {client}"),
+            Self::Digest { pool } => write!(f, "digest {pool}"),
             Self::Stop { now: true, .. } => f.write_str("stop now"),
             Self::Stop { drain_ms: Some(limit), .. } => write!(f, "stop drain_ms={limit}"),
             Self::Stop { .. } => f.write_str("stop"),
+            Self::Pools => f.write_str("pools"),
+            Self::Sessions { .. } => f.write_str("sessions"),
+            Self::Reload { instead: Some(file), .. } => write!(f, "diff {}", file.name),
+            Self::Reload { dry_run, .. } => write!(f, "reload{}", if *dry_run { " dry-run" } else { "" }),
+            Self::Settings => f.write_str("settings"),
         }
     }
 }
 
-/// A change of the pool.
+/// A change of services, pools or servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// Put a server into the pool.
+    /// Put a server into a pool.
     Add {
+        /// The pool.
+        pool: String,
         /// Its address and port.
         server: SocketAddr,
-        /// Its weight, 0 to [`MAX_WEIGHT`]; 0 takes no new sessions.
-        weight: u32,
+        /// How it is to be.
+        settings: ServerSettings,
     },
-    /// Take a server out of the pool: no new sessions for it, the existing ones live on.
+    /// Take a server out of a pool: no new sessions for it.
     Remove {
+        /// The pool.
+        pool: String,
         /// Its address and port.
         server: SocketAddr,
-        /// Close its sessions too.
-        now: bool,
+        /// What becomes of its sessions.
+        how: Removal,
     },
+    /// Change what a server is set to.
+    Set {
+        /// The pool.
+        pool: String,
+        /// Its address and port.
+        server: SocketAddr,
+        /// The values that are to change.
+        values: ServerValues,
+    },
+    /// Make a pool.
+    AddPool {
+        /// Its name.
+        pool: String,
+        /// How it is to be, servers included.
+        settings: PoolSettings,
+    },
+    /// Take a pool that no service uses away. Its sessions live on.
+    RemovePool {
+        /// Its name.
+        pool: String,
+    },
+    /// Change what a pool is set to.
+    SetPool {
+        /// Its name.
+        pool: String,
+        /// The values that are to change.
+        values: PoolValues,
+    },
+    /// Listen for a further service.
+    AddService {
+        /// Its name.
+        service: String,
+        /// How it is to be.
+        settings: ServiceSettings,
+    },
+    /// Listen no more for a service. Its sessions live on.
+    RemoveService {
+        /// Its name.
+        service: String,
+    },
+    /// End one session.
+    Kill {
+        /// Its number, from the list of sessions.
+        session: u64,
+    },
+    /// End all sessions of a server. It stays in the pool.
+    KillAll {
+        /// The pool.
+        pool: String,
+        /// The server.
+        server: SocketAddr,
+    },
+}
+
+/// What becomes of the sessions of a server that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// They live on; those that are left at the limit are closed then.
+    Wait {
+        /// The limit; without it they live as long as they like.
+        limit_ms: Option<u64>,
+    },
+    /// They are closed now.
+    Now,
+    /// They are closed evenly over a time, the longest idle first.
+    Over {
+        /// The time.
+        time_ms: u64,
+    },
+}
+
+/// Values of a server that are to change; what is nothing stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerValues {
+    /// Its weight.
+    pub weight: Option<u32>,
+    /// Its administrative state.
+    pub state: Option<AdminState>,
+    /// Its session limit; the inner nothing is no limit.
+    pub max_sessions: Option<Option<NonZeroU64>>,
+}
+
+/// Values of a pool that are to change; what is nothing stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolValues {
+    /// Its policy.
+    pub policy: Option<Policy>,
+    /// What is hashed.
+    pub key: Option<HashKey>,
+    /// The bound of the load; the inner nothing is no bound.
+    pub max_load: Option<Option<LoadFactor>>,
+    /// Points that a server of weight 1 has.
+    pub points_per_weight: Option<NonZeroU32>,
+    /// How long the weight of a server that comes up grows.
+    pub slow_start_ms: Option<u64>,
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Add { server, weight } => write!(f, "add {server} weight={weight}"),
-            Self::Remove { server, now } => write!(f, "remove {server}{}", if *now { " now" } else { "" }),
-        }
-    }
-}
-
-impl Change {
-    /// The server that the change is about.
-    #[must_use]
-    pub fn server(&self) -> SocketAddr {
-        match *self {
-            Self::Add { server, .. } | Self::Remove { server, .. } => server,
+            Self::Add { pool, server, settings } => {
+                write!(f, "add {server} pool={pool} weight={}", settings.weight)?;
+                if settings.state != AdminState::Ready {
+                    write!(f, " state={}", settings.state)?;
+                }
+                settings.max_sessions.map_or(Ok(()), |limit| write!(f, " max_sessions={limit}"))
+            }
+            Self::Remove { pool, server, how } => {
+                write!(f, "remove {server} pool={pool}")?;
+                match how {
+                    Removal::Wait { limit_ms: None } => Ok(()),
+                    Removal::Wait { limit_ms: Some(limit) } => write!(f, " limit_ms={limit}"),
+                    Removal::Now => f.write_str(" now"),
+                    Removal::Over { time_ms } => write!(f, " over_ms={time_ms}"),
+                }
+            }
+            Self::Set { pool, server, values } => {
+                write!(f, "set {server} pool={pool}")?;
+                values.weight.map_or(Ok(()), |weight| write!(f, " weight={weight}"))?;
+                values.state.map_or(Ok(()), |state| write!(f, " state={state}"))?;
+                match values.max_sessions {
+                    None => Ok(()),
+                    Some(None) => f.write_str(" max_sessions=none"),
+                    Some(Some(limit)) => write!(f, " max_sessions={limit}"),
+                }
+            }
+            Self::AddPool { pool, .. } => write!(f, "pool add {pool}"),
+            Self::RemovePool { pool } => write!(f, "pool remove {pool}"),
+            Self::SetPool { pool, .. } => write!(f, "pool set {pool}"),
+            Self::AddService { service, .. } => write!(f, "service add {service}"),
+            Self::RemoveService { service } => write!(f, "service remove {service}"),
+            Self::Kill { session } => write!(f, "kill {session}"),
+            Self::KillAll { pool, server } => write!(f, "kill {server} pool={pool}"),
         }
     }
 }
@@ -116,6 +293,14 @@ pub enum Response {
     Stopping(StoppingReport),
     /// The request was understood and is not carried out; nothing has changed.
     Refused(Refusal),
+    /// To [`Request::Pools`].
+    Pools(Vec<PoolReport>),
+    /// To [`Request::Sessions`].
+    Sessions(Vec<SessionReport>),
+    /// To [`Request::Reload`].
+    Reloaded(ReloadReport),
+    /// To [`Request::Settings`].
+    Settings(SettingsReport),
 }
 
 /// Why a request is not carried out.
@@ -174,6 +359,80 @@ pub enum Refusal {
         /// The user id that asks.
         uid: u32,
     },
+    /// There is no such pool.
+    NoPool {
+        /// The name asked for.
+        pool: String,
+    },
+    /// There is such a pool already.
+    PoolThere {
+        /// Its name.
+        pool: String,
+    },
+    /// The pool serves a service.
+    PoolInUse {
+        /// The pool.
+        pool: String,
+        /// One of the services.
+        service: String,
+    },
+    /// There is no such service.
+    NoService {
+        /// The name asked for.
+        service: String,
+    },
+    /// There is such a service already.
+    ServiceThere {
+        /// Its name.
+        service: String,
+    },
+    /// The name cannot be one of a service or a pool.
+    BadName {
+        /// The name asked for.
+        name: String,
+    },
+    /// The value of a setting cannot be.
+    BadValue {
+        /// The key, as a file calls it.
+        key: String,
+        /// What is wrong.
+        fault: String,
+    },
+    /// Another service listens there.
+    AddressTaken {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// The service that has it, or would.
+        service: String,
+    },
+    /// A service would listen where one of its, or another pool's, servers is.
+    ListensAtServer {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// The server.
+        server: SocketAddr,
+        /// Its pool.
+        pool: String,
+    },
+    /// The operating system lets nobody listen there.
+    NotBound {
+        /// What it said, and what to do.
+        fault: String,
+    },
+    /// There is no such session any more.
+    NoSession {
+        /// The number asked for.
+        session: u64,
+    },
+    /// The balancer was started without a configuration file.
+    NoFile,
+    /// The configuration file cannot be used.
+    BadFile {
+        /// Where and why.
+        fault: String,
+    },
+    /// Nothing was asked to change.
+    NothingToSet,
 }
 
 /// What is wrong with an address that no server can have.
@@ -233,10 +492,9 @@ impl fmt::Display for AddressFault {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlreadyThere { server, weight } => write!(
-                f,
-                "{server} is in the pool already, with weight {weight}; to change its weight, remove it and add it again"
-            ),
+            Self::AlreadyThere { server, weight } => {
+                write!(f, "{server} is in the pool already, with weight {weight}; `balancerctl set` changes it")
+            }
             Self::NotThere { server } => write!(f, "{server} is not in the pool; `balancerctl list` shows what is"),
             Self::Leaving { server, sessions } => write!(
                 f,
@@ -255,6 +513,31 @@ impl fmt::Display for Refusal {
                 "the ring would have {points} points and may have {limit}; give the servers smaller weights in the same proportion"
             ),
             Self::Stopping => f.write_str("the balancer is stopping and takes no more changes"),
+            Self::NoPool { pool } => {
+                write!(f, "there is no pool {pool}; `balancerctl pool list` shows those there are")
+            }
+            Self::PoolThere { pool } => write!(f, "there is a pool {pool} already"),
+            Self::PoolInUse { pool, service } => write!(f, "pool {pool} serves service {service}; remove that first"),
+            Self::NoService { service } => {
+                write!(f, "there is no service {service}; `balancerctl service list` shows those there are")
+            }
+            Self::ServiceThere { service } => write!(f, "there is a service {service} already"),
+            Self::BadName { name } => write!(
+                f,
+                "{name:?} cannot be a name; a name has 1 to {MAX_NAME} letters, digits, dots, dashes and underscores"
+            ),
+            Self::BadValue { key, fault } => write!(f, "{key}: {fault}"),
+            Self::AddressTaken { listen, service } => write!(f, "service {service} listens at {listen}"),
+            Self::ListensAtServer { listen, server, pool } => write!(
+                f,
+                "a service at {listen} would be server {server} of pool {pool}; it would connect to itself for ever"
+            ),
+            Self::NotBound { fault } | Self::BadFile { fault } => f.write_str(fault),
+            Self::NoSession { session } => write!(f, "there is no session {session}; it may have ended by now"),
+            Self::NoFile => {
+                f.write_str("the balancer was started without a configuration file; start it with --config")
+            }
+            Self::NothingToSet => f.write_str("nothing was said to be changed"),
             Self::NotPermitted { uid } => write!(
                 f,
                 "user {uid} may not steer this balancer; be root, the user it runs as, or a member of its socket's group"

@@ -10,9 +10,10 @@ use std::marker::PhantomData;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::encoding::{EncodingError, decode, encode};
+use crate::settings::FILE_LIMIT;
 
 /// The version of the control protocol. Both ends must have the same one: messages do not describe themselves.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The first bytes of a greeting.
 const MAGIC: [u8; 4] = *b"BALC";
@@ -20,9 +21,9 @@ const MAGIC: [u8; 4] = *b"BALC";
 /// Bytes of the length that starts a frame.
 const HEADER: usize = 4;
 
-/// The longest request that the daemon takes, in bytes without the header: more than ten times the longest that is
-/// ever sent.
-pub const REQUEST_LIMIT: usize = 16 * 1024;
+/// The longest request that the daemon takes, in bytes without the header: the text of a configuration file, and what
+/// goes with it.
+pub const REQUEST_LIMIT: usize = FILE_LIMIT + 16 * 1024;
 
 /// The longest response that a client takes, in bytes without the header: a list of some 200,000 servers.
 pub const RESPONSE_LIMIT: usize = 64 * 1024 * 1024;
@@ -160,28 +161,63 @@ fn check_greeting(body: &[u8]) -> Result<(), FrameError> {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, SocketAddr};
+    use std::num::NonZeroU64;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::control::{Change, Request, Response};
+    use crate::control::{Change, FileText, Removal, Request, Response, ServerValues};
+    use crate::settings::{AdminState, PoolSettings, ServerSettings, ServiceSettings};
 
     fn any_server() -> impl Strategy<Value = SocketAddr> {
         (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from)
     }
 
-    fn any_request() -> impl Strategy<Value = Request> {
-        let change = prop_oneof![
-            (any_server(), any::<u32>()).prop_map(|(server, weight)| Change::Add { server, weight }),
-            (any_server(), any::<bool>()).prop_map(|(server, now)| Change::Remove { server, now }),
+    fn any_state() -> impl Strategy<Value = AdminState> {
+        prop::sample::select(AdminState::ALL.as_slice())
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let name = any::<String>;
+        let settings = (any::<u32>(), any_state(), any::<Option<NonZeroU64>>())
+            .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions });
+        let how = prop_oneof![
+            any::<Option<u64>>().prop_map(|limit_ms| Removal::Wait { limit_ms }),
+            Just(Removal::Now),
+            any::<u64>().prop_map(|time_ms| Removal::Over { time_ms }),
         ];
+        let values = (any::<Option<u32>>(), prop::option::of(any_state()), any::<Option<Option<NonZeroU64>>>())
+            .prop_map(|(weight, state, max_sessions)| ServerValues { weight, state, max_sessions });
+        prop_oneof![
+            (name(), any_server(), settings).prop_map(|(pool, server, settings)| Change::Add {
+                pool,
+                server,
+                settings
+            }),
+            (name(), any_server(), how).prop_map(|(pool, server, how)| Change::Remove { pool, server, how }),
+            (name(), any_server(), values).prop_map(|(pool, server, values)| Change::Set { pool, server, values }),
+            name().prop_map(|pool| Change::AddPool { pool, settings: PoolSettings::default() }),
+            (name(), prop::collection::vec(any_server(), 0..4)).prop_map(|(service, listen)| {
+                let settings = ServiceSettings::new(listen, &service);
+                Change::AddService { service, settings }
+            }),
+            any::<u64>().prop_map(|session| Change::Kill { session }),
+        ]
+    }
+
+    fn any_request() -> impl Strategy<Value = Request> {
         prop_oneof![
             Just(Request::Status),
-            Just(Request::List),
-            Just(Request::Digest),
-            (change, any::<bool>()).prop_map(|(change, dry_run)| Request::Change { change, dry_run }),
-            any::<IpAddr>().prop_map(|client| Request::Explain { client }),
+            Just(Request::Pools),
+            Just(Request::Settings),
+            any::<String>().prop_map(|pool| Request::List { pool }),
+            any::<String>().prop_map(|pool| Request::Digest { pool }),
+            (any_change(), any::<bool>()).prop_map(|(change, dry_run)| Request::Change { change, dry_run }),
+            (any::<IpAddr>(), any::<u16>(), any::<Option<String>>())
+                .prop_map(|(client, port, service)| Request::Explain { client, port, service }),
             (any::<bool>(), any::<Option<u64>>()).prop_map(|(now, drain_ms)| Request::Stop { now, drain_ms }),
+            (any::<String>(), any::<String>(), any::<bool>())
+                .prop_map(|(name, text, dry_run)| Request::Reload { instead: Some(FileText { name, text }), dry_run }),
         ]
     }
 
@@ -312,20 +348,27 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_1() {
+    fn golden_bytes_of_version_2() {
         let add = Request::Change {
-            change: Change::Add { server: "10.0.0.1:8080".parse().expect("an address"), weight: 2 },
+            change: Change::Add {
+                pool: "web".to_owned(),
+                server: "10.0.0.1:8080".parse().expect("an address"),
+                settings: ServerSettings { weight: 2, ..ServerSettings::default() },
+            },
             dry_run: false,
         };
         let bytes = [
-            b"\x06\0\0\0BALC\x01\0".as_slice(),
-            b"\x17\0\0\0",           // 23 bytes follow
-            b"\x02\0\0\0",           // Request::Change
-            b"\0\0\0\0",             // Change::Add
-            b"\0\0\0\0",             // an IPv4 address
-            b"\x0a\0\0\x01\x90\x1f", // 10.0.0.1, 8080
-            b"\x02\0\0\0",           // weight 2
-            b"\0",                   // not a dry run
+            b"\x06\0\0\0BALC\x02\0".as_slice(),
+            b"\x27\0\0\0",            // 39 bytes follow
+            b"\x02\0\0\0",            // Request::Change
+            b"\0\0\0\0",              // Change::Add
+            b"\x03\0\0\0\0\0\0\0web", // in the pool "web"
+            b"\0\0\0\0",              // an IPv4 address
+            b"\x0a\0\0\x01\x90\x1f",  // 10.0.0.1, 8080
+            b"\x02\0\0\0",            // weight 2
+            b"\0\0\0\0",              // ready
+            b"\0",                    // no session limit
+            b"\0",                    // not a dry run
         ]
         .concat();
         assert_eq!(stream(&[add]), bytes);

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::control::Change;
+use crate::control::{Change, Removal};
+use crate::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings};
 
 /// Why a session ended. Every session ends with exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,11 +40,17 @@ pub enum EndReason {
     Shutdown,
     /// A fault in the balancer; the log has more.
     Fault,
+    /// The service's networks do not let the client in.
+    Denied,
+    /// The client had as many sessions as one may have.
+    ClientLimit,
+    /// Somebody ended it by command.
+    Killed,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -57,6 +64,9 @@ impl EndReason {
         Self::Removed,
         Self::Shutdown,
         Self::Fault,
+        Self::Denied,
+        Self::ClientLimit,
+        Self::Killed,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -76,6 +86,9 @@ impl EndReason {
             Self::Removed => "removed",
             Self::Shutdown => "shutdown",
             Self::Fault => "fault",
+            Self::Denied => "denied",
+            Self::ClientLimit => "client-limit",
+            Self::Killed => "killed",
         }
     }
 }
@@ -129,11 +142,11 @@ pub struct StatusReport {
     pub phase: Phase,
     /// Its services.
     pub services: Vec<ServiceReport>,
-    /// Servers in the pool, those that are leaving not counted.
+    /// Servers of all pools, those that are leaving not counted.
     pub servers: u64,
-    /// The digest of the pool.
+    /// One number for all pools: equal ones mean equal pools, by name, and equal picks where policies hash.
     pub digest: Hex,
-    /// Sessions that there may be at a time; the descriptor limit sets it.
+    /// Sessions that there may be at a time: what descriptors allow, or less if the file says so.
     pub session_limit: u64,
     /// The state file.
     pub state_file: String,
@@ -145,6 +158,12 @@ pub struct StatusReport {
     pub longest_turn_us: u64,
     /// Log lines that were dropped because the log could not be written fast enough.
     pub log_lines_dropped: u64,
+    /// The configuration file.
+    pub config_file: Option<String>,
+    /// Why the last reload failed; nothing when it did not, or there was none.
+    pub reload_failure: Option<String>,
+    /// What commands have changed of what the file says.
+    pub deviations: Vec<Difference>,
 }
 
 /// What the daemon is doing.
@@ -162,12 +181,16 @@ pub enum Phase {
 pub struct ServiceReport {
     /// Its name.
     pub name: String,
+    /// What it is set to. A port that the kernel chose is in `addresses`.
+    pub settings: ServiceSettings,
     /// Where it listens.
-    pub listen: SocketAddr,
-    /// The pool that serves it.
-    pub pool: String,
-    /// Whether it accepts at this moment: it does not at the session limit, out of descriptors, or when stopping.
+    pub addresses: Vec<SocketAddr>,
+    /// It was removed, and is gone when its last session has ended.
+    pub leaving: bool,
+    /// Whether it accepts at this moment: it does not at a limit, out of descriptors, or when stopping.
     pub accepting: bool,
+    /// Why it does not, if it does not: clients wait in the kernel's queue meanwhile.
+    pub waiting: Option<Waiting>,
     /// Sessions alive.
     pub active: u64,
     /// Sessions since the start.
@@ -182,13 +205,50 @@ pub struct ServiceReport {
     pub ended: Ended,
 }
 
+/// Why a service does not accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Waiting {
+    /// It has as many sessions as it may have.
+    ServiceFull,
+    /// All services together have as many sessions as they may have.
+    BalancerFull,
+    /// It had as many new sessions in this second as it may have.
+    Rate,
+    /// The balancer is stopping, or the service was removed.
+    Stopping,
+}
+
+/// A pool, without its servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolReport {
+    /// Its name.
+    pub pool: String,
+    /// What it is set to. The servers are left out.
+    pub settings: PoolSettings,
+    /// The services that it serves.
+    pub services: Vec<String>,
+    /// Its servers, those that are leaving not counted.
+    pub servers: u64,
+    /// Those of them that take new sessions.
+    pub eligible: u64,
+    /// Sessions alive.
+    pub active: u64,
+    /// Its digest.
+    pub digest: Hex,
+}
+
 /// The pool and its servers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ListReport {
     /// Its name.
     pub pool: String,
+    /// What it is set to. The servers are left out.
+    pub settings: PoolSettings,
     /// Its digest.
     pub digest: Hex,
+    /// What commands have changed of what the file says of this pool; nothing without a file.
+    pub deviations: Vec<Difference>,
     /// Its servers in the order of their addresses, and behind them those that are leaving.
     pub servers: Vec<ServerReport>,
 }
@@ -199,10 +259,12 @@ pub struct ListReport {
 pub enum ServerState {
     /// It does.
     Ready,
-    /// Its weight is 0: it does not; the sessions that it has live on.
+    /// It drains, or its weight is 0: it does not; the sessions that it has live on.
     Drain,
     /// It was removed: it does not, and it is gone when its last session has ended.
     Leaving,
+    /// It is in maintenance: it does not; the sessions that it has live on.
+    Maintenance,
 }
 
 impl fmt::Display for ServerState {
@@ -211,6 +273,7 @@ impl fmt::Display for ServerState {
             Self::Ready => "ready",
             Self::Drain => "drain",
             Self::Leaving => "leaving",
+            Self::Maintenance => "maintenance",
         })
     }
 }
@@ -222,9 +285,13 @@ pub struct ServerReport {
     pub server: SocketAddr,
     /// Its weight.
     pub weight: u32,
+    /// Sessions that it may have at a time.
+    pub max_sessions: Option<u64>,
+    /// The part of its weight that it has now, while it starts slowly; 1 otherwise.
+    pub ramp: f64,
     /// Whether it takes new sessions.
     pub state: ServerState,
-    /// The exact share of the ring that it owns.
+    /// The share of new clients that it gets: of a ring exactly, otherwise by weight.
     pub share: f64,
     /// Sessions alive.
     pub active: u64,
@@ -238,8 +305,87 @@ pub struct ServerReport {
     pub connect_failures: u64,
     /// Connects that it did not answer in time.
     pub connect_timeouts: u64,
+    /// Clients that went to another server since it had as many sessions as it may have, or as the bounded load allows.
+    pub overflows: u64,
+    /// How it leaves, when it was removed.
+    pub removal: Option<RemovalReport>,
     /// Sessions that ended, by reason.
     pub ended: Ended,
+}
+
+/// How a removed server leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovalReport {
+    /// What becomes of its sessions.
+    pub how: Removal,
+    /// Sessions that it had when it was removed.
+    pub sessions: u64,
+    /// The time that is left, if there is a limit.
+    pub left_ms: Option<u64>,
+}
+
+/// A live session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Its number.
+    pub session: u64,
+    /// The service.
+    pub service: String,
+    /// The pool.
+    pub pool: String,
+    /// The client.
+    pub client: SocketAddr,
+    /// The server.
+    pub server: SocketAddr,
+    /// Whether the server has answered the connect.
+    pub connected: bool,
+    /// How long it has lived.
+    pub age_ms: u64,
+    /// How long nothing has moved.
+    pub idle_ms: u64,
+    /// Bytes that the client sent and the server took.
+    pub bytes_in: u64,
+    /// Bytes that the server sent and the client took.
+    pub bytes_out: u64,
+}
+
+/// What a reload did or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Nothing was changed: this is what would happen.
+    pub dry_run: bool,
+    /// The file.
+    pub file: String,
+    /// Every value that changes.
+    pub changes: Vec<Difference>,
+    /// What commands had changed, and the file leaves so.
+    pub deviations: Vec<Difference>,
+    /// The pools in which clients move.
+    pub pools: Vec<PoolMovesReport>,
+    /// Why the change holds only until the daemon ends, when it could not be written to the state file.
+    pub unsaved: Option<String>,
+}
+
+/// Who moves in a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoolMovesReport {
+    /// The pool.
+    pub pool: String,
+    /// The share of all its clients that get another server from now on.
+    pub moved: f64,
+    /// From whom to whom, the largest share first; the first hundred of them. `null` is "no server".
+    pub moves: Vec<MoveReport>,
+}
+
+/// What the balancer is set to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsReport {
+    /// The configuration file.
+    pub file: Option<String>,
+    /// What it said when it was read.
+    pub said: Option<Settings>,
+    /// What holds now.
+    pub now: Settings,
 }
 
 /// What a change did or would do.
@@ -249,14 +395,14 @@ pub struct ChangeReport {
     pub change: Change,
     /// Nothing was changed: this is what would happen.
     pub dry_run: bool,
-    /// The share of all clients that get another server from now on.
+    /// The share of all clients of the pool that get another server from now on.
     pub moved: f64,
     /// From whom to whom, the largest share first. `null` is "no server".
     pub moves: Vec<MoveReport>,
-    /// Live sessions of the server that the change is about.
+    /// Live sessions of the server, pool or service that the change is about.
     pub sessions: u64,
-    /// The digest of the pool after the change.
-    pub digest: Hex,
+    /// The digest of the pool after the change; nothing when it is about no pool.
+    pub digest: Option<Hex>,
     /// Why the change holds only until the daemon ends, when it could not be written to the state file.
     pub unsaved: Option<String>,
 }
@@ -277,25 +423,63 @@ pub struct MoveReport {
 pub struct ExplainReport {
     /// The client, as it is hashed.
     pub client: IpAddr,
-    /// The hash of its address.
-    pub hash: Hex,
+    /// The service that it comes to, if one was named.
+    pub service: Option<String>,
+    /// Why the service does not let it in, if it does not.
+    pub refused: Option<EndReason>,
+    /// The pool.
+    pub pool: String,
+    /// Its policy.
+    pub policy: Policy,
+    /// What of the client is hashed, as text, if the policy hashes.
+    pub key: Option<String>,
+    /// The hash of that.
+    pub hash: Option<Hex>,
     /// The first point of the ring at or after the hash, going round: it decides.
     pub point: Option<Hex>,
-    /// The server that the client gets.
+    /// The server that the client gets; for a policy that draws, nothing when there are several.
     pub server: Option<SocketAddr>,
     /// Who is tried next, in order, when that server does not answer.
     pub next: Vec<SocketAddr>,
-    /// Servers that own no part of the ring, and why.
+    /// Servers that do not get the client though it may look so, and why.
     pub skipped: Vec<SkippedReport>,
 }
 
-/// A server that no client gets.
+/// A server that a client does not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedReport {
     /// The server.
     pub server: SocketAddr,
-    /// Its state, which is the reason.
-    pub state: ServerState,
+    /// The reason.
+    pub reason: Skip,
+}
+
+/// Why a server does not get a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Skip {
+    /// It drains, or its weight is 0.
+    Drain,
+    /// It was removed.
+    Leaving,
+    /// It is in maintenance.
+    Maintenance,
+    /// It has as many sessions as it may have.
+    Full,
+    /// It has as many sessions as the bounded load allows.
+    Loaded,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drain => "drain",
+            Self::Leaving => "leaving",
+            Self::Maintenance => "maintenance",
+            Self::Full => "full",
+            Self::Loaded => "loaded",
+        })
+    }
 }
 
 /// The number that two balancers compare.
@@ -303,7 +487,13 @@ pub struct SkippedReport {
 pub struct DigestReport {
     /// The pool.
     pub pool: String,
-    /// Equal digests: every client gets the same server.
+    /// Its policy.
+    pub policy: Policy,
+    /// What of a client is hashed.
+    pub key: String,
+    /// The bound of the load.
+    pub max_load: Option<String>,
+    /// Equal digests: every client gets the same server, as far as the policy is one that hashes.
     pub digest: Hex,
     /// The format of the ring that the digest belongs to.
     pub ring_format: u32,

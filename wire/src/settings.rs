@@ -20,6 +20,9 @@ pub const DEFAULT_SERVICE: &str = "default";
 /// Characters that the name of a service or a pool may have at most.
 pub const MAX_NAME: usize = 64;
 
+/// Bytes of a configuration file at most: some 150,000 servers.
+pub const FILE_LIMIT: usize = 8 * 1024 * 1024;
+
 /// Points that a server of weight 1 has on the ring of a pool that sets no other number.
 pub const DEFAULT_POINTS_PER_WEIGHT: NonZeroU32 = NonZeroU32::new(1024).expect("1024 is not 0");
 
