@@ -4,6 +4,7 @@
 //! other functions that take `&mut self` are news from the sockets: they count, and a server that was removed goes with
 //! the last of its sessions.
 
+mod policy;
 mod pool;
 mod server;
 mod service;
