@@ -11,25 +11,31 @@ use crate::identity::Identity;
 /// The version of "ring format", the document that says what is hashed. It is part of every digest.
 pub const FORMAT: u32 = 1;
 
-/// Equal for rings that send every key to the same server, whatever their tags; different, but for a chance of 2^-64,
-/// for others. Also different for another number of points per weight and another ring format.
+/// Equal for rings of the same servers, weights and points, whatever their tags: they send every key to the same server.
+/// Different, but for a chance of 2^-64, for others, and for another number of points per weight and another ring format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Digest(u64);
 
 impl Digest {
     /// xxh3-64 with seed 0 over, all integers big-endian: the four bytes `ring`, the format as 4 bytes, the points per
     /// weight as 4, the number of servers as 4, and for each server in the order of its identity the 18 bytes of the
-    /// identity and 4 of the weight ("ring format 1").
-    pub(crate) fn of(points_per_weight: NonZeroU32, servers: impl ExactSizeIterator<Item = (Identity, u32)>) -> Self {
+    /// identity and 4 of the weight; then for each server that is there in part, in the same order, the 18 bytes of the
+    /// identity and 4 of the number of its points ("ring format 1").
+    pub(crate) fn of(
+        points_per_weight: NonZeroU32,
+        servers: impl ExactSizeIterator<Item = (Identity, u32)>,
+        partial: impl Iterator<Item = (Identity, u32)>,
+    ) -> Self {
         let mut bytes = Vec::with_capacity(16 + 22 * servers.len());
         bytes.extend_from_slice(b"ring");
         bytes.extend_from_slice(&FORMAT.to_be_bytes());
         bytes.extend_from_slice(&points_per_weight.get().to_be_bytes());
         let count = u32::try_from(servers.len()).expect("a server has a point, and points are limited to less");
         bytes.extend_from_slice(&count.to_be_bytes());
-        for (identity, weight) in servers {
+        // The number of servers says where the second list begins. Without one, the bytes are those of the first alone.
+        for (identity, number) in servers.chain(partial) {
             bytes.extend_from_slice(identity.as_bytes());
-            bytes.extend_from_slice(&weight.to_be_bytes());
+            bytes.extend_from_slice(&number.to_be_bytes());
         }
         Self(xxh3_64(&bytes))
     }

@@ -22,11 +22,6 @@ impl Points {
         Self { hashes, owners, index }
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
     /// The sorted hashes.
     pub(crate) fn hashes(&self) -> &[u64] {
         &self.hashes

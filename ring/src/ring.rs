@@ -42,6 +42,9 @@ pub struct Member<T> {
 
 /// A consistent-hash ring: a function of the points per weight and the set of (identity, weight), and of nothing else.
 ///
+/// A server may also be there in part, with only the first of its points ([`set_partial`](Self::set_partial)); the ring is
+/// then a function of the set of (identity, weight, points).
+///
 /// `T` is the tag that comes back from a pick. Cloning copies the arrays, so a change can be tried on a copy and compared
 /// with [`diff`](Self::diff).
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct Ring<T> {
     points_per_weight: NonZeroU32,
     /// Sorted by identity; a point's owner is a rank in it.
     members: Vec<Member<T>>,
+    /// By rank: how many points the server has, which are its first replicas. From 1 to what its weight gives.
+    counts: Vec<u32>,
     points: Points,
 }
 
@@ -56,7 +61,7 @@ impl<T> Ring<T> {
     /// An empty ring. [`POINTS_PER_WEIGHT`] is the number to give, unless a pool is set to another one.
     #[must_use]
     pub fn new(points_per_weight: NonZeroU32) -> Self {
-        Self { points_per_weight, members: Vec::new(), points: Points::sorted(Vec::new()) }
+        Self { points_per_weight, members: Vec::new(), counts: Vec::new(), points: Points::sorted(Vec::new()) }
     }
 
     /// A ring of many servers at once, with one sort instead of a merge each: for start and reload. Members of weight 0
@@ -70,35 +75,61 @@ impl<T> Ring<T> {
         points_per_weight: NonZeroU32,
         members: impl IntoIterator<Item = Member<T>>,
     ) -> Result<Self, RingError> {
-        let mut members: Vec<Member<T>> = members.into_iter().collect();
-        members.sort_unstable_by_key(|member| member.identity);
-        if let Some(pair) = members.windows(2).find(|pair| pair[0].identity == pair[1].identity) {
-            return Err(RingError::Twice { identity: pair[0].identity });
-        }
-        members.retain(|member| member.weight > 0);
-        let mut total = 0;
-        for member in &members {
-            total = checked_total(points_per_weight, total, member.identity, member.weight)?;
-        }
-
-        let mut points = Vec::with_capacity(total);
-        for (rank, member) in (0..).zip(&members) {
-            let replicas = 0..member.weight * points_per_weight.get();
-            points.extend(replicas.map(|replica| (member.identity.point(replica), rank)));
-        }
-        Ok(Self { points_per_weight, members, points: Points::sorted(points) })
+        Self::build_partial(points_per_weight, members.into_iter().map(|member| (member, u32::MAX)))
     }
 
-    /// Puts a server in, or changes its weight and tag; weight 0 takes it out. One merge, linear in the points of the
-    /// ring; a change of weight adds or removes only the points that make the difference. [`plan`](Self::plan) says
-    /// beforehand what it moves.
+    /// A ring of many servers at once, each with so many of its points as [`set_partial`](Self::set_partial) would give it:
+    /// for a reload while servers ramp.
     ///
     /// # Errors
     ///
-    /// When the weight is over [`MAX_WEIGHT`], or the ring would have more than [`MAX_POINTS`] points. Nothing has changed
-    /// then, the tag included.
+    /// Those of [`build`](Self::build); a server counts for the limit with all the points of its weight.
+    pub fn build_partial(
+        points_per_weight: NonZeroU32,
+        members: impl IntoIterator<Item = (Member<T>, u32)>,
+    ) -> Result<Self, RingError> {
+        let mut members: Vec<(Member<T>, u32)> = members.into_iter().collect();
+        members.sort_unstable_by_key(|(member, _)| member.identity);
+        if let Some(pair) = members.windows(2).find(|pair| pair[0].0.identity == pair[1].0.identity) {
+            return Err(RingError::Twice { identity: pair[0].0.identity });
+        }
+        members.retain(|(member, points)| member.weight > 0 && *points > 0);
+        let mut total = 0;
+        for (member, points) in &mut members {
+            total = checked_total(points_per_weight, total, member.identity, member.weight)?;
+            *points = replicas(points_per_weight, member.weight).min(*points);
+        }
+
+        let (members, counts): (Vec<Member<T>>, Vec<u32>) = members.into_iter().unzip();
+        let mut points = Vec::with_capacity(counts.iter().map(|count| *count as usize).sum());
+        for (rank, (member, count)) in (0..).zip(members.iter().zip(&counts)) {
+            points.extend((0..*count).map(|replica| (member.identity.point(replica), rank)));
+        }
+        Ok(Self { points_per_weight, members, counts, points: Points::sorted(points) })
+    }
+
+    /// Puts a server in with all the points of its weight, or changes its weight and tag; weight 0 takes it out. One
+    /// merge, linear in the points of the ring, some milliseconds at most for a million; a change of weight adds or removes
+    /// only the points that make the difference. [`plan`](Self::plan) says beforehand what it moves.
+    ///
+    /// # Errors
+    ///
+    /// When the weight is over [`MAX_WEIGHT`], or the ring would have more than [`MAX_POINTS`] points if each server had all
+    /// of its weight. Nothing has changed then, the tag included.
     pub fn set(&mut self, identity: Identity, weight: u32, tag: T) -> Result<(), RingError> {
-        let change = self.change(identity, weight)?;
+        self.set_partial(identity, weight, u32::MAX, tag)
+    }
+
+    /// As [`set`](Self::set), but with only so many points, which are the first replicas of the server: for one that
+    /// comes up and is to get its share little by little. More than its weight has are all of them, and then the ring is
+    /// the one that [`set`](Self::set) gives; 0 takes the server out. More points only take keys for it, fewer only give
+    /// keys of it away; no key moves between two others.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set`](Self::set). The limit counts the points that the weight has: a ramp that could begin can end.
+    pub fn set_partial(&mut self, identity: Identity, weight: u32, points: u32, tag: T) -> Result<(), RingError> {
+        let change = self.change(identity, weight, points)?;
         let rank = match change.place {
             Ok(rank) if change.after == 0 => {
                 self.take_out(rank);
@@ -107,10 +138,12 @@ impl<T> Ring<T> {
             Err(_) if change.after == 0 => return Ok(()),
             Ok(rank) => {
                 self.members[rank] = Member { identity, weight, tag };
+                self.counts[rank] = change.after;
                 rank
             }
             Err(rank) => {
                 self.members.insert(rank, Member { identity, weight, tag });
+                self.counts.insert(rank, change.after);
                 self.points.open_rank(rank as u32);
                 rank
             }
@@ -130,7 +163,16 @@ impl<T> Ring<T> {
     ///
     /// Those of [`set`](Self::set).
     pub fn plan(&self, identity: Identity, weight: u32) -> Result<Diff, RingError> {
-        let change = self.change(identity, weight)?;
+        self.plan_partial(identity, weight, u32::MAX)
+    }
+
+    /// What [`set_partial`](Self::set_partial) would move, as [`plan`](Self::plan) does for [`set`](Self::set).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set`](Self::set).
+    pub fn plan_partial(&self, identity: Identity, weight: u32, points: u32) -> Result<Diff, RingError> {
+        let change = self.change(identity, weight, points)?;
         let (Ok(rank) | Err(rank)) = change.place;
         let arcs = match change.points() {
             Changed::Added(hashes) => plan::of_adding(&self.points, change.place, &hashes),
@@ -182,10 +224,14 @@ impl<T> Ring<T> {
         Diff::between(self, other)
     }
 
-    /// One number for all that the ring decides: equal digests mean equal picks for every key.
+    /// One number for all that the ring decides: equal digests mean equal picks for every key. Linear in the servers, some
+    /// microseconds for a thousand.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of(self.points_per_weight, self.members.iter().map(|member| (member.identity, member.weight)))
+        let servers = self.members.iter().map(|member| (member.identity, member.weight));
+        let partial = self.members.iter().zip(&self.counts);
+        let partial = partial.filter(|(member, count)| **count < self.replicas(member.weight));
+        Digest::of(self.points_per_weight, servers, partial.map(|(member, count)| (member.identity, *count)))
     }
 
     /// The exact part of the hash space that a server owns; nothing when it is not in the ring. Linear in the points.
@@ -220,6 +266,13 @@ impl<T> Ring<T> {
         self.rank(identity).map(|rank| &self.members[rank])
     }
 
+    /// How many points this server has: `weight * points_per_weight`, fewer when it is there in part, none when it is
+    /// not there.
+    #[must_use]
+    pub fn point_count(&self, identity: Identity) -> u32 {
+        self.rank(identity).map_or(0, |rank| self.counts[rank])
+    }
+
     /// How many servers there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -247,7 +300,8 @@ impl<T> Ring<T> {
     /// Bytes on the heap that the ring holds.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.points.heap_bytes() + self.members.capacity() * size_of::<Member<T>>()
+        let servers = self.members.capacity() * size_of::<Member<T>>() + self.counts.capacity() * size_of::<u32>();
+        self.points.heap_bytes() + servers
     }
 
     /// The hashes of the points, sorted.
@@ -270,23 +324,25 @@ impl<T> Ring<T> {
         self.members.binary_search_by_key(&identity, |member| member.identity)
     }
 
-    /// What giving a server this weight means, if the limits allow it.
-    fn change(&self, identity: Identity, weight: u32) -> Result<Change, RingError> {
+    /// What giving a server this weight and so many points means, if the limits allow it.
+    fn change(&self, identity: Identity, weight: u32, points: u32) -> Result<Change, RingError> {
         let place = self.place(identity);
-        let before = place.map_or(0, |rank| self.replicas(self.members[rank].weight));
-        let others = self.points.len() - before as usize;
+        let others = self.members.iter().filter(|member| member.identity != identity);
+        let others = others.map(|member| self.replicas(member.weight) as usize).sum();
         checked_total(self.points_per_weight, others, identity, weight)?;
-        Ok(Change { identity, place, before, after: self.replicas(weight) })
+        let before = place.map_or(0, |rank| self.counts[rank]);
+        Ok(Change { identity, place, before, after: self.replicas(weight).min(points) })
     }
 
-    /// The number of points of a server of this weight, which is not over the limit.
+    /// The number of points that a server of this weight has in full.
     fn replicas(&self, weight: u32) -> u32 {
-        weight * self.points_per_weight.get()
+        replicas(self.points_per_weight, weight)
     }
 
     fn take_out(&mut self, rank: usize) {
         let member = self.members.remove(rank);
-        let hashes = sorted_hashes(member.identity, 0..self.replicas(member.weight));
+        let count = self.counts.remove(rank);
+        let hashes = sorted_hashes(member.identity, 0..count);
         self.points.remove(rank as u32, &hashes);
         self.points.close_rank(rank as u32);
     }
@@ -330,10 +386,12 @@ impl Change {
     }
 }
 
-/// Rings are equal when they decide alike: the same points per weight, servers and weights. Tags are not compared.
+/// Rings are equal when they decide alike: the same points per weight, servers, weights and numbers of points. Tags are not
+/// compared.
 impl<T, U> PartialEq<Ring<U>> for Ring<T> {
     fn eq(&self, other: &Ring<U>) -> bool {
         self.points_per_weight == other.points_per_weight
+            && self.counts == other.counts
             && self.members.len() == other.members.len()
             && self.members.iter().zip(&other.members).all(|(a, b)| (a.identity, a.weight) == (b.identity, b.weight))
     }
@@ -358,6 +416,11 @@ fn checked_total(
     Ok(points as usize)
 }
 
+/// The number of points that a server of this weight has in full. The weight is not over the limit of the points.
+fn replicas(points_per_weight: NonZeroU32, weight: u32) -> u32 {
+    weight * points_per_weight.get()
+}
+
 /// The hashes of some of a server's points, sorted.
 fn sorted_hashes(identity: Identity, replicas: std::ops::Range<u32>) -> Vec<u64> {
     let mut hashes: Vec<u64> = replicas.map(|replica| identity.point(replica)).collect();
@@ -378,7 +441,8 @@ mod tests {
     /// A ring of points made up: no two servers with equal hashes are known.
     fn ring_of(servers: &[u8], pairs: &[(u64, u32)]) -> Ring<()> {
         let members = servers.iter().map(|n| Member { identity: identity(*n), weight: 1, tag: () }).collect();
-        Ring { points_per_weight: POINTS_PER_WEIGHT, members, points: Points::sorted(pairs.to_vec()) }
+        let counts = vec![1; servers.len()];
+        Ring { points_per_weight: POINTS_PER_WEIGHT, members, counts, points: Points::sorted(pairs.to_vec()) }
     }
 
     #[test]

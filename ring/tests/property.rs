@@ -36,6 +36,12 @@ fn servers(count: impl Into<proptest::collection::SizeRange>, weight: u32) -> im
     btree_map((0..1000u32).prop_map(identity), 1..=weight, count)
 }
 
+/// A ring of servers with (weight, points).
+fn build_partial(points_per_weight: NonZeroU32, servers: &BTreeMap<Identity, (u32, u32)>) -> Ring<()> {
+    let members = servers.iter().map(|(&identity, &(weight, points))| (Member { identity, weight, tag: () }, points));
+    Ring::build_partial(points_per_weight, members).expect("tests stay within the limits")
+}
+
 /// Few points make long arcs and many edges; some more make it a ring.
 fn points_per_weight() -> impl Strategy<Value = NonZeroU32> {
     prop_oneof![1..4u32, 4..64u32].prop_map(per_weight)
@@ -55,9 +61,14 @@ fn points(ring: &Ring<()>) -> Vec<(u64, Identity)> {
     ring.points().map(|(hash, member)| (hash, member.identity)).collect()
 }
 
+fn counts(ring: &Ring<()>) -> Vec<u32> {
+    ring.members().iter().map(|member| ring.point_count(member.identity)).collect()
+}
+
 /// Equal in everything that can be seen.
 fn assert_same(a: &Ring<()>, b: &Ring<()>) {
     assert_eq!(a.members(), b.members());
+    assert_eq!(counts(a), counts(b));
     assert_eq!(points(a), points(b));
     assert_eq!(a.digest(), b.digest());
     assert!(a == b);
@@ -193,6 +204,76 @@ proptest! {
         after.set(changed, weight, ()).unwrap();
         prop_assert_eq!(before.plan(changed, weight).unwrap(), before.diff(&after));
         prop_assert_eq!(after.plan(changed, servers.get(&changed).copied().unwrap_or(0)).unwrap(), after.diff(&before));
+    }
+
+    #[test]
+    fn a_ramp_only_takes_for_its_server_and_ends_as_the_plain_ring(
+        servers in servers(0..10, 3),
+        ppw in (1..24u32).prop_map(per_weight),
+        weight in 1..4u32,
+    ) {
+        let without = build(ppw, &servers);
+        let new = identity(5000);
+        let mut ring = without.clone();
+        for points in 1..=weight * ppw.get() {
+            let before = ring.clone();
+            ring.set_partial(new, weight, points, ()).unwrap();
+            prop_assert_eq!(ring.point_count(new), points);
+            let diff = before.diff(&ring);
+            prop_assert!(diff.moves.iter().all(|one| one.to == Some(new) && one.from != Some(new)));
+            prop_assert_eq!(before.plan_partial(new, weight, points).unwrap(), diff);
+            prop_assert_eq!(without.diff(&ring).moved, ring.share(new));
+        }
+        let mut whole = without.clone();
+        whole.set(new, weight, ()).unwrap();
+        assert_same(&ring, &whole);
+        // Down again it only gives.
+        for points in (0..weight * ppw.get()).rev() {
+            let before = ring.clone();
+            ring.set_partial(new, weight, points, ()).unwrap();
+            let diff = before.diff(&ring);
+            prop_assert!(diff.moves.iter().all(|one| one.from == Some(new)));
+            prop_assert_eq!(before.plan_partial(new, weight, points).unwrap(), diff);
+        }
+        assert_same(&ring, &without);
+    }
+
+    #[test]
+    fn servers_in_part_leave_no_trace_of_the_way_to_them(
+        servers in btree_map((0..1000u32).prop_map(identity), (1..6u32, 1..40u32), 1..10),
+        ppw in (1..12u32).prop_map(per_weight),
+        visits in vec((any::<Index>(), 0..6u32, 0..80u32), 0..40),
+    ) {
+        let known: Vec<Identity> = servers.keys().copied().collect();
+        let mut ring = Ring::new(ppw);
+        for (which, weight, points) in visits {
+            let changed = *which.get(&known);
+            let before = ring.clone();
+            ring.set_partial(changed, weight, points, ()).unwrap();
+            prop_assert_eq!(ring.point_count(changed), points.min(weight * ppw.get()));
+            prop_assert_eq!(before.plan_partial(changed, weight, points).unwrap(), before.diff(&ring));
+        }
+        for (identity, (weight, points)) in &servers {
+            ring.set_partial(*identity, *weight, *points, ()).unwrap();
+        }
+        let built = build_partial(ppw, &servers);
+        assert_same(&ring, &built);
+
+        // In all that is seen it is the ring of the first points of each.
+        let all = servers.iter().flat_map(|(identity, (weight, points))| {
+            (0..*points.min(&(weight * ppw.get()))).map(|replica| (identity.point(replica), *identity))
+        });
+        let all: BTreeSet<(u64, Identity)> = all.collect();
+        prop_assert_eq!(points(&ring), all.into_iter().collect::<Vec<_>>());
+        // It is the ring of those in full, and has its digest, only if all are.
+        let full = build(ppw, &servers.iter().map(|(identity, (weight, _))| (*identity, *weight)).collect());
+        let complete = servers.values().all(|(weight, points)| *points >= weight * ppw.get());
+        prop_assert_eq!(ring == full, complete);
+        prop_assert_eq!(ring.digest() == full.digest(), complete);
+        for (identity, (weight, _)) in &servers {
+            ring.set(*identity, *weight, ()).unwrap();
+        }
+        assert_same(&ring, &full);
     }
 
     #[test]
@@ -357,6 +438,21 @@ fn a_tag_changes_nothing_but_what_comes_back() {
 }
 
 #[test]
+fn the_limit_counts_a_server_in_part_as_a_whole_one() {
+    let mut ring = Ring::new(per_weight(MAX_POINTS as u32 / MAX_WEIGHT));
+    ring.set_partial(identity(1), 200, 1, ()).unwrap();
+    let error = RingError::Points { identity: identity(2), points: 257 * 65_536 };
+    assert_eq!(ring.set_partial(identity(2), 57, 1, ()), Err(error));
+    assert_eq!(ring.plan_partial(identity(2), 57, 1), Err(error));
+    let members = [(1, 200), (2, 57)].map(|(n, weight)| (Member { identity: identity(n), weight, tag: () }, 1));
+    assert_eq!(Ring::build_partial(ring.points_per_weight(), members).unwrap_err(), error);
+    // At the limit each has a place for the whole of it, whoever is first.
+    ring.set_partial(identity(2), 56, 1, ()).unwrap();
+    ring.set_partial(identity(1), 200, 7, ()).unwrap();
+    assert_eq!(ring.points().len(), 8);
+}
+
+#[test]
 fn the_digest_sees_identity_weight_and_points_per_weight() {
     let servers: Servers = [(identity(1), 1), (identity(2), 2)].into();
     let digest = build(per_weight(8), &servers).digest();
@@ -365,6 +461,10 @@ fn the_digest_sees_identity_weight_and_points_per_weight() {
     assert_ne!(digest, build(per_weight(8), &other_weight).digest());
     assert_ne!(digest, build(per_weight(8), &other_server).digest());
     assert_ne!(digest, build(per_weight(16), &servers).digest());
+    let partial = |points| build_partial(per_weight(8), &[(identity(1), (1, 8)), (identity(2), (2, points))].into());
+    assert_eq!(digest, partial(16).digest());
+    assert_ne!(digest, partial(15).digest());
+    assert_ne!(partial(14).digest(), partial(15).digest());
     assert_ne!(Ring::<()>::new(per_weight(8)).digest(), Ring::<()>::new(per_weight(16)).digest());
 }
 
