@@ -193,6 +193,16 @@ impl<T> Ring<T> {
         place.is_ok()
     }
 
+    /// The same ring with other tags. The points stay where they are, so it costs nothing but the list of servers: a ring
+    /// can be built by somebody who does not know the tags yet.
+    #[must_use]
+    pub fn map_tags<U>(self, mut tag: impl FnMut(&Member<T>) -> U) -> Ring<U> {
+        let Self { points_per_weight, members, counts, points } = self;
+        let with_tag =
+            |member: Member<T>| Member { identity: member.identity, weight: member.weight, tag: tag(&member) };
+        Ring { points_per_weight, members: members.into_iter().map(with_tag).collect(), counts, points }
+    }
+
     /// The server a key belongs to: the owner of the first point whose hash is at or after the key's, around the end.
     /// `None` when the ring is empty. Allocates nothing; some ten nanoseconds at 100 servers.
     #[inline]

@@ -438,6 +438,18 @@ fn a_tag_changes_nothing_but_what_comes_back() {
 }
 
 #[test]
+fn other_tags_are_the_same_ring() {
+    let servers: Servers = (0..20).map(|n| (identity(n), n % 3 + 1)).collect();
+    let mut plain = build(per_weight(16), &servers);
+    plain.set_partial(identity(3), 2, 5, ()).unwrap();
+    let weights = plain.clone().map_tags(|member| (member.identity, member.weight));
+    assert!(weights == plain);
+    assert!(weights.members().iter().all(|member| member.tag == (member.identity, member.weight)));
+    assert_eq!(weights.point_count(identity(3)), 5);
+    assert_same(&weights.map_tags(|_| ()), &plain);
+}
+
+#[test]
 fn the_limit_counts_a_server_in_part_as_a_whole_one() {
     let mut ring = Ring::new(per_weight(MAX_POINTS as u32 / MAX_WEIGHT));
     ring.set_partial(identity(1), 200, 1, ()).unwrap();
