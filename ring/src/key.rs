@@ -2,7 +2,7 @@
 //! that hashes something else makes its key from the raw hash.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,6 +19,16 @@ impl Key {
     #[must_use]
     pub fn of_ip(ip: IpAddr) -> Self {
         Self(xxh3_64(&canonical(ip)))
+    }
+
+    /// The key of one connection of a client: as [`of_ip`](Self::of_ip), with the two bytes of the port, big-endian, behind
+    /// the address. Connections of one client then go to different servers.
+    #[must_use]
+    pub fn of_addr(addr: SocketAddr) -> Self {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&canonical(addr.ip()));
+        bytes[16..].copy_from_slice(&addr.port().to_be_bytes());
+        Self(xxh3_64(&bytes))
     }
 
     /// The position itself.
@@ -54,5 +64,13 @@ mod tests {
         assert_eq!(plain, mapped);
         assert_eq!(Key::from(plain.hash()), plain);
         assert_eq!(Key::from(0xab).to_string(), "00000000000000ab");
+    }
+
+    #[test]
+    fn the_port_of_a_connection_counts_and_the_spelling_of_its_address_does_not() {
+        let key = |text: &str| Key::of_addr(text.parse().unwrap());
+        assert_eq!(key("192.0.2.7:80"), key("[::ffff:192.0.2.7]:80"));
+        assert_ne!(key("192.0.2.7:80"), key("192.0.2.7:81"));
+        assert_ne!(key("192.0.2.7:80"), Key::of_ip("192.0.2.7".parse().unwrap()));
     }
 }
