@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use wire::{Environment, Places};
 
@@ -19,17 +19,26 @@ use crate::net::tcp::Timeouts;
 /// It runs in the foreground, for a service manager or a terminal, unless --background is given. Servers are added and
 /// removed with balancerctl while it runs, and are there again after a restart.
 #[derive(Debug, Parser)]
-#[command(name = "balancerd", version, after_help = EXAMPLES)]
+#[command(name = "balancerd", version, override_usage = USAGE, after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("task").args(["listen", "config", "check", "generate"]).required(true).multiple(true))]
 pub(crate) struct Arguments {
     /// Where clients connect: an IP address and a port. Port 0 lets the kernel choose; the IPv6
     /// address :: takes IPv4 clients too.
-    #[arg(long, value_name = "ADDR:PORT", required_unless_present_any = ["config", "generate"])]
+    #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
     /// The configuration file, which names services, pools and servers. With --listen there is the service "default"
     /// as well.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Read a configuration file, say whether it is valid, and end.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "config", "background"])]
+    pub(crate) check: Option<PathBuf>,
+
+    /// With --check: print what the file says as one line of JSON.
+    #[arg(long, requires = "check", conflicts_with_all = ["listen", "config", "background"])]
+    pub(crate) json: bool,
 
     /// The control socket. By default /run/balancer/control.sock for root, $XDG_RUNTIME_DIR/balancer/control.sock for
     /// others. With this option and no --state, the state, pid and log file lie beside it.
@@ -88,12 +97,21 @@ pub(crate) enum Page {
     Fish,
 }
 
+const USAGE: &str = "\
+balancerd [OPTIONS] --listen <ADDR:PORT>
+       balancerd [OPTIONS] --config <FILE>
+       balancerd --check <FILE> [--json]";
+
 const EXAMPLES: &str = "\
 Examples:
   balancerd --listen 0.0.0.0:80
       In the foreground, on every IPv4 address.
   balancerd --listen '[::]:80' --background
       For IPv4 and IPv6 clients, in the background. `balancerctl start :: 80` does the same.
+  balancerd --config /etc/balancer/balancer.toml
+      Services, pools and servers as a file has them.
+  balancerd --check /etc/balancer/balancer.toml
+      Whether that file is valid, and if not, where it is wrong.
   balancerd --listen 127.0.0.1:8080 --socket /tmp/mine/control.sock
       A second balancer, with all of its files in /tmp/mine.
 
@@ -172,6 +190,39 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_or_a_file_has_to_be_there() {
+        let parse = |words: &str| Arguments::try_parse_from(words.split(' '));
+        for right in [
+            "balancerd --listen [::]:80",
+            "balancerd --config a",
+            "balancerd --listen [::]:80 --config a",
+            "balancerd --check a",
+            "balancerd --check a --json",
+            "balancerd --generate man",
+        ] {
+            assert!(parse(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "balancerd",
+            "balancerd --background",
+            "balancerd --check a --config a",
+            "balancerd --listen [::]:80 --check a",
+            "balancerd --config a --json",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_the_file_is_absolute() {
+        let arguments =
+            Arguments::try_parse_from(["balancerd", "--socket", "/tmp/x/s", "--config", "a.toml"]).expect("right");
+        let config = arguments.config().expect("right");
+        assert_eq!(config.file, Some(std::env::current_dir().expect("a directory").join("a.toml")));
+        assert_eq!(config.listen, None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod state;
 
 use std::io::{self, Write};
 use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,9 @@ use log::{Log, Target};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(path) = &arguments.check {
+        return check(path, arguments.json);
+    }
     let result = match arguments.generate {
         Some(page) => pages::print(page),
         None => start(&arguments),
@@ -41,6 +45,29 @@ fn main() -> ExitCode {
         Err(error) => {
             // Not eprintln: it panics where standard error is closed.
             let _ = writeln!(io::stderr(), "balancerd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says whether a configuration file is valid. The line of an error begins with the file's name, for editors.
+fn check(path: &Path, json: bool) -> ExitCode {
+    let file = match config::file::read(path) {
+        Ok(file) => file,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if json {
+        serde_json::to_string(&file.settings).expect("texts and numbers")
+    } else {
+        format!("{} is valid: {}", path.display(), file.summary())
+    };
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "balancerd: standard output: {error}");
             ExitCode::FAILURE
         }
     }

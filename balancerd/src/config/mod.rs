@@ -1,4 +1,14 @@
-//! What the daemon is to be: the arguments, checked and with every default filled in.
+//! What the daemon is to be: the arguments, checked and with every default filled in. The configuration file that they
+//! may name is read by `file`.
+
+pub(crate) mod file;
+mod listens;
+mod section;
+mod settings;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -15,7 +25,7 @@ pub(crate) struct Config {
     /// Where clients of the default service connect.
     pub(crate) listen: Option<SocketAddr>,
     /// The configuration file, absolute.
-    #[expect(dead_code, reason = "the daemon does not read it yet")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not read it yet"))]
     pub(crate) file: Option<PathBuf>,
     /// Where its files are.
     pub(crate) places: Places,

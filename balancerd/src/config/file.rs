@@ -1,0 +1,167 @@
+//! The configuration file: it is read, or its first mistake is told by file, line, column and key. What its sections mean
+//! is in `settings`; carrying it out is the daemon's business.
+
+use std::fs::{self, FileType, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use toml::de::DeTable;
+use wire::Settings;
+
+use super::section::{Faults, position};
+use super::settings;
+
+/// A longer file is none of ours: a hundred thousand servers take less.
+const LENGTH_LIMIT: u64 = 8 * 1024 * 1024;
+
+/// What a file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct File {
+    /// Services, pools and servers.
+    pub(crate) settings: Settings,
+    /// Whether the balancer is to read it again by itself when it changes.
+    pub(crate) watch: bool,
+}
+
+impl File {
+    /// How much it is, as `2 services, 1 pool, 14 servers`.
+    pub(crate) fn summary(&self) -> String {
+        let Settings { services, pools, .. } = &self.settings;
+        let servers = pools.values().map(|pool| pool.servers.len()).sum();
+        [(services.len(), "service"), (pools.len(), "pool"), (servers, "server")]
+            .map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }))
+            .join(", ")
+    }
+}
+
+/// Why a file is of no use: one line, which begins with the file's name.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// The operating system would not open it.
+    #[error("{name}: it cannot be opened: {source}")]
+    Open {
+        /// The file.
+        name: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The operating system opened it and would not read it.
+    #[error("{name}: it cannot be read: {source}")]
+    Read {
+        /// The file.
+        name: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It is something else than a file.
+    #[error("{name}: it is {kind}, not a regular file")]
+    Kind {
+        /// The file.
+        name: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// It is longer than any configuration.
+    #[error("{name}: it has more than {LENGTH_LIMIT} bytes, which no configuration has")]
+    Length {
+        /// The file.
+        name: String,
+    },
+    /// It is no text.
+    #[error("{name}:{line}:{column}: byte {offset} of the file, {byte:#04x}, is not UTF-8")]
+    Text {
+        /// The file.
+        name: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// Bytes before it.
+        offset: usize,
+        /// The byte.
+        byte: u8,
+    },
+    /// Its first mistake.
+    #[error("{name}:{line}:{column}: {what}")]
+    Wrong {
+        /// The file.
+        name: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// The key, and what is wrong.
+        what: String,
+    },
+}
+
+/// Reads a file. It waits for no writer of a pipe and asks no device.
+///
+/// # Errors
+/// When it cannot be read, or says what makes no sense.
+pub(crate) fn read(path: &Path) -> Result<File, FileError> {
+    let name = path.display().to_string();
+    let bytes = bytes(path, &name)?;
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(&name, text),
+        Err(error) => {
+            let offset = error.valid_up_to();
+            let (valid, rest) = bytes.split_at(offset);
+            let (line, column) = position(str::from_utf8(valid).unwrap_or_default(), offset);
+            Err(FileError::Text { name, line, column, offset, byte: rest.first().copied().unwrap_or_default() })
+        }
+    }
+}
+
+fn bytes(path: &Path, name: &str) -> Result<Vec<u8>, FileError> {
+    let open = |source| FileError::Open { name: name.to_owned(), source };
+    let read = |source| FileError::Read { name: name.to_owned(), source };
+    // Asked before it is opened, since that alone may wind a tape, and after, since it may be another file by then.
+    check_kind(fs::metadata(path).map_err(open)?.file_type(), name)?;
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(open)?;
+    check_kind(file.metadata().map_err(read)?.file_type(), name)?;
+    let mut bytes = Vec::new();
+    file.take(LENGTH_LIMIT + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > LENGTH_LIMIT {
+        return Err(FileError::Length { name: name.to_owned() });
+    }
+    Ok(bytes)
+}
+
+fn check_kind(kind: FileType, name: &str) -> Result<(), FileError> {
+    let kind = match kind {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(FileError::Kind { name: name.to_owned(), kind })
+}
+
+/// Reads the text of a file of this name.
+///
+/// # Errors
+/// Tells the first mistake by its position; when the text is no TOML, the first of those.
+pub(crate) fn parse(name: &str, text: &str) -> Result<File, FileError> {
+    let wrong = |at, what: &str| {
+        let (line, column) = position(text, at);
+        FileError::Wrong { name: name.to_owned(), line, column, what: what.to_owned() }
+    };
+    let document = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let message = error.message().replace('\n', " ");
+        // The parser says so where it wants something else to be gone.
+        let message = message.strip_suffix(", expected nothing").unwrap_or(&message);
+        wrong(at, &format!("this is no TOML: {message}"))
+    })?;
+    let mut faults = Faults::new(text);
+    let file = settings::read(document.get_ref(), &mut faults);
+    match faults.into_first() {
+        Some(fault) => Err(wrong(fault.at, &fault.what)),
+        None => Ok(file),
+    }
+}

@@ -1,0 +1,143 @@
+//! The addresses that the services of a configuration file listen on: which of them cannot be bound together, and which
+//! servers would be the balancer itself. As the kernel has it for the sockets of `event::Acceptor`: an IPv6 wildcard
+//! takes every address of its port, an IPv4 wildcard every IPv4 one, and IPv4-mapped addresses are IPv4.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Who has bound what.
+#[derive(Debug, Default)]
+pub(super) struct Listens<'d> {
+    exact: HashMap<Exact, Holder<'d>>,
+    ports: HashMap<u16, Port<'d>>,
+}
+
+/// An address, its port, and its interface if it is link-local.
+type Exact = (IpAddr, u16, u32);
+
+/// The first holder of each kind.
+#[derive(Debug, Default)]
+struct Port<'d> {
+    any: Option<Holder<'d>>,
+    ipv4: Option<Holder<'d>>,
+    wildcard_ipv4: Option<Holder<'d>>,
+    wildcard_ipv6: Option<Holder<'d>>,
+}
+
+/// A service, and an address of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holder<'d> {
+    pub(super) service: &'d str,
+    pub(super) address: SocketAddr,
+    /// Where the file says so.
+    pub(super) at: usize,
+}
+
+impl<'d> Listens<'d> {
+    /// Takes an address for a service, unless the kernel would refuse it because of another: then that one is the error.
+    pub(super) fn claim(&mut self, holder: Holder<'d>) -> Result<(), Holder<'d>> {
+        let (ip, number, _) = exact(holder.address);
+        if number == 0 {
+            // The kernel chooses a free one.
+            return Ok(());
+        }
+        let port = self.ports.entry(number).or_default();
+        let taken = match (ip.is_ipv4(), ip.is_unspecified()) {
+            (_, false) => port.wildcard_ipv6.or(port.wildcard_ipv4.filter(|_| ip.is_ipv4())),
+            (true, true) => port.ipv4.or(port.wildcard_ipv6),
+            (false, true) => port.any,
+        };
+        if let Some(other) = self.exact.get(&exact(holder.address)).copied().or(taken) {
+            return Err(other);
+        }
+        self.exact.insert(exact(holder.address), holder);
+        port.any.get_or_insert(holder);
+        if ip.is_ipv4() {
+            port.ipv4.get_or_insert(holder);
+        }
+        if ip.is_unspecified() {
+            let wildcard = if ip.is_ipv4() { &mut port.wildcard_ipv4 } else { &mut port.wildcard_ipv6 };
+            wildcard.get_or_insert(holder);
+        }
+        Ok(())
+    }
+
+    /// The service that a connection to this address would come to, as far as addresses tell, without asking which ones
+    /// this machine has.
+    pub(super) fn answers_at(&self, address: SocketAddr) -> Option<Holder<'d>> {
+        let (ip, number, _) = exact(address);
+        let at_wildcard = || {
+            let port = self.ports.get(&number).filter(|_| ip.is_loopback())?;
+            port.wildcard_ipv6.or(port.wildcard_ipv4.filter(|_| ip.is_ipv4()))
+        };
+        self.exact.get(&exact(address)).copied().or_else(at_wildcard)
+    }
+}
+
+fn exact(address: SocketAddr) -> Exact {
+    let scope = match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    (address.ip().to_canonical(), address.port(), scope)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::event::{Acceptor, Backlog};
+
+    const ADDRESSES: [&str; 7] =
+        ["0.0.0.0", "127.0.0.1", "127.0.0.2", "[::]", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]"];
+
+    fn holder(service: &'static str, ip: &str, port: u16) -> Holder<'static> {
+        Holder { service, address: format!("{ip}:{port}").parse().expect("an address"), at: 0 }
+    }
+
+    #[test]
+    fn what_collides_is_what_the_kernel_refuses() {
+        for one in ADDRESSES {
+            for other in ADDRESSES {
+                let bound = Acceptor::bind(holder("a", one, 0).address, Backlog(1)).expect("bound");
+                let port = bound.local_addr().expect("bound").port();
+                let by_kernel = match Acceptor::bind(holder("b", other, port).address, Backlog(1)) {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
+                    Err(error) => panic!("{other}: {error}"),
+                };
+                let mut listens = Listens::default();
+                assert_eq!(listens.claim(holder("a", one, 80)), Ok(()));
+                assert_eq!(listens.claim(holder("b", other, 80)).is_ok(), by_kernel, "{one} and {other}");
+                assert_eq!(listens.claim(holder("c", other, 81)), Ok(()), "another port");
+            }
+        }
+    }
+
+    #[test]
+    fn port_0_never_collides() {
+        let mut listens = Listens::default();
+        assert_eq!(listens.claim(holder("a", "0.0.0.0", 0)), Ok(()));
+        assert_eq!(listens.claim(holder("b", "0.0.0.0", 0)), Ok(()));
+    }
+
+    #[test]
+    fn a_wildcard_answers_at_loopback_addresses_of_its_family() {
+        for (listen, server, answers) in [
+            ("0.0.0.0", "127.0.0.1", true),
+            ("0.0.0.0", "[::1]", false),
+            ("0.0.0.0", "10.0.0.1", false),
+            ("[::]", "127.0.0.1", true),
+            ("[::]", "[::1]", true),
+            ("[::]", "[2001:db8::1]", false),
+            ("10.0.0.1", "[::ffff:10.0.0.1]", true),
+            ("10.0.0.1", "10.0.0.2", false),
+        ] {
+            let mut listens = Listens::default();
+            listens.claim(holder("a", listen, 80)).expect("free");
+            let found = |port| listens.answers_at(holder("", server, port).address).is_some();
+            assert_eq!((found(80), found(81)), (answers, false), "{listen} and {server}");
+        }
+    }
+}

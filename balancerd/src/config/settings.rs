@@ -1,0 +1,287 @@
+//! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
+//! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use wire::control::MAX_SERVERS;
+use wire::settings::{HashKey, Policy, PoolSettings, Protocol, ServerSettings, ServiceSettings, Settings, is_name};
+
+use super::file::File;
+use super::listens::{Holder, Listens};
+use super::section::{Faults, Named, Path, Section, line};
+use super::value;
+
+/// The keys of each section.
+pub(super) const ROOT: &[&str] = &["balancer", "service", "pool"];
+/// Of `[balancer]`.
+pub(super) const BALANCER: &[&str] = &["max_sessions", "watch"];
+/// Of `[service.NAME]`.
+pub(super) const SERVICE: &[&str] =
+    &["listen", "protocol", "pool", "max_sessions", "sessions_per_second", "sessions_per_client", "allow", "deny"];
+/// Of `[pool.NAME]`.
+pub(super) const POOL: &[&str] =
+    &["policy", "key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight", "slow_start", "servers"];
+/// Of a server.
+pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions"];
+
+/// The keys of a pool that mean something for `consistent-hash` alone.
+const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
+/// Those that mean something for the key `client-subnet` alone.
+const OF_CLIENT_SUBNET: [&str; 2] = ["subnet_ipv4", "subnet_ipv6"];
+
+/// What a file is without anything that is wrong in it.
+pub(super) fn read(document: &DeTable<'_>, faults: &mut Faults<'_>) -> File {
+    let root = Section::open(Path::root(), 0, document, ROOT, faults);
+    let mut file = File { settings: Settings::default(), watch: false };
+    if let Some((at, table)) = table(&root, "balancer", faults) {
+        let section = Section::open(root.path.key("balancer"), at, table, BALANCER, faults);
+        file.settings.max_sessions = section.take("max_sessions", value::limit_64, faults);
+        file.watch = section.take("watch", value::flag, faults).unwrap_or_default();
+    }
+    let pools = root.tables("pool", faults);
+    let names = pools.iter().map(|pool| pool.name).collect();
+    let mut listens = Listens::default();
+    let mut used = HashSet::new();
+    for service in root.tables("service", faults) {
+        let path = named(&root.path.key("service"), service, faults);
+        let settings = read_service(path, service, &names, &mut listens, faults);
+        used.insert(settings.pool.clone());
+        file.settings.services.insert(service.name.to_owned(), settings);
+    }
+    if file.settings.services.is_empty() && faults.none_yet() {
+        faults.note(0, || "no service is there; a file has a section [service.NAME] with listen and pool".to_owned());
+    }
+    // A service with a mistake may have meant any pool.
+    let services_are_right = faults.none_yet();
+    for pool in pools {
+        let path = named(&root.path.key("pool"), pool, faults);
+        if services_are_right && !used.contains(pool.name) {
+            faults.note(pool.at, || format!("{path}: no service uses this pool"));
+        }
+        file.settings.pools.insert(pool.name.to_owned(), read_pool(path, pool, &listens, faults));
+    }
+    file
+}
+
+/// The path of a section with a name, which has to be one.
+fn named(path: &Path, named: Named<'_, '_>, faults: &mut Faults<'_>) -> Path {
+    let path = path.key(named.name);
+    if let Err(fault) = value::check_name(named.name) {
+        faults.note(named.at, || format!("{path}: {fault}"));
+    }
+    path
+}
+
+/// The table of a key, and where it is.
+fn table<'d, 'i>(section: &Section<'d, 'i>, key: &str, faults: &mut Faults<'_>) -> Option<(usize, &'d DeTable<'i>)> {
+    let (value, at) = section.value(key).zip(section.place(key))?;
+    if let DeValue::Table(table) = value.get_ref() {
+        return Some((at, table));
+    }
+    faults.note(at, || format!("{}: {}", section.path.key(key), value::unexpected("a table", value.get_ref())));
+    None
+}
+
+fn read_service<'d>(
+    path: Path,
+    named: Named<'d, '_>,
+    pools: &BTreeSet<&str>,
+    listens: &mut Listens<'d>,
+    faults: &mut Faults<'_>,
+) -> ServiceSettings {
+    let section = Section::open(path, named.at, named.table, SERVICE, faults);
+    section.require("listen", "where clients connect, an address and a port such as \"0.0.0.0:80\"", faults);
+    section.require("pool", "the name of the pool that serves it", faults);
+    not_empty(&section, "listen", "give an address and a port such as \"0.0.0.0:80\"", faults);
+    not_empty(&section, "allow", "that would keep everybody out; to let everybody in leave the key out", faults);
+
+    let listen = section.list("listen", value::listen_address, faults);
+    for (index, address) in listen.iter().enumerate() {
+        let at = address.span().start;
+        let holder = Holder { service: named.name, address: *address.get_ref(), at };
+        let twice = || listen[..index].iter().find(|other| other.get_ref() == address.get_ref());
+        // Addresses with port 0 do not collide, but two times the same one is a slip all the same.
+        let of_port_0 = if holder.address.port() == 0 { twice() } else { None };
+        let before = of_port_0.map(|other| Holder { at: other.span().start, ..holder });
+        if let Some(other) = before.or(listens.claim(holder).err()) {
+            let text = faults.text();
+            faults.note(at, || format!("{}: {}", section.path.key("listen"), collision(text, holder, other)));
+        }
+    }
+    let pool = section.take_spanned("pool", value::pool_name, faults);
+    if let Some(pool) = pool.as_ref().filter(|pool| !pools.contains(pool.get_ref().as_str())) {
+        faults.note(pool.span().start, || {
+            format!("{}: {}", section.path.key("pool"), no_such_pool(pool.get_ref(), pools))
+        });
+    }
+    ServiceSettings {
+        protocol: section.take("protocol", value::protocol, faults).unwrap_or(Protocol::Tcp),
+        listen: listen.into_iter().map(Spanned::into_inner).collect(),
+        pool: pool.map(Spanned::into_inner).unwrap_or_default(),
+        max_sessions: section.take("max_sessions", value::limit_64, faults),
+        sessions_per_second: section.take("sessions_per_second", value::limit_32, faults),
+        sessions_per_client: section.take("sessions_per_client", value::limit_32, faults),
+        allow: section.list("allow", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
+        deny: section.list("deny", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
+    }
+}
+
+fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
+    if let Some(value) = section.value(key)
+        && value.get_ref().as_array().is_some_and(|array| array.is_empty())
+    {
+        faults.note(value.span().start, || format!("{}: the list is empty; {what}", section.path.key(key)));
+    }
+}
+
+fn collision(text: &str, new: Holder<'_>, other: Holder<'_>) -> String {
+    let line = line(text, other.at);
+    let of_whom = match new.service == other.service {
+        true => "this service".to_owned(),
+        false => format!("service {}", value::shown(other.service)),
+    };
+    match new.address == other.address {
+        true => format!("{} is an address of {of_whom} already, in line {line}", new.address),
+        false => format!(
+            "{} cannot be bound beside {} of {of_whom} in line {line}, which takes its connections",
+            new.address, other.address
+        ),
+    }
+}
+
+fn no_such_pool(name: &str, pools: &BTreeSet<&str>) -> String {
+    // Others are mistakes themselves, and may be no words for a message.
+    let names: Vec<&str> = pools.iter().copied().filter(|name| is_name(name)).collect();
+    let shown = value::shown(name);
+    match value::nearest(name, names.iter().copied()) {
+        Some(near) => format!("there is no pool {shown}; did you mean \"{near}\"?"),
+        None if names.is_empty() => format!("there is no pool {shown}; a pool is a section [pool.NAME]"),
+        None => format!("there is no pool {shown}. Pools here: {}", value::listed(&names)),
+    }
+}
+
+fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &mut Faults<'_>) -> PoolSettings {
+    let section = Section::open(path, named.at, named.table, POOL, faults);
+    let default = PoolSettings::default();
+    let policy = section.take("policy", value::policy, faults);
+    let key = section.take("key", value::hash_key, faults);
+    let lengths = [
+        section.take("subnet_ipv4", value::prefix_ipv4, faults),
+        section.take("subnet_ipv6", value::prefix_ipv6, faults),
+    ];
+    let pool = PoolSettings {
+        policy: policy.unwrap_or(default.policy),
+        key: match key {
+            Some(HashKey::ClientSubnet { ipv4, ipv6 }) => {
+                HashKey::ClientSubnet { ipv4: lengths[0].unwrap_or(ipv4), ipv6: lengths[1].unwrap_or(ipv6) }
+            }
+            key => key.unwrap_or(default.key),
+        },
+        max_load: section.take("max_load", value::load_factor, faults),
+        points_per_weight: section
+            .take("points_per_weight", value::points_per_weight, faults)
+            .unwrap_or(default.points_per_weight),
+        slow_start_ms: section.take("slow_start", value::slow_start, faults).unwrap_or(default.slow_start_ms),
+        servers: read_servers(&section, listens, faults),
+    };
+    // What a wrong policy or key was to be is not known, and so not what goes with it.
+    if policy.is_some() && pool.policy != Policy::ConsistentHash {
+        let instead = format!("policy = \"consistent-hash\", and the policy of this pool is \"{}\"", pool.policy);
+        refuse(&section, &OF_CONSISTENT_HASH, &instead, faults);
+    } else if !matches!(pool.key, HashKey::ClientSubnet { .. }) && (key.is_some() || section.value("key").is_none()) {
+        let instead = format!("key = \"client-subnet\", and the key of this pool is \"{}\"", pool.key.name());
+        refuse(&section, &OF_CLIENT_SUBNET, &instead, faults);
+    }
+    let weights: u64 = pool.servers.values().map(|server| u64::from(server.weight)).sum();
+    let points = weights.saturating_mul(u64::from(pool.points_per_weight.get()));
+    if pool.policy == Policy::ConsistentHash && points > ring::MAX_POINTS as u64 {
+        faults.note(section.at, || {
+            format!(
+                "{}: its ring would have {points} points, {} for each of {weights} of weight, and may have {}; give the \
+                 servers smaller weights in the same proportion, or fewer points_per_weight",
+                section.path,
+                pool.points_per_weight,
+                ring::MAX_POINTS
+            )
+        });
+    }
+    pool
+}
+
+/// Complains about keys that mean nothing here.
+fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
+    for key in keys {
+        if let Some(at) = section.place(key) {
+            faults.note(at, || format!("{}: it goes with {only_with}", section.path.key(key)));
+        }
+    }
+}
+
+fn read_servers(
+    pool: &Section<'_, '_>,
+    listens: &Listens<'_>,
+    faults: &mut Faults<'_>,
+) -> BTreeMap<SocketAddr, ServerSettings> {
+    const EXAMPLE: &str = "{ address = \"10.0.0.1:8080\", weight = 1 }";
+    let mut servers = BTreeMap::new();
+    let Some(value) = pool.value("servers") else { return servers };
+    let path = pool.path.key("servers");
+    let DeValue::Array(array) = value.get_ref() else {
+        let expected = format!("an array of tables such as [{EXAMPLE}]");
+        faults.note(value.span().start, || format!("{path}: {}", value::unexpected(&expected, value.get_ref())));
+        return servers;
+    };
+    if array.len() > MAX_SERVERS {
+        faults.note(value.span().start, || {
+            format!("{path}: {} servers are more than a pool may have, {MAX_SERVERS}", array.len())
+        });
+        return servers;
+    }
+    let mut places = HashMap::new();
+    for (index, value) in array.iter().enumerate() {
+        let (path, at) = (path.element(index), value.span().start);
+        let DeValue::Table(table) = value.get_ref() else {
+            let expected = format!("a table such as {EXAMPLE}");
+            faults.note(at, || format!("{path}: {}", value::unexpected(&expected, value.get_ref())));
+            continue;
+        };
+        let section = Section::open(path, at, table, SERVER, faults);
+        section.require("address", "an IP address and a port such as \"10.0.0.1:8080\"", faults);
+        let default = ServerSettings::default();
+        let server = ServerSettings {
+            weight: section.take("weight", value::weight, faults).unwrap_or(default.weight),
+            state: section.take("state", value::admin_state, faults).unwrap_or(default.state),
+            max_sessions: section.take("max_sessions", value::limit_64, faults),
+        };
+        let Some(address) = section.take_spanned("address", value::server_address, faults) else { continue };
+        let (at, address) = (address.span().start, address.into_inner());
+        let text = faults.text();
+        if let Some(holder) = listens.answers_at(address) {
+            faults.note(at, || {
+                format!(
+                    "{}: {address} is the balancer itself, which listens on {} for service {} in line {}; it would \
+                     connect to itself for ever",
+                    section.path.key("address"),
+                    holder.address,
+                    value::shown(holder.service),
+                    line(text, holder.at)
+                )
+            });
+        }
+        match servers.entry(address) {
+            Entry::Vacant(entry) => {
+                entry.insert(server);
+                places.insert(address, at);
+            }
+            Entry::Occupied(_) => faults.note(at, || {
+                let line = places.get(&address).map_or(0, |at| line(text, *at));
+                format!("{}: {address} is in this pool already, in line {line}", section.path.key("address"))
+            }),
+        }
+    }
+    servers
+}

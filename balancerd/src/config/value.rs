@@ -1,0 +1,297 @@
+//! Readers of single values of the configuration file: each takes what TOML has and gives one of our values, or one line
+//! that says what was expected and what was found. Which key a value belongs to, and where it is, `section` adds.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use toml::de::DeValue;
+use wire::control::MAX_WEIGHT;
+use wire::settings::{AdminState, HashKey, LoadFactor, MAX_NAME, Policy, Protocol, is_name};
+
+/// Characters of a value of the file that a message shows.
+pub(super) const SHOWN: usize = 64;
+
+/// The longest slow start: whoever gives more has mistaken the unit.
+const MAX_SLOW_START: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Names that a message lists; there may be thousands.
+const LISTED: usize = 16;
+
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| unexpected("true or false", value))
+}
+
+/// An address to listen on. Port 0 lets the kernel choose.
+pub(super) fn listen_address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    address(value, "0.0.0.0:80")
+}
+
+/// An address that a server can have, IPv4-mapped ones as IPv4.
+pub(super) fn server_address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let address = address(value, "10.0.0.1:8080")?;
+    wire::control::check_address(address).map_err(|fault| format!("{address} cannot be a server: {fault}"))?;
+    if matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0) {
+        return Err(format!("{address} cannot be a server: only link-local addresses have an interface"));
+    }
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+fn address(value: &DeValue<'_>, example: &str) -> Result<SocketAddr, String> {
+    let expected = format!("an IP address and a port such as \"{example}\"");
+    let text = value.as_str().ok_or_else(|| unexpected(&expected, value))?;
+    text.parse().map_err(|_| {
+        let hint = match text.parse() {
+            Ok(IpAddr::V4(_)) => "; the port is missing",
+            Ok(IpAddr::V6(_)) => "; the port is missing, and IPv6 addresses with one stand in brackets",
+            Err(_) if text.starts_with(|first: char| first.is_alphabetic()) && !text.contains("::") => {
+                "; names of hosts are not looked up"
+            }
+            Err(_) => "",
+        };
+        unexpected(&expected, value) + hint
+    })
+}
+
+/// A network, or an address for itself; IPv4-mapped ones as IPv4.
+pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
+    let expected = "a network such as \"10.0.0.0/8\" or an address";
+    let text = value.as_str().ok_or_else(|| unexpected(expected, value))?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    let network: IpNet = text.parse().map_err(|_| unexpected(expected, value))?;
+    if network.addr() != network.network() {
+        return Err(format!(
+            "{network} has bits set behind its prefix; the network is {}, the one address {}",
+            network.trunc(),
+            network.addr()
+        ));
+    }
+    Ok(canonical(network))
+}
+
+/// Clients are told apart by their canonical addresses, and no such address is in a network of IPv4-mapped ones.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
+}
+
+/// A name as [`is_name`] has it.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(format!("a name has letters, digits, \".\", \"_\" and \"-\", {MAX_NAME} at most"))
+}
+
+/// The name of a pool; whether it is there is another question.
+pub(super) fn pool_name(value: &DeValue<'_>) -> Result<String, String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| unexpected("the name of a pool", value))
+}
+
+pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, String> {
+    choice(value, &[("tcp", Protocol::Tcp)])
+}
+
+pub(super) fn policy(value: &DeValue<'_>) -> Result<Policy, String> {
+    choice(value, &Policy::ALL.map(|policy| (policy.name(), policy)))
+}
+
+/// A key by its name, with the default lengths.
+pub(super) fn hash_key(value: &DeValue<'_>) -> Result<HashKey, String> {
+    let subnet = HashKey::ClientSubnet { ipv4: HashKey::DEFAULT_IPV4, ipv6: HashKey::DEFAULT_IPV6 };
+    choice(value, &[HashKey::ClientIp, HashKey::ClientIpPort, subnet].map(|key| (key.name(), key)))
+}
+
+pub(super) fn admin_state(value: &DeValue<'_>) -> Result<AdminState, String> {
+    choice(value, &AdminState::ALL.map(|state| (state.name(), state)))
+}
+
+pub(super) fn load_factor(value: &DeValue<'_>) -> Result<LoadFactor, String> {
+    let number = match value {
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        DeValue::Integer(_) => whole(value).map(|number| number as f64),
+        _ => None,
+    };
+    number.and_then(LoadFactor::from_number).ok_or_else(|| {
+        let (least, most) = (LoadFactor::MIN, LoadFactor::MAX);
+        unexpected(&format!("a number from {least} to {most} such as 1.25"), value)
+    })
+}
+
+/// A time in milliseconds.
+pub(super) fn slow_start(value: &DeValue<'_>) -> Result<u64, String> {
+    let expected = || {
+        let most = humantime::format_duration(MAX_SLOW_START);
+        unexpected(&format!("a time up to {most} such as \"30s\" or \"1m 30s\""), value)
+    };
+    let time = value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or_else(expected)?;
+    if time > MAX_SLOW_START {
+        return Err(expected());
+    }
+    if time.subsec_nanos() % 1_000_000 != 0 {
+        return Err(unexpected("a time in whole milliseconds", value));
+    }
+    u64::try_from(time.as_millis()).map_err(|_| expected())
+}
+
+/// A limit: not 0, which would let nobody in.
+pub(super) fn limit_64(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    // What TOML calls an integer goes so far, and the state file is TOML as well.
+    let number = integer(value, 1..=i64::MAX as u64).map_err(|fault| fault + no_limit(value))?;
+    NonZeroU64::new(number).ok_or_else(|| unexpected("more than 0", value))
+}
+
+/// As [`limit_64`], for smaller ones.
+pub(super) fn limit_32(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    non_zero(value, u64::from(u32::MAX)).map_err(|fault| fault + no_limit(value))
+}
+
+fn no_limit(value: &DeValue<'_>) -> &'static str {
+    if whole(value) == Some(0) { "; for no limit leave the key out" } else { "" }
+}
+
+pub(super) fn points_per_weight(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    non_zero(value, ring::MAX_POINTS as u64)
+}
+
+pub(super) fn weight(value: &DeValue<'_>) -> Result<u32, String> {
+    integer(value, 0..=u64::from(MAX_WEIGHT)).map(|weight| weight as u32)
+}
+
+/// A length of the prefix of an IPv4 address.
+pub(super) fn prefix_ipv4(value: &DeValue<'_>) -> Result<u8, String> {
+    integer(value, 0..=32).map(|length| length as u8)
+}
+
+/// A length of the prefix of an IPv6 address.
+pub(super) fn prefix_ipv6(value: &DeValue<'_>) -> Result<u8, String> {
+    integer(value, 0..=128).map(|length| length as u8)
+}
+
+fn non_zero(value: &DeValue<'_>, most: u64) -> Result<NonZeroU32, String> {
+    let number = integer(value, 1..=most)?;
+    u32::try_from(number).ok().and_then(NonZeroU32::new).ok_or_else(|| unexpected("a smaller integer", value))
+}
+
+fn integer(value: &DeValue<'_>, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = whole(value).and_then(|number| u64::try_from(number).ok());
+    number
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| unexpected(&format!("an integer from {} to {}", range.start(), range.end()), value))
+}
+
+fn whole(value: &DeValue<'_>) -> Option<i128> {
+    value.as_integer().and_then(|integer| i128::from_str_radix(integer.as_str(), integer.radix()).ok())
+}
+
+fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result<T, String> {
+    let text = value.as_str();
+    if let Some((_, chosen)) = text.and_then(|text| choices.iter().find(|(name, _)| *name == text)) {
+        return Ok(*chosen);
+    }
+    let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    let expected = if names.len() == 1 { names.concat() } else { format!("one of {}", names.join(", ")) };
+    let meant = text.and_then(|text| nearest(text, choices.iter().map(|(name, _)| *name)));
+    let meant = meant.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
+    Err(unexpected(&expected, value) + &meant)
+}
+
+/// The words for a value that is not what was expected.
+pub(super) fn unexpected(expected: &str, value: &DeValue<'_>) -> String {
+    let found = match value {
+        DeValue::String(text) => shown(text),
+        DeValue::Integer(integer) => shortened(&integer.to_string()),
+        DeValue::Float(float) => shortened(float.as_str()),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(datetime) => format!("the time {datetime}"),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    };
+    format!("expected {expected}, found {found}")
+}
+
+/// A text of the file in a message: in quotes, on one line, and not longer than [`SHOWN`] characters.
+pub(super) fn shown(text: &str) -> String {
+    format!("{:?}", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Names in a message: all, or the first of very many.
+pub(super) fn listed(names: &[&str]) -> String {
+    let (first, more) = names.split_at(names.len().min(LISTED));
+    let text = first.join(", ");
+    if more.is_empty() { text } else { format!("{text} and {} more", more.len()) }
+}
+
+/// The name that was probably meant: the one with the fewest slips of the keyboard between (Damerau-Levenshtein), if
+/// there are few for its length. Capitals are no slip.
+pub(super) fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if word.len() > SHOWN {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let most = (word.chars().count() / 3).max(1);
+    let slips = |name: &str| strsim::damerau_levenshtein(&word, &name.to_lowercase());
+    names
+        .map(|name| (slips(name), name))
+        .filter(|(slips, _)| *slips <= most)
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let names = ["policy", "key", "max_load", "points_per_weight", "slow_start", "servers"];
+        for (word, name) in [
+            ("polcy", Some("policy")),
+            ("Policy", Some("policy")),
+            ("max-load", Some("max_load")),
+            ("point_per_weight", Some("points_per_weight")),
+            ("server", Some("servers")),
+            ("kye", Some("key")),
+            ("weight", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, names.into_iter()), name, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(1 << 20), names.into_iter()), None);
+    }
+
+    #[test]
+    fn networks_of_mapped_addresses_are_ipv4() {
+        let read = |text: &str| network(&DeValue::String(text.to_owned().into())).map(|network| network.to_string());
+        for (text, network) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(network));
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..18).map(|number| number.to_string()).collect();
+        let text = listed(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(text.ends_with("14, 15 and 2 more"), "{text}");
+        assert_eq!(listed(&["a", "b"]), "a, b");
+    }
+}
