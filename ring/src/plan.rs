@@ -136,13 +136,13 @@ mod tests {
                     let without = [owned(1, &kept), others.clone()].concat();
                     let with = [owned(1, &changed), without.clone()].concat();
                     let expected = exchanged(&with, &without);
-                    let added = of_adding(&Points::sorted(without.clone()), Ok(1), &changed);
+                    let added = of_adding(&Points::sorted(without.iter().copied()), Ok(1), &changed);
                     assert_eq!(summed(added), expected, "{without:?} and {changed:?}");
-                    let removed = of_removing(&Points::sorted(with), 1, &changed);
+                    let removed = of_removing(&Points::sorted(with.into_iter()), 1, &changed);
                     assert_eq!(summed(removed), expected, "{without:?} and {changed:?}");
                     // As a new server: the ranks from its own on are not moved up yet.
                     if kept.is_empty() {
-                        let before = without.iter().map(|(hash, owner)| (*hash, owner / 2)).collect();
+                        let before = without.iter().map(|(hash, owner)| (*hash, owner / 2));
                         let added = of_adding(&Points::sorted(before), Err(1), &changed);
                         let added = added.into_iter().map(|(other, count)| (other.map(|rank| rank * 2), count));
                         assert_eq!(summed(added.collect()), expected, "new: {without:?} and {changed:?}");

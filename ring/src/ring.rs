@@ -61,7 +61,7 @@ impl<T> Ring<T> {
     /// An empty ring. [`POINTS_PER_WEIGHT`] is the number to give, unless a pool is set to another one.
     #[must_use]
     pub fn new(points_per_weight: NonZeroU32) -> Self {
-        Self { points_per_weight, members: Vec::new(), counts: Vec::new(), points: Points::sorted(Vec::new()) }
+        Self { points_per_weight, members: Vec::new(), counts: Vec::new(), points: Points::sorted(std::iter::empty()) }
     }
 
     /// A ring of many servers at once, with one sort instead of a merge each: for start and reload. Members of weight 0
@@ -101,11 +101,12 @@ impl<T> Ring<T> {
         }
 
         let (members, counts): (Vec<Member<T>>, Vec<u32>) = members.into_iter().unzip();
-        let mut points = Vec::with_capacity(counts.iter().map(|count| *count as usize).sum());
-        for (rank, (member, count)) in (0..).zip(members.iter().zip(&counts)) {
-            points.extend((0..*count).map(|replica| (member.identity.point(replica), rank)));
-        }
-        Ok(Self { points_per_weight, members, counts, points: Points::sorted(points) })
+        let points_of = |(rank, (member, count)): (u32, (&Member<T>, &u32))| {
+            let identity = member.identity;
+            (0..*count).map(move |replica| (identity.point(replica), rank))
+        };
+        let points = Points::sorted((0..).zip(members.iter().zip(&counts)).flat_map(points_of));
+        Ok(Self { points_per_weight, members, counts, points })
     }
 
     /// Puts a server in with all the points of its weight, or changes its weight and tag; weight 0 takes it out. One
@@ -452,7 +453,7 @@ mod tests {
     fn ring_of(servers: &[u8], pairs: &[(u64, u32)]) -> Ring<()> {
         let members = servers.iter().map(|n| Member { identity: identity(*n), weight: 1, tag: () }).collect();
         let counts = vec![1; servers.len()];
-        Ring { points_per_weight: POINTS_PER_WEIGHT, members, counts, points: Points::sorted(pairs.to_vec()) }
+        Ring { points_per_weight: POINTS_PER_WEIGHT, members, counts, points: Points::sorted(pairs.iter().copied()) }
     }
 
     #[test]
