@@ -6,6 +6,8 @@ mod cli;
 mod command;
 mod demo;
 mod failure;
+#[cfg_attr(not(test), expect(dead_code, reason = "no command uses it yet"))]
+mod import;
 mod output;
 mod pages;
 mod quantity;
