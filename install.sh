@@ -16,7 +16,8 @@ USER_MARK='Load balancer, made by install.sh'
 
 help() {
     cat <<'HELP'
-Builds and installs balancerd and balancerctl with man pages, completions and a systemd unit.
+Builds and installs balancerd and balancerctl with man pages, completions, an example of the configuration file and a
+systemd unit.
 
 Usage: ./install.sh [OPTIONS]
        ./install.sh --uninstall [--purge] [--prefix DIR]
@@ -165,9 +166,12 @@ else
     state=${XDG_STATE_HOME:-${HOME:-/nonexistent}/.local/state}/balancer
 fi
 case $root$prefix in
-yes/usr | yes/usr/local) settings=/etc/default/balancer ;;
-*) settings=$prefix/etc/default/balancer ;;
+yes/usr | yes/usr/local) etc=/etc ;;
+*) etc=$prefix/etc ;;
 esac
+settings=$etc/default/balancer
+# Beside the place of a configuration file, which only people put there.
+example=$etc/balancer/balancer.toml.example
 
 systemctl_() {
     if [ "$root" = yes ]; then systemctl "$@"; else systemctl --user "$@"; fi
@@ -409,6 +413,9 @@ prepare() {
     stage_file 644 "$completions/fish/vendor_completions.d/balancerd.fish" "$from/balancerd" --generate fish
     stage_file 644 "$completions/fish/vendor_completions.d/balancerctl.fish" "$from/balancerctl" completions fish
 
+    [ -f "$HERE/packaging/balancer.toml" ] || die "$HERE/packaging/balancer.toml is not there; it belongs to install.sh"
+    stage_file 644 "$example" cat "$HERE/packaging/balancer.toml"
+
     if [ "$systemd" = yes ]; then
         stage_file 644 "$unit" write_unit
     fi
@@ -441,14 +448,14 @@ listed() {
 is_within() {
     case $1 in
     */../* | */..) false ;;
-    "$prefix"/* | "$prefix" | /etc/default/balancer) true ;;
+    "$prefix"/* | "$prefix" | /etc/default/balancer | /etc/balancer/balancer.toml.example) true ;;
     *) false ;;
     esac
 }
 
 # The same of a directory: one above the prefix may have been missing as well.
 is_within_or_above() {
-    case $prefix/:$settings in
+    case $prefix/:$settings:$example in
     "$1"/* | *:"$1"/*) true ;;
     *) is_within "$1" ;;
     esac

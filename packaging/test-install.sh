@@ -15,9 +15,10 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 chmod 755 "$work"
 # A copy, because another user may not be able to read the checkout.
-mkdir "$work/programs" "$work/source"
+mkdir -p "$work/programs" "$work/source/packaging"
 cp "$PROGRAMS/balancerd" "$PROGRAMS/balancerctl" "$work/programs/"
 cp "$HERE/install.sh" "$HERE/Cargo.toml" "$work/source/"
+cp "$HERE/packaging/balancer.toml" "$work/source/packaging/"
 chmod -R a+rX "$work/programs" "$work/source"
 
 fail() {
@@ -64,10 +65,12 @@ round() {
     dest=$home/root
     for path in bin/balancerd bin/balancerctl share/man/man1/balancerctl.1 share/man/man1/balancerctl-add.1 \
         share/bash-completion/completions/balancerctl share/zsh/site-functions/_balancerctl \
-        share/fish/vendor_completions.d/balancerctl.fish etc/default/balancer share/balancer/manifest; do
+        share/fish/vendor_completions.d/balancerctl.fish etc/default/balancer \
+        etc/balancer/balancer.toml.example share/balancer/manifest; do
         [ -f "$dest$prefix/$path" ] || fail "$path is missing"
     done
     "$dest$prefix/bin/balancerctl" --version >/dev/null
+    "$dest$prefix/bin/balancerd" --check "$dest$prefix/etc/balancer/balancer.toml.example" >/dev/null
     snapshot first "$home"
     "$@" --prefix="$prefix/" --from "$work/programs" --destdir "$home/root" >"$work/said"
     grep -q '^nothing has changed' "$work/said" || fail "a second time changed something: $(cat "$work/said")"
@@ -90,11 +93,15 @@ round() {
     cmp "$work/programs/balancerctl" - <&3 || fail 'a program that was open has changed'
     exec 3<&-
 
-    # Somebody else's file beside ours is not ours.
-    printf 'mine' >"$dest$prefix/share/man/man1/mine.1"
+    # Somebody else's file beside ours is not ours, and a configuration is its owner's.
+    for path in share/man/man1/mine.1 etc/balancer/balancer.toml; do
+        printf 'mine' >"$dest$prefix/$path"
+    done
     "$@" --prefix "$prefix" --destdir "$home/root" --uninstall >"$work/said"
-    [ "$(cat "$dest$prefix/share/man/man1/mine.1")" = mine ] || fail 'a file of somebody else is gone'
-    rm "$dest$prefix/share/man/man1/mine.1"
+    for path in share/man/man1/mine.1 etc/balancer/balancer.toml; do
+        [ "$(cat "$dest$prefix/$path")" = mine ] || fail "a file of somebody else is gone: $path"
+        rm "$dest$prefix/$path"
+    done
     find "$home/root" -depth -type d -exec rmdir {} \;
     snapshot after "$home"
     same before after 'something is left'
@@ -154,7 +161,7 @@ fi
 # --- root, for the machine --------------------------------------------------------------------------------------------
 
 machine() {
-    snapshot before /usr/local /etc/default /var/lib /etc/systemd
+    snapshot before /usr/local /etc/default /etc/balancer /var/lib /etc/systemd
     getent passwd >"$work/users-before"
     getent group >"$work/groups-before"
     sh "$HERE/install.sh" --from "$work/programs" >"$work/said"
@@ -163,6 +170,7 @@ machine() {
     [ "$(getent passwd balancer | cut -d: -f7)" != /bin/sh ] || fail 'the user of the service can log in'
     grep -q '^User=balancer$' /usr/local/lib/systemd/system/balancer.service || fail 'the unit names no user'
     /usr/local/bin/balancerctl --version >/dev/null
+    /usr/local/bin/balancerd --check /etc/balancer/balancer.toml.example >/dev/null
     if command -v systemd-analyze >/dev/null 2>&1; then
         systemd-analyze verify --man=no /usr/local/lib/systemd/system/balancer.service >"$work/said" 2>&1 ||
             fail "systemd-analyze verify: $(cat "$work/said")"
@@ -180,7 +188,7 @@ machine() {
     grep -q 192.0.2.1 /var/lib/balancer/control.state || fail 'the state is gone without --purge'
     sh "$HERE/install.sh" --uninstall --purge >"$work/said" 2>&1
     rm -rf /run/balancer
-    snapshot after /usr/local /etc/default /var/lib /etc/systemd
+    snapshot after /usr/local /etc/default /etc/balancer /var/lib /etc/systemd
     same before after 'something is left on the machine'
     getent passwd | diff -u "$work/users-before" - || fail 'the user is left'
     getent group | diff -u "$work/groups-before" - || fail 'the group is left'
