@@ -5,7 +5,7 @@
 //! `[frontends.NAME]` with `listen_addr` and `backend`, and `[backends.NAME]` with servers. Both pick servers in turn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use toml::{Table, Value};
 use wire::control::{MAX_WEIGHT, check_address};
@@ -406,21 +406,19 @@ fn server_address(text: &str, listens: &[(SocketAddr, &str)]) -> Result<SocketAd
     }
 }
 
-/// Whether the kernel would refuse one of two addresses to listen on, as balancerd binds them.
+/// Whether the kernel would refuse one of two addresses to listen on, as balancerd binds them: an IPv6 wildcard leaves IPv4
+/// to another who has it.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
-    one.port() == other.port() && one.port() != 0 && (first == second || takes(first, second) || takes(second, first))
+    let wildcard = first.is_ipv4() == second.is_ipv4() && (first.is_unspecified() || second.is_unspecified());
+    one.port() == other.port() && one.port() != 0 && (first == second || wildcard)
 }
 
-/// Whether a connection to `address` would come to somebody who listens here.
+/// Whether a connection to `address` would come to somebody who listens here. The IPv6 wildcard takes IPv4 as well.
 fn answers_at(listen: SocketAddr, address: SocketAddr) -> bool {
     let (own, other) = (listen.ip().to_canonical(), address.ip());
-    listen.port() == address.port() && (own == other || (other.is_loopback() && takes(own, other)))
-}
-
-/// Whether a wildcard takes this address. The one of IPv6 takes IPv4 as well.
-fn takes(wildcard: IpAddr, address: IpAddr) -> bool {
-    wildcard.is_unspecified() && (wildcard.is_ipv6() || address.is_ipv4())
+    let takes = own.is_unspecified() && (own.is_ipv6() || other.is_ipv4());
+    listen.port() == address.port() && (own == other || (other.is_loopback() && takes))
 }
 
 /// Comments, a line for each of theirs.

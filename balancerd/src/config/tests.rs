@@ -225,8 +225,8 @@ fn addresses_that_cannot_be_bound_together_are_told() {
          its connections"
     );
     assert_eq!(
-        wrong(&services("\"127.0.0.1:80\"", "\"[::]:80\"")),
-        "5:10: service.b.listen: [::]:80 cannot be bound beside 127.0.0.1:80 of service \"a\" in line 2, which takes its \
+        wrong(&services("\"[::1]:80\"", "\"[::]:80\"")),
+        "5:10: service.b.listen: [::]:80 cannot be bound beside [::1]:80 of service \"a\" in line 2, which takes its \
          connections"
     );
     good(&services("\"0.0.0.0:80\"", "\"[::1]:80\""));
