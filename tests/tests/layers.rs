@@ -191,7 +191,7 @@ fn members_depend_on_each_other_as_they_may() {
         ("ring", &[][..]),
         ("wire", &[]),
         ("balancerd", &["ring", "wire"]),
-        ("balancerctl", &["wire"]),
+        ("balancerctl", &["ring", "wire"]),
         ("tests", &["wire"]),
     ] {
         let manifest = read(&format!("{member}/Cargo.toml"));
