@@ -89,14 +89,14 @@ pub(crate) fn find_server(host: &str, port: u16) -> Result<(SocketAddr, Option<S
     }
 }
 
-/// The address of a client. A port behind it, as logs write it, is dropped: it decides nothing.
+/// The address of a client, and the port behind it, as logs write it; 0 where there is none.
 ///
 /// # Errors
 /// As [`find`].
-pub(crate) fn find_client(text: &str) -> Result<Found, AddressError> {
+pub(crate) fn find_client(text: &str) -> Result<(Found, u16), AddressError> {
     match text.parse::<SocketAddr>() {
-        Ok(address) => find(&address.ip().to_string()),
-        Err(_) => find(text),
+        Ok(address) => Ok((find(&address.ip().to_string())?, address.port())),
+        Err(_) => Ok((find(text)?, 0)),
     }
 }
 
@@ -265,9 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_port_is_dropped() {
-        for (text, address) in [("10.0.0.7:51234", "10.0.0.7"), ("[::1]:9", "::1"), ("::ffff:10.0.0.7", "10.0.0.7")] {
-            assert_eq!(find_client(text).expect(text).ip, ip(address));
+    fn a_client_may_have_a_port() {
+        for (text, address, port) in
+            [("10.0.0.7:51234", "10.0.0.7", 51234), ("[::1]:9", "::1", 9), ("::ffff:10.0.0.7", "10.0.0.7", 0)]
+        {
+            let (found, found_port) = find_client(text).expect(text);
+            assert_eq!((found.ip, found_port), (ip(address), port));
         }
     }
 

@@ -1,18 +1,31 @@
 //! The command line: what may be typed, and the help for it. The doc comments are the help, and the man pages and
-//! completions are made from the same definitions (see `pages.rs`).
+//! completions are made from the same definitions (see `pages.rs`). The commands about servers and sessions are in
+//! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`.
+
+pub(crate) mod file;
+pub(crate) mod pool;
+pub(crate) mod server;
+pub(crate) mod service;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use wire::settings::DEFAULT_POOL;
+
+use file::{CheckArgs, CompareArgs, DiffArgs, ImportArgs, ReloadArgs, SaveArgs};
+use pool::PoolCommand;
+use server::{AddArgs, KillArgs, RemoveArgs, SessionsArgs, SetArgs};
+use service::ServiceCommand;
 
 /// Start, stop and steer a Layer-4 load balancer.
 ///
-/// A balancer, the program balancerd, listens on one address and relays each connection to one of the servers in its
-/// pool. The client's address decides which: a client comes to the same server every time, and a change of the pool
-/// moves only the clients that it has to.
+/// A balancer, the program balancerd, listens for clients and relays each connection to one of the servers in a pool.
+/// The client's address decides which, unless the pool is set otherwise: a client comes to the same server every time,
+/// and a change of the pool moves only the clients that it has to.
 #[derive(Debug, Parser)]
 #[command(name = "balancerctl", version, max_term_width = 100, after_help = MAIN_EXAMPLES)]
 pub(crate) struct Cli {
@@ -39,6 +52,7 @@ Examples:
   balancerctl list                          Who serves how much
   balancerctl explain 192.0.2.7             Which server that client gets, and why
   balancerctl remove 10.0.0.1 80 --dry-run  Who would move if that server went
+  balancerctl diff /etc/balancer.toml       What would a file change?
   balancerctl stop                          Let the sessions end, then stop
 
 Exit codes: 0 done, 1 refused, 2 the balancer cannot be reached or the command not understood.";
@@ -49,7 +63,7 @@ pub(crate) enum Command {
     /// Start a balancer in the background
     ///
     /// Runs balancerd, which lies beside balancerctl or in PATH, and returns when it answers. When it cannot start,
-    /// its own error is shown, such as a port in use. The pool that the balancer had when it last ran is there again.
+    /// its own error is shown, such as a port in use. What commands changed before it last ended is there again.
     #[command(after_help = START_EXAMPLES)]
     Start(StartArgs),
 
@@ -60,26 +74,54 @@ pub(crate) enum Command {
     #[command(after_help = STOP_EXAMPLES)]
     Stop(StopArgs),
 
-    /// Add a server to the pool
+    /// Add a server to a pool
     ///
     /// New clients get to it at once; the sessions that are alive stay where they are.
-    #[command(after_help = ADD_EXAMPLES)]
+    #[command(after_help = server::ADD_EXAMPLES)]
     Add(AddArgs),
 
-    /// Remove a server from the pool
+    /// Remove a server from a pool
     ///
     /// Its clients get to the others from then on; those of the other servers stay where they are. The sessions that
-    /// it has live on until they end by themselves, unless --now is given.
-    #[command(after_help = REMOVE_EXAMPLES)]
+    /// it has live on until they end by themselves, unless --now, --over or --limit is given.
+    #[command(after_help = server::REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
 
-    /// Show the servers of the pool
+    /// Change the weight, the state or the session limit of a server
+    ///
+    /// The sessions that are alive stay where they are. In the state "drain" a server gets no new sessions, and so it
+    /// does with weight 0; in "maintenance" nothing checks it either.
+    #[command(after_help = server::SET_EXAMPLES)]
+    Set(SetArgs),
+
+    /// Show the servers of a pool
     ///
     /// SHARE is the part of all possible clients that a server gets. IN are the bytes that clients sent to it, OUT
     /// those that it sent to clients. FAILED counts the connects that it refused or did not answer. A server that was
     /// removed is "leaving" until its last session has ended; one of weight 0 is in "drain": it gets no new sessions.
+    /// ACTIVE is followed by the session limit, if there is one; OVERFLOWS counts the clients that went to another
+    /// server because of it, or of the pool's --max-load. RAMP is the part of its weight that a server has that starts
+    /// slowly. What differs from the configuration file has a star, and the file's own words are below.
     #[command(after_help = LIST_EXAMPLES)]
-    List,
+    List(PoolArgs),
+
+    /// Add, remove and show services: where clients connect
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(ServiceCommand),
+
+    /// Add, remove, change and show pools: servers, and how one of them is picked
+    #[command(subcommand, after_help = pool::EXAMPLES)]
+    Pool(PoolCommand),
+
+    /// Show live sessions, the longest idle first
+    #[command(after_help = server::SESSIONS_EXAMPLES)]
+    Sessions(SessionsArgs),
+
+    /// End a session, or all sessions of a server
+    ///
+    /// The server stays in its pool: a client that connects again gets it again.
+    #[command(after_help = server::KILL_EXAMPLES)]
+    Kill(KillArgs),
 
     /// Show how the balancer is
     ///
@@ -91,15 +133,57 @@ pub(crate) enum Command {
     /// Tell which server a client gets, why, and which would be next
     ///
     /// The client's address is hashed. The first point of the ring at or after that hash decides: the server that it
-    /// belongs to gets the client. When that server does not answer, the next ones are tried in the order shown.
+    /// belongs to gets the client. When that server does not answer, the next ones are tried in the order shown. In a
+    /// pool whose policy does not hash, the answer says who may get the client.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
 
     /// Print a number that is the same for balancers that agree
     ///
-    /// Two balancers with the same digest send every client to the same server.
+    /// Two balancers with the same digest send every client to the same server, as far as the pool's policy hashes.
     #[command(after_help = DIGEST_EXAMPLES)]
-    Digest,
+    Digest(PoolArgs),
+
+    /// Check a configuration file, without a balancer
+    ///
+    /// It is read by the balancerd that `start` would run. Exit code 1 when it cannot be used; the first mistake is
+    /// named with its line and column.
+    #[command(after_help = file::CHECK_EXAMPLES)]
+    Check(CheckArgs),
+
+    /// Have the balancer read its configuration file again
+    ///
+    /// Either everything changes that the file changes, or nothing. Sessions live on. What commands changed stays,
+    /// where the file says the same as before.
+    #[command(after_help = file::RELOAD_EXAMPLES)]
+    Reload(ReloadArgs),
+
+    /// Tell what a reload would change if the configuration file were this one
+    ///
+    /// Every value that would change, and for each pool the exact share of clients that would move. Nothing is changed.
+    #[command(after_help = file::DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+
+    /// Write what commands changed into the configuration file
+    ///
+    /// Only what differs is touched: comments, order and format of the rest stay. A file that was changed since the
+    /// balancer read it is left alone.
+    #[command(after_help = file::SAVE_EXAMPLES)]
+    Save(SaveArgs),
+
+    /// Tell whether two balancers agree, and who would get another server
+    ///
+    /// Pool by pool: the policy, what is hashed, the digest, and the exact share of clients that the two send to
+    /// different servers. What they are set to counts, so only servers that are ready and have a weight above 0 do.
+    /// Exit code 0 when they agree, 1 when they differ.
+    #[command(after_help = file::COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
+
+    /// Convert the configuration file of an older balancer
+    ///
+    /// Prints a file for this one. What has no counterpart is named on standard error.
+    #[command(after_help = file::IMPORT_EXAMPLES)]
+    Import(ImportArgs),
 
     /// Show a balancer at work, with nothing set up before
     ///
@@ -129,10 +213,16 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// Address to listen on: IPv4, IPv6 with or without brackets, or a host name; 0.0.0.0 and :: are all addresses
-    pub(crate) addr: String,
+    #[arg(required_unless_present = "config")]
+    pub(crate) addr: Option<String>,
 
     /// Port to listen on; 0 lets the system choose one
-    pub(crate) port: u16,
+    #[arg(required_unless_present = "config")]
+    pub(crate) port: Option<u16>,
+
+    /// Configuration file, which names services, pools and servers; address and port are not given then
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["addr", "port"])]
+    pub(crate) config: Option<PathBuf>,
 
     /// Directory for the state and log file. Without it: beside the socket if --socket is given, otherwise
     /// /var/lib/balancer for root and $XDG_STATE_HOME/balancer for others
@@ -149,6 +239,8 @@ Examples:
   balancerctl start 127.0.0.1 8080        For programs on this machine only
   balancerctl start :: 8080               On all addresses, IPv6 and IPv4
   balancerctl start 127.0.0.1 0           On a free port; the answer says which
+  balancerctl start --config /etc/balancer.toml
+                                          What a file says
   balancerctl start 0.0.0.0 80 -- --idle-timeout 10m
                                           With an option of balancerd
   balancerctl --socket /tmp/b/control.sock start 127.0.0.1 8081
@@ -176,63 +268,18 @@ Examples:
   balancerctl stop --drain 5m             Give them five minutes for it
   balancerctl stop --now                  Close them";
 
-/// A server on the command line.
+/// A pool on the command line.
 #[derive(Debug, Args)]
-pub(crate) struct ServerArgs {
-    /// The server's address: IPv4, IPv6 with or without brackets, or a host name, which is looked up once, now
-    pub(crate) addr: String,
-
-    /// The server's port
-    pub(crate) port: u16,
+pub(crate) struct PoolArgs {
+    /// The pool
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_POOL)]
+    pub(crate) pool: String,
 }
-
-/// Arguments of `add`.
-#[derive(Debug, Args)]
-pub(crate) struct AddArgs {
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-
-    /// Its share of the clients in proportion to the others, 0 to 256; 0 gives it no clients yet
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) weight: u32,
-
-    /// Change nothing, only tell which clients would move
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-const ADD_EXAMPLES: &str = "\
-Examples:
-  balancerctl add 10.0.0.1 80             A server of weight 1
-  balancerctl add 10.0.0.2 80 --weight 3  One that gets three times as many clients
-  balancerctl add 2001:db8::1 80          An IPv6 address; [2001:db8::1] is the same
-  balancerctl add web3.example.com 80     A host name: its address today is added
-  balancerctl add 10.0.0.3 80 --dry-run   What would it move?";
-
-/// Arguments of `remove`.
-#[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-
-    /// Close its sessions too
-    #[arg(long)]
-    pub(crate) now: bool,
-
-    /// Change nothing, only tell which clients would move
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-const REMOVE_EXAMPLES: &str = "\
-Examples:
-  balancerctl remove 10.0.0.1 80 --dry-run  Who would move, and how many sessions does it have?
-  balancerctl remove 10.0.0.1 80            No new sessions; the existing ones live on
-  balancerctl remove 10.0.0.1 80 --now      Close those as well";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  balancerctl list                        The table
+  balancerctl list                        The pool \"default\"
+  balancerctl list --pool web             Another one; `balancerctl pool list` has their names
   balancerctl list --json                 The same for programs";
 
 const STATUS_EXAMPLES: &str = "\
@@ -244,19 +291,26 @@ Examples:
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The client's address, or a host name; its port does not matter
-    #[arg(value_name = "CLIENT-ADDRESS")]
+    /// The client's address, or a host name. A port behind it, as in 192.0.2.7:51234, matters to a pool that hashes it
+    #[arg(value_name = "CLIENT[:PORT]")]
     pub(crate) client: String,
+
+    /// The service that it comes to; without it the pool "default" is meant
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
 }
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   balancerctl explain 192.0.2.7           An IPv4 client
-  balancerctl explain 2001:db8::7         An IPv6 client";
+  balancerctl explain 2001:db8::7         An IPv6 client
+  balancerctl explain 192.0.2.7 --service web
+                                          Is it let in there, and who serves it?";
 
 const DIGEST_EXAMPLES: &str = "\
 Examples:
   balancerctl digest                      The number, and what it depends on
+  balancerctl digest --pool web           Of another pool than \"default\"
   [ \"$(ssh one balancerctl digest)\" = \"$(ssh two balancerctl digest)\" ]
                                           Do two balancers agree?";
 
@@ -294,6 +348,32 @@ fn socket_parser() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
+/// A value that may be taken away: the value, or the word `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OrNone<T>(pub(crate) Option<T>);
+
+impl<T: FromStr> FromStr for OrNone<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|value| Self(Some(value))) }
+    }
+}
+
+/// Takes one of these, by name.
+fn one_of<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(|one| name(*one)))
+        .map(move |text| *all.iter().find(|one| name(**one) == text).expect("one of them was typed"))
+}
+
+/// A time in milliseconds; one that has more of them than a number holds is the longest.
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -326,9 +406,33 @@ mod tests {
             "add 10.0.0.1 http",
             "add 10.0.0.1 65536",
             "add 10.0.0.1 80 --weight x",
+            "add 10.0.0.1 80 --state up",
+            "add 10.0.0.1 80 --max-sessions 0",
+            "add 10.0.0.1 80 --max-sessions none",
+            "remove 10.0.0.1 80 --now --over 1m",
+            "remove 10.0.0.1 80 --over 1m --limit 1m",
+            "remove 10.0.0.1 80 --wait --dry-run",
+            "set 10.0.0.1 80",
+            "set 10.0.0.1 80 --dry-run",
             "stop --now --drain 5s",
             "stop --drain 5",
+            "start",
+            "start ::",
+            "start :: 80 --config x",
             "start :: 80 --idle-timeout 10m",
+            "service",
+            "service add web 0.0.0.0",
+            "service add web 0.0.0.0 80 --allow ten",
+            "pool set web",
+            "pool add web --policy fair",
+            "pool add web --max-load 0.5",
+            "pool add web --key client-ip --subnet-ipv4 33",
+            "kill",
+            "kill 1 --server 10.0.0.1:80",
+            "kill 1 --pool web",
+            "sessions --server 10.0.0.1",
+            "sessions --limit 100001",
+            "diff",
             "nothing",
             "list --socket=",
         ] {
@@ -339,11 +443,24 @@ mod tests {
     }
 
     #[test]
-    fn every_command_teaches_by_examples() {
-        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+    fn a_limit_is_a_number_or_none() {
+        assert_eq!("7".parse(), Ok(OrNone(Some(7))));
+        assert_eq!("none".parse(), Ok(OrNone::<u32>(None)));
+        assert!("no".parse::<OrNone<u32>>().is_err());
+    }
+
+    fn check_examples(command: &clap::Command, path: &str) {
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let path = format!("{path} {}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.starts_with("Examples:\n  balancerctl "), "{}", command.get_name());
-            assert!(help.lines().all(|line| line.len() <= 100), "{}", command.get_name());
+            assert!(help.starts_with(&format!("Examples:\n  {path}")), "{path}: {help}");
+            assert!(help.lines().all(|line| line.len() <= 100), "{path}");
+            check_examples(command, &path);
         }
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples() {
+        check_examples(&Cli::command(), "balancerctl");
     }
 }

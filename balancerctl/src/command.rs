@@ -1,20 +1,29 @@
 //! What each command does: nearly always one request, and its answer printed.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use wire::control::Change;
-use wire::report::StoppingReport;
+use wire::control::{Change, FileText};
+use wire::report::{ChangeReport, PoolReport, ServiceReport, SessionReport, StatusReport, StoppingReport};
+use wire::settings::DEFAULT_POOL;
 use wire::{Client, ClientError, Environment, Request, Response};
 
 use crate::address::{find, find_client, find_server};
-use crate::cli::{Cli, Command, StartArgs, StopArgs};
+use crate::cli::file::{CompareArgs, DiffArgs};
+use crate::cli::pool::PoolCommand;
+use crate::cli::server::{KillArgs, RemoveArgs, ServerArgs, SessionsArgs};
+use crate::cli::service::{ServiceAddArgs, ServiceCommand};
+use crate::cli::{Cli, Command, ExplainArgs, StartArgs, StopArgs, milliseconds};
+use crate::compare::{Side, compare, of_balancer};
 use crate::failure::Failure;
+use crate::import::{Converted, convert};
+use crate::leave::{self, Gone};
 use crate::output::Output;
-use crate::start::Start;
-use crate::{demo, pages, text};
+use crate::start::{Origin, Start};
+use crate::{check, demo, pages, save, text};
 
 /// How much longer than its drain time a balancer may take to end. It closes what is left at that time, so a second
 /// would do; a machine that is short of everything gets more.
@@ -22,6 +31,15 @@ const END_GRACE_MS: u64 = 30_000;
 
 /// The socket of root's balancer.
 const SYSTEM_SOCKET: &str = "/run/balancer/control.sock";
+
+/// What came of a command that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is done, and that is all.
+    Done,
+    /// It found a difference, which its exit code says.
+    Different,
+}
 
 /// What is printed for `stop --json`.
 #[derive(Debug, Serialize)]
@@ -31,49 +49,217 @@ struct Stopped {
     ended: bool,
 }
 
+/// What is printed for `service list --json`, `pool list --json` and `sessions --json`: an object, as of every command.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Listed {
+    Services(Vec<ServiceReport>),
+    Pools(Vec<PoolReport>),
+    Sessions(Vec<SessionReport>),
+}
+
+/// What is printed for `import --json`.
+#[derive(Debug, Serialize)]
+struct Imported {
+    toml: String,
+    notes: Vec<String>,
+}
+
 /// Does what the command line says.
 ///
 /// # Errors
 /// When it is not done; nothing is printed about that yet.
-pub(crate) fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
+pub(crate) fn run(cli: &Cli, output: &Output) -> Result<Verdict, Failure> {
+    if let Command::Compare(arguments) = &cli.command {
+        return compare_with(arguments, cli.socket.as_deref(), output);
+    }
+    run_plain(cli, output).map(|()| Verdict::Done)
+}
+
+fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
     let socket = cli.socket.as_deref();
     match &cli.command {
         Command::Start(arguments) => start(arguments, socket, output),
         Command::Stop(arguments) => stop(arguments, socket, output),
         Command::Add(arguments) => {
-            let (server, note) = find_server(&arguments.server.addr, arguments.server.port)?;
-            note.iter().for_each(|note| output.note(note));
-            change(Change::Add { server, weight: arguments.weight }, arguments.dry_run, socket, output)
+            let server = named_server(&arguments.server, output)?;
+            let (pool, settings) = (arguments.pool.pool.clone(), arguments.settings());
+            change(Change::Add { pool, server, settings }, arguments.dry_run, socket, output)
         }
-        Command::Remove(arguments) => {
-            let (server, note) = find_server(&arguments.server.addr, arguments.server.port)?;
-            note.iter().for_each(|note| output.note(note));
-            change(Change::Remove { server, now: arguments.now }, arguments.dry_run, socket, output)
+        Command::Remove(arguments) => remove(arguments, socket, output),
+        Command::Set(arguments) => {
+            let server = named_server(&arguments.server, output)?;
+            let (pool, values) = (arguments.pool.pool.clone(), arguments.values());
+            change(Change::Set { pool, server, values }, arguments.dry_run, socket, output)
         }
-        Command::List => match ask(socket, &Request::List)? {
+        Command::List(arguments) => match ask(socket, &Request::List { pool: arguments.pool.clone() })? {
             Response::List(report) => show(output, &text::list(&report), &report),
             _ => Err(Failure::Unexpected),
         },
-        Command::Status => match ask(socket, &Request::Status)? {
-            Response::Status(report) => show(output, &text::status(&report), &report),
-            _ => Err(Failure::Unexpected),
-        },
-        Command::Explain(arguments) => {
-            let found = find_client(&arguments.client)?;
-            found.note.iter().for_each(|note| output.note(note));
-            match ask(socket, &Request::Explain { client: found.ip })? {
-                Response::Explained(report) => show(output, &text::explain(&report), &report),
-                _ => Err(Failure::Unexpected),
-            }
+        Command::Service(command) => service(command, socket, output),
+        Command::Pool(command) => pool(command, socket, output),
+        Command::Sessions(arguments) => sessions(arguments, socket, output),
+        Command::Kill(arguments) => kill(arguments, socket, output),
+        Command::Status => {
+            let report = status(socket)?;
+            show(output, &text::status(&report), &report)
         }
-        Command::Digest => match ask(socket, &Request::Digest)? {
+        Command::Explain(arguments) => explain(arguments, socket, output),
+        Command::Digest(arguments) => match ask(socket, &Request::Digest { pool: arguments.pool.clone() })? {
             Response::Digest(report) => show(output, &text::digest(&report), &report),
             _ => Err(Failure::Unexpected),
         },
+        Command::Check(arguments) => check::check(&arguments.file, output),
+        Command::Reload(arguments) => {
+            reload(&Request::Reload { instead: None, dry_run: arguments.dry_run }, socket, output)
+        }
+        Command::Diff(arguments) => diff(arguments, socket, output),
+        Command::Save(arguments) => {
+            let saved = save::save(&mut connect(socket)?, arguments.file.as_deref(), arguments.dry_run, output)?;
+            show(output, &text::saved(&saved), &saved)
+        }
+        Command::Import(arguments) => import_from(&arguments.file, output),
+        // It has an exit code of its own, see `run`.
+        Command::Compare(_) => unreachable!("it was taken before"),
         Command::Demo => demo::run(output),
         Command::Completions { shell } => pages::completions(*shell, output),
         Command::Man { out } => pages::man(out, output),
     }
+}
+
+/// The server that was typed; what else it could have meant is said.
+fn named_server(arguments: &ServerArgs, output: &Output) -> Result<SocketAddr, Failure> {
+    let (server, note) = find_server(&arguments.addr, arguments.port)?;
+    note.iter().for_each(|note| output.note(note));
+    Ok(server)
+}
+
+fn status(socket: Option<&Path>) -> Result<StatusReport, Failure> {
+    match ask(socket, &Request::Status)? {
+        Response::Status(report) => Ok(report),
+        _ => Err(Failure::Unexpected),
+    }
+}
+
+fn remove(arguments: &RemoveArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let server = named_server(&arguments.server, output)?;
+    let pool = &arguments.pool.pool;
+    let order = Change::Remove { pool: pool.clone(), server, how: arguments.how() };
+    if !arguments.wait {
+        return change(order, arguments.dry_run, socket, output);
+    }
+    let mut client = connect(socket)?;
+    let report = changed(&mut client, order, false, output)?;
+    output.text(text::change(&report))?;
+    leave::wait(&mut client, pool, server, output)?;
+    output.value(&Gone { report, gone: true })
+}
+
+fn service(command: &ServiceCommand, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    match command {
+        ServiceCommand::Add(arguments) => add_service(arguments, socket, output),
+        ServiceCommand::Remove(arguments) => {
+            change(Change::RemoveService { service: arguments.name.clone() }, arguments.dry_run, socket, output)
+        }
+        ServiceCommand::List => {
+            let services = status(socket)?.services;
+            show(output, &text::services(&services), &Listed::Services(services))
+        }
+    }
+}
+
+fn add_service(arguments: &ServiceAddArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let found = find(&arguments.addr)?;
+    found.note.iter().for_each(|note| output.note(note));
+    let settings = arguments.settings((found.ip, arguments.port).into());
+    change(Change::AddService { service: arguments.name.clone(), settings }, arguments.dry_run, socket, output)
+}
+
+fn pool(command: &PoolCommand, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    match command {
+        PoolCommand::Add(arguments) => {
+            let (pool, settings) = (arguments.name.clone(), arguments.settings()?);
+            change(Change::AddPool { pool, settings }, arguments.dry_run, socket, output)
+        }
+        PoolCommand::Remove(arguments) => {
+            change(Change::RemovePool { pool: arguments.name.clone() }, arguments.dry_run, socket, output)
+        }
+        PoolCommand::Set(arguments) => {
+            let (pool, values) = (arguments.name.clone(), arguments.values()?);
+            change(Change::SetPool { pool, values }, arguments.dry_run, socket, output)
+        }
+        PoolCommand::List => match ask(socket, &Request::Pools)? {
+            Response::Pools(pools) => show(output, &text::pools(&pools), &Listed::Pools(pools)),
+            _ => Err(Failure::Unexpected),
+        },
+    }
+}
+
+fn sessions(arguments: &SessionsArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let SessionsArgs { service, pool, server, limit } = arguments;
+    let (service, pool) = (service.clone(), pool.clone());
+    match ask(socket, &Request::Sessions { service, pool, server: *server, limit: *limit })? {
+        Response::Sessions(sessions) => show(output, &text::sessions(&sessions, *limit), &Listed::Sessions(sessions)),
+        _ => Err(Failure::Unexpected),
+    }
+}
+
+fn kill(arguments: &KillArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let order = match (arguments.session, arguments.server) {
+        (Some(session), _) => Change::Kill { session },
+        (None, Some(server)) => {
+            let pool = arguments.pool.as_deref().unwrap_or(DEFAULT_POOL).to_owned();
+            Change::KillAll { pool, server }
+        }
+        (None, None) => unreachable!("the command line has one of them"),
+    };
+    change(order, arguments.dry_run, socket, output)
+}
+
+fn explain(arguments: &ExplainArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let (found, port) = find_client(&arguments.client)?;
+    found.note.iter().for_each(|note| output.note(note));
+    let service = arguments.service.clone();
+    match ask(socket, &Request::Explain { client: found.ip, port, service })? {
+        Response::Explained(report) => show(output, &text::explain(&report), &report),
+        _ => Err(Failure::Unexpected),
+    }
+}
+
+fn diff(arguments: &DiffArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let text = check::read(&arguments.file)?;
+    let name = match arguments.file.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => arguments.file.display().to_string(),
+    };
+    reload(&Request::Reload { instead: Some(FileText { name, text }), dry_run: true }, socket, output)
+}
+
+fn reload(request: &Request, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    match ask(socket, request)? {
+        Response::Reloaded(report) => {
+            warn_unsaved(report.unsaved.as_deref(), output);
+            show(output, &text::reloaded(&report), &report)
+        }
+        _ => Err(Failure::Unexpected),
+    }
+}
+
+fn import_from(file: &Path, output: &Output) -> Result<(), Failure> {
+    let text = check::read(file)?;
+    let Converted { toml, notes } =
+        convert(&text).map_err(|source| Failure::Import { path: file.to_path_buf(), source })?;
+    notes.iter().for_each(|note| output.note(note));
+    output.text(toml.trim_end())?;
+    output.value(&Imported { toml, notes })
+}
+
+fn compare_with(arguments: &CompareArgs, socket: Option<&Path>, output: &Output) -> Result<Verdict, Failure> {
+    let other = Side::find(&arguments.other)?;
+    let settings = of_balancer(&mut connect(socket)?)?;
+    let compared = compare(&Side { name: "this balancer".to_owned(), settings }, &other)?;
+    show(output, &text::compared(&compared), &compared)?;
+    Ok(if compared.equal { Verdict::Done } else { Verdict::Different })
 }
 
 /// Asks the balancer that `socket` means; a refusal is a failure.
@@ -109,7 +295,8 @@ fn seems_there(path: &Path) -> bool {
     path.metadata().map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
 }
 
-fn accepted(response: Response) -> Result<Response, Failure> {
+/// A refusal is a failure.
+pub(crate) fn accepted(response: Response) -> Result<Response, Failure> {
     match response {
         Response::Refused(refusal) => Err(Failure::Refused(refusal)),
         response => Ok(response),
@@ -122,23 +309,38 @@ fn show(output: &Output, text: &str, report: &impl Serialize) -> Result<(), Fail
 }
 
 fn change(change: Change, dry_run: bool, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    match ask(socket, &Request::Change { change, dry_run })? {
+    let report = changed(&mut connect(socket)?, change, dry_run, output)?;
+    show(output, &text::change(&report), &report)
+}
+
+fn changed(client: &mut Client, change: Change, dry_run: bool, output: &Output) -> Result<ChangeReport, Failure> {
+    match accepted(client.call(&Request::Change { change, dry_run })?)? {
         Response::Changed(report) => {
-            if let Some(reason) = &report.unsaved {
-                output.note(format_args!("warning: this holds only until the balancer ends: {reason}"));
-            }
-            show(output, &text::change(&report), &report)
+            warn_unsaved(report.unsaved.as_deref(), output);
+            Ok(report)
         }
         _ => Err(Failure::Unexpected),
     }
 }
 
+fn warn_unsaved(reason: Option<&str>, output: &Output) {
+    if let Some(reason) = reason {
+        output.note(format_args!("warning: this holds only until the balancer ends: {reason}"));
+    }
+}
+
 fn start(arguments: &StartArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let found = find(&arguments.addr)?;
-    found.note.iter().for_each(|note| output.note(note));
-    let listen = (found.ip, arguments.port).into();
+    let origin = match (&arguments.config, &arguments.addr, arguments.port) {
+        (Some(file), ..) => Origin::File(absolute(file)),
+        (None, Some(addr), Some(port)) => {
+            let found = find(addr)?;
+            found.note.iter().for_each(|note| output.note(note));
+            Origin::Listen((found.ip, port).into())
+        }
+        _ => unreachable!("the command line has a file, or an address and a port"),
+    };
     let order = Start {
-        listen,
+        origin,
         socket: socket.map(absolute),
         state: arguments.state.as_deref().map(absolute),
         options: &arguments.options,
@@ -154,7 +356,7 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 fn stop(arguments: &StopArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let drain_ms = arguments.drain.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let drain_ms = arguments.drain.map(milliseconds);
     let mut client = connect(socket)?;
     let stopping = client.call(&Request::Stop { now: arguments.now, drain_ms })?;
     let Response::Stopping(report) = accepted(stopping)? else { return Err(Failure::Unexpected) };

@@ -7,8 +7,14 @@ use serde::Serialize;
 use wire::{ClientError, PlaceError, Refusal};
 
 use crate::address::{AddressError, ServerError};
+use crate::check::FileError;
+use crate::cli::pool::NoSubnet;
+use crate::compare::CompareError;
 use crate::demo::DemoError;
+use crate::import::ImportError;
+use crate::leave::LeaveError;
 use crate::quantity::time;
+use crate::save::SaveError;
 use crate::start::StartError;
 
 /// Exit code: what was asked is not done, and the balancer or this program says why.
@@ -56,6 +62,24 @@ pub(crate) enum Failure {
     /// The balancer could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Options that do not go together.
+    #[error(transparent)]
+    Usage(#[from] NoSubnet),
+    /// A configuration file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What commands changed cannot be written into the file.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// Two balancers cannot be compared.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    /// The file of another balancer cannot be converted.
+    #[error("{}: {source}", .path.display())]
+    Import { path: PathBuf, source: ImportError },
+    /// A removed server was waited for in vain.
+    #[error(transparent)]
+    Leave(#[from] LeaveError),
     /// The demonstration went wrong.
     #[error(transparent)]
     Demo(#[from] DemoError),
@@ -88,6 +112,10 @@ impl Failure {
         match self {
             Self::Refused(_) | Self::Address(AddressError::LinkLocal(_)) | Self::Demo(_) => REFUSED,
             Self::Start(error) if error.refused() => REFUSED,
+            Self::File(FileError::Wrong { code, .. }) => *code,
+            Self::File(FileError::TooLong(_) | FileError::NoText { .. }) => REFUSED,
+            Self::Save(error) if error.refused() => REFUSED,
+            Self::Leave(_) | Self::Compare(_) | Self::Import { .. } => REFUSED,
             _ => UNREACHABLE,
         }
     }
@@ -127,6 +155,14 @@ impl Failure {
             Self::Address(AddressError::Unresolved { .. }) => "unresolved",
             Self::Address(_) => "address",
             Self::Start(error) => error.kind(),
+            Self::Usage(_) => "usage",
+            Self::File(FileError::Read { .. }) => "io",
+            Self::File(FileError::Garbled(_)) => "garbled",
+            Self::File(_) | Self::Import { .. } => "bad-file",
+            Self::Save(error) => error.kind(),
+            Self::Compare(_) => "too-large",
+            Self::Leave(LeaveError::BalancerEnded(_)) => "ended",
+            Self::Leave(LeaveError::AddedAgain(_)) => "added-again",
             Self::Demo(_) => "demo",
             Self::Page { .. } | Self::Output(_) => "io",
         }

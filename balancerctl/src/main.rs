@@ -2,27 +2,33 @@
 //! the command line, `command.rs` what each command does.
 
 mod address;
+mod check;
 mod cli;
 mod command;
+mod compare;
 mod demo;
+mod edit;
 mod failure;
-#[cfg_attr(not(test), expect(dead_code, reason = "no command uses it yet"))]
 mod import;
+mod leave;
 mod output;
 mod pages;
 mod quantity;
+mod save;
 mod start;
 mod text;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use command::Verdict;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json);
     match command::run(&cli, &output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Verdict::Done) => ExitCode::SUCCESS,
+        Ok(Verdict::Different) => ExitCode::FAILURE,
         Err(failure) if failure.reader_gone() => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);

@@ -30,6 +30,31 @@ impl Output {
         print(text)
     }
 
+    /// For people, the beginning of a line, or what is written over it.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub(crate) fn part(&self, text: impl Display) -> Result<(), Failure> {
+        if self.json {
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        write!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Failure::Output)
+    }
+
+    /// A line that somebody else has made for whoever reads.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub(crate) fn both(&self, text: impl Display) -> Result<(), Failure> {
+        print(text)
+    }
+
+    /// Whether programs read it.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// The one line for programs.
     ///
     /// # Errors

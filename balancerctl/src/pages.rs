@@ -67,11 +67,8 @@ fn pages() -> Vec<(String, Vec<u8>)> {
     // Without `balancerctl help`: its page would say nothing.
     let mut main = Cli::command().disable_help_subcommand(true);
     main.build();
-    let mut commands = vec![main.clone()];
-    for command in main.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let name = format!("balancerctl-{}", command.get_name());
-        commands.push(command.clone().display_name(name));
-    }
+    let mut commands = Vec::new();
+    collect(&main, "balancerctl".to_owned(), &mut commands);
     commands
         .into_iter()
         .map(|command| {
@@ -81,6 +78,14 @@ fn pages() -> Vec<(String, Vec<u8>)> {
             (man.get_filename(), page)
         })
         .collect()
+}
+
+/// A command and those below it, each under its own name: `balancerctl-pool-add`.
+fn collect(command: &clap::Command, name: String, all: &mut Vec<clap::Command>) {
+    let below = command.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
+    let below: Vec<_> = below.map(|one| (one, format!("{name}-{}", one.get_name()))).collect();
+    all.push(command.clone().display_name(name));
+    below.into_iter().for_each(|(command, name)| collect(command, name, all));
 }
 
 fn write_page(man: &Man, command: &clap::Command, page: &mut Vec<u8>) -> io::Result<()> {
@@ -143,7 +148,13 @@ mod tests {
     fn every_command_has_a_page_with_examples() {
         let pages = pages();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
-        for name in ["balancerctl.1", "balancerctl-start.1", "balancerctl-add.1", "balancerctl-demo.1"] {
+        for name in [
+            "balancerctl.1",
+            "balancerctl-start.1",
+            "balancerctl-add.1",
+            "balancerctl-demo.1",
+            "balancerctl-pool-add.1",
+        ] {
             assert!(names.contains(&name), "{name} in {names:?}");
         }
         assert!(!names.iter().any(|name| name.contains("help") || name.contains("-man")), "{names:?}");

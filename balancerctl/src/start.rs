@@ -16,16 +16,25 @@ use crate::command::ask;
 use crate::failure::Failure;
 
 /// The program that is looked for.
-const DAEMON: &str = "balancerd";
+pub(crate) const DAEMON: &str = "balancerd";
 
 /// Options of balancerd that `start` gives itself.
-const OWN_OPTIONS: [&str; 4] = ["--listen", "--socket", "--state", "--background"];
+const OWN_OPTIONS: [&str; 5] = ["--listen", "--config", "--socket", "--state", "--background"];
+
+/// What a balancer is to be.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// One that listens there, with the pool `default`.
+    Listen(SocketAddr),
+    /// What this file says; an absolute path, since the daemon has another working directory.
+    File(PathBuf),
+}
 
 /// A balancer that is to be started.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
-    /// Where it is to listen.
-    pub(crate) listen: SocketAddr,
+    /// What it is to be.
+    pub(crate) origin: Origin,
     /// Its control socket, where it is not the usual one.
     pub(crate) socket: Option<PathBuf>,
     /// The directory for its state, where it is not the usual one.
@@ -117,7 +126,11 @@ impl Start<'_> {
         // A file and not a pipe: what the daemon keeps open of it keeps nobody waiting.
         let mut errors = tempfile::tempfile().map_err(failed)?;
         let mut command = Command::new(program);
-        command.arg("--background").arg("--listen").arg(self.listen.to_string());
+        command.arg("--background");
+        match &self.origin {
+            Origin::Listen(listen) => command.arg("--listen").arg(listen.to_string()),
+            Origin::File(file) => command.arg("--config").arg(file),
+        };
         if let Some(socket) = &self.socket {
             command.arg("--socket").arg(socket);
         }
@@ -132,7 +145,7 @@ impl Start<'_> {
             .status()
             .map_err(failed)?;
         let said = read_back(&mut errors).map_err(failed)?;
-        if status.success() { Ok(said) } else { Err(StartError::Failed { said: complaint(&said, status, log) }) }
+        if status.success() { Ok(said) } else { Err(StartError::Failed { said: complaint(&said, status, Some(log)) }) }
     }
 }
 
@@ -145,11 +158,12 @@ fn read_back(file: &mut File) -> io::Result<String> {
 
 /// What a daemon that did not start said: the first paragraph of it, without its name. Behind that comes at most the
 /// usage of a program that nobody has called by its name.
-fn complaint(said: &str, status: ExitStatus, log: &Path) -> String {
+pub(crate) fn complaint(said: &str, status: ExitStatus, log: Option<&Path>) -> String {
     let said = ["balancerd: ", "error: "].iter().fold(said, |said, prefix| said.strip_prefix(prefix).unwrap_or(said));
     let lines: Vec<&str> = said.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     if lines.is_empty() {
-        format!("{DAEMON} ended with {status} and said nothing; {} may say why", log.display())
+        let hint = log.map_or_else(String::new, |log| format!("; {} may say why", log.display()));
+        format!("{DAEMON} ended with {status} and said nothing{hint}")
     } else {
         lines.join("; ")
     }
@@ -163,7 +177,10 @@ fn has_option(options: &[OsString], name: &str) -> bool {
 }
 
 /// Beside this program, then in PATH: what was installed together runs together.
-fn find_daemon() -> Result<PathBuf, StartError> {
+///
+/// # Errors
+/// When it is in neither.
+pub(crate) fn find_daemon() -> Result<PathBuf, StartError> {
     let beside = std::env::current_exe().unwrap_or_default().with_file_name(DAEMON);
     let path = std::env::var_os("PATH").unwrap_or_default();
     find_program(&beside, &path).ok_or(StartError::NotFound { beside })
@@ -207,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_daemons_words_are_passed_on() {
-        let (status, log) = (ExitStatus::from_raw(0x100), Path::new("/tmp/b.log"));
+        let (status, log) = (ExitStatus::from_raw(0x100), Some(Path::new("/tmp/b.log")));
         assert_eq!(complaint("balancerd: no such thing", status, log), "no such thing");
         assert_eq!(complaint("error: one\n  two\n\nUsage: x", status, log), "one; two");
         let silent = complaint("", status, log);

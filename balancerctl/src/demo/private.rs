@@ -10,7 +10,7 @@ use wire::{Client, ClientError, Request};
 
 use super::DemoError;
 use crate::failure::Failure;
-use crate::start::{Start, Started};
+use crate::start::{Origin, Start, Started};
 
 /// How long a balancer without sessions to wait for may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -36,8 +36,8 @@ impl PrivateBalancer {
         let directory =
             tempfile::Builder::new().prefix("balancer-demo-").tempdir_in(parent).map_err(DemoError::Directory)?;
         let socket = Some(directory.path().join("demo.sock"));
-        let listen = ([127, 0, 0, 1], 0).into();
-        let started = Start { listen, socket, state: None, options: &[] }.run()?;
+        let origin = Origin::Listen(([127, 0, 0, 1], 0).into());
+        let started = Start { origin, socket, state: None, options: &[] }.run()?;
         Ok(Self { started, directory })
     }
 

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Serialize;
-use wire::control::Change;
+use wire::control::{Change, Removal};
+use wire::settings::{DEFAULT_POOL, ServerSettings};
 use wire::{Client, Request, Response};
 
 use super::DemoError;
@@ -68,7 +69,8 @@ impl Story {
     /// A story about `balancer`.
     pub(super) fn new(output: Output, balancer: &PrivateBalancer) -> Self {
         let started = balancer.started();
-        let listen = started.status.services.first().map_or_else(|| ([127, 0, 0, 1], 0).into(), |tcp| tcp.listen);
+        let mut listening = started.status.services.iter().flat_map(|service| &service.addresses);
+        let listen = listening.next().copied().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         Self {
             output,
             directory: balancer.directory().to_path_buf(),
@@ -97,7 +99,8 @@ impl Story {
         let servers: Result<Vec<_>, _> = NAMES.into_iter().map(Server::start).collect();
         let mut servers = servers.map_err(DemoError::Server)?;
         for server in &servers {
-            let change = Change::Add { server: server.address(), weight: 1 };
+            let (pool, settings) = (DEFAULT_POOL.to_owned(), ServerSettings::default());
+            let change = Change::Add { pool, server: server.address(), settings };
             self.change(&mut control, change, false, &line("add", server))?;
         }
 
@@ -115,7 +118,8 @@ impl Story {
 
         self.say(format_args!("What if {} were taken away?", NAMES[KILLED]))?;
         let killed = servers[KILLED].address();
-        let remove = Change::Remove { server: killed, now: false };
+        let how = Removal::Wait { limit_ms: None };
+        let remove = Change::Remove { pool: DEFAULT_POOL.to_owned(), server: killed, how };
         self.change(&mut control, remove.clone(), true, &line("remove --dry-run", &servers[KILLED]))?;
 
         servers[KILLED].kill();
@@ -226,7 +230,8 @@ impl Story {
         let mut next = Vec::new();
         for index in 0..CLIENTS {
             let client = client(index);
-            let Response::Explained(report) = control.call(&Request::Explain { client: IpAddr::V4(client) })? else {
+            let request = Request::Explain { client: IpAddr::V4(client), port: 0, service: None };
+            let Response::Explained(report) = control.call(&request)? else {
                 return Err(Failure::Unexpected);
             };
             if index == 0 {
@@ -246,7 +251,7 @@ impl Story {
     }
 
     fn list(&self, control: &mut Client) -> Result<(), Failure> {
-        match control.call(&Request::List)? {
+        match control.call(&Request::List { pool: DEFAULT_POOL.to_owned() })? {
             Response::List(report) => self.command("list", &text::list(&report)),
             _ => Err(Failure::Unexpected),
         }

@@ -17,19 +17,22 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Answers one connection: `greeting` first, then `response` to its first request. It closes the connection when
-    /// the other end does, or at once if `ends`.
-    fn start(greeting: Vec<u8>, response: Vec<u8>, ends: bool) -> Self {
+    /// Answers one connection: `greeting` first, and each of `responses` to one request. It closes the connection when
+    /// the other end does, or behind the last response if `ends`.
+    fn start(mut greeting: Vec<u8>, responses: Vec<Vec<u8>>, ends: bool) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("s")).expect("a socket");
         let (sender, requests) = mpsc::channel();
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            if let Some(request) = read(&mut stream) {
-                // Nobody may be interested.
-                let _ = sender.send(request);
+            let mut decoder = Decoder::new(REQUEST_LIMIT);
+            for response in responses {
+                if let Some(request) = read(&mut stream, &mut decoder) {
+                    // Nobody may be interested.
+                    let _ = sender.send(request);
+                }
+                let _ = stream.write_all(&[std::mem::take(&mut greeting), response].concat());
             }
-            let _ = stream.write_all(&[greeting, response].concat());
             if !ends {
                 let _ = stream.read(&mut [0; 16]);
             }
@@ -39,24 +42,29 @@ impl Fake {
 
     /// A daemon that gives this answer.
     pub(crate) fn answering(response: &Response) -> Self {
-        Self::start(greeting(), frame(response).expect("short"), false)
+        Self::answering_each(std::slice::from_ref(response))
+    }
+
+    /// A daemon that gives these answers, one after the other.
+    pub(crate) fn answering_each(responses: &[Response]) -> Self {
+        Self::start(greeting(), responses.iter().map(|response| frame(response).expect("short")).collect(), false)
     }
 
     /// A daemon that ends behind this answer.
     pub(crate) fn ending(response: &Response) -> Self {
-        Self::start(greeting(), frame(response).expect("short"), true)
+        Self::start(greeting(), vec![frame(response).expect("short")], true)
     }
 
     /// A daemon of another version.
     pub(crate) fn of_version(version: u8) -> Self {
         let mut bytes = greeting();
         bytes[8] = version;
-        Self::start(bytes, Vec::new(), true)
+        Self::start(bytes, vec![Vec::new()], true)
     }
 
     /// Something that is no daemon.
     pub(crate) fn saying(bytes: &[u8]) -> Self {
-        Self::start(Vec::new(), bytes.to_vec(), true)
+        Self::start(Vec::new(), vec![bytes.to_vec()], true)
     }
 
     /// Where it listens.
@@ -75,8 +83,7 @@ impl Fake {
     }
 }
 
-fn read(stream: &mut UnixStream) -> Option<Request> {
-    let mut decoder = Decoder::new(REQUEST_LIMIT);
+fn read(stream: &mut UnixStream, decoder: &mut Decoder<Request>) -> Option<Request> {
     let mut chunk = [0; 1024];
     loop {
         if let Some(request) = decoder.next().expect("a request") {

@@ -12,9 +12,13 @@ use std::process::{Command, Output, Stdio};
 use fake::Fake;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
-use wire::control::Change;
-use wire::report::{ChangeReport, DigestReport, ExplainReport, Hex, ListReport, Phase, StatusReport, StoppingReport};
-use wire::{Refusal, Request, Response};
+use wire::control::{Change, FileText, PoolValues, Removal, ServerValues};
+use wire::report::{
+    ChangeReport, DigestReport, Ended, ExplainReport, Hex, ListReport, Phase, ReloadReport, ServerReport, ServerState,
+    SettingsReport, StatusReport, StoppingReport,
+};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, PoolSettings, ServerSettings, ServiceSettings};
+use wire::{Refusal, Request, Response, Settings};
 
 /// A command line, and an environment without anything of this machine's.
 fn balancerctl(line: &str) -> Command {
@@ -54,7 +58,7 @@ fn server() -> SocketAddr {
 
 fn changed(change: Change, dry_run: bool, unsaved: Option<String>) -> Response {
     let moves = Vec::new();
-    Response::Changed(ChangeReport { change, dry_run, moved: 0.25, moves, sessions: 2, digest: Hex(7), unsaved })
+    Response::Changed(ChangeReport { change, dry_run, moved: 0.25, moves, sessions: 2, digest: Some(Hex(7)), unsaved })
 }
 
 fn status() -> Response {
@@ -72,6 +76,9 @@ fn status() -> Response {
         unsaved: None,
         longest_turn_us: 9,
         log_lines_dropped: 0,
+        config_file: None,
+        reload_failure: None,
+        deviations: Vec::new(),
     })
 }
 
@@ -79,9 +86,24 @@ fn status() -> Response {
 fn without_a_daemon_every_command_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("s");
-    for line in
-        ["list", "status", "digest", "stop", "explain 10.0.0.7", "add 10.0.0.1 80", "remove ::1 80 --now --dry-run"]
-    {
+    for line in [
+        "list",
+        "status",
+        "digest",
+        "stop",
+        "explain 10.0.0.7",
+        "add 10.0.0.1 80",
+        "remove ::1 80 --now --dry-run",
+        "remove ::1 80 --wait",
+        "set ::1 80 --weight 3",
+        "pool list",
+        "pool set web --max-load none",
+        "service add web 0.0.0.0 80",
+        "sessions",
+        "kill 7",
+        "reload",
+        "save",
+    ] {
         assert_failed(&run(line, &socket), 2, "start one with `balancerctl start ADDR PORT`");
         let output = run(&format!("{line} --json"), &socket);
         assert_failed(&output, 2, "no balancer answers");
@@ -116,6 +138,9 @@ fn who_is_no_daemon_of_this_version_is_exit_code_2() {
     assert_failed(&run("list", &fake.socket()), 2, "closed the connection without an answer");
     let fake = Fake::answering(&Response::Digest(DigestReport {
         pool: "default".into(),
+        policy: Policy::ConsistentHash,
+        key: "client-ip".into(),
+        max_load: None,
         digest: Hex(7),
         ring_format: 1,
         points_per_weight: 1024,
@@ -161,15 +186,53 @@ fn what_no_server_can_have_needs_no_daemon_to_be_refused() {
     }
 }
 
+fn add(server: SocketAddr, weight: u32) -> Change {
+    Change::Add { pool: "default".into(), server, settings: ServerSettings { weight, ..ServerSettings::default() } }
+}
+
+fn remove(server: SocketAddr, how: Removal) -> Change {
+    Change::Remove { pool: "default".into(), server, how }
+}
+
 #[test]
 fn a_change_is_sent_as_it_was_typed() {
     let v6: SocketAddr = "[2001:db8::1]:80".parse().expect("an address");
+    let wait = |limit_ms| Removal::Wait { limit_ms };
+    let limited = ServerSettings { weight: 0, state: AdminState::Drain, max_sessions: 5.try_into().ok() };
+    let set = |values| Change::Set { pool: "web".into(), server: server(), values };
+    let none = ServerValues::default();
     for (line, change, dry_run) in [
-        ("add 10.0.0.1 80", Change::Add { server: server(), weight: 1 }, false),
-        ("add ::ffff:10.0.0.1 80 --weight 7", Change::Add { server: server(), weight: 7 }, false),
-        ("add [2001:db8::1] 80 --dry-run", Change::Add { server: v6, weight: 1 }, true),
-        ("remove 2001:db8::1 80", Change::Remove { server: v6, now: false }, false),
-        ("remove 10.0.0.1 80 --now --dry-run", Change::Remove { server: server(), now: true }, true),
+        ("add 10.0.0.1 80", add(server(), 1), false),
+        ("add ::ffff:10.0.0.1 80 --weight 7", add(server(), 7), false),
+        ("add [2001:db8::1] 80 --dry-run", add(v6, 1), true),
+        (
+            "add 10.0.0.1 80 --pool web --weight 0 --state drain --max-sessions 5",
+            Change::Add { pool: "web".into(), server: server(), settings: limited },
+            false,
+        ),
+        ("remove 2001:db8::1 80", remove(v6, wait(None)), false),
+        ("remove 10.0.0.1 80 --now --dry-run", remove(server(), Removal::Now), true),
+        ("remove 10.0.0.1 80 --over 10m", remove(server(), Removal::Over { time_ms: 600_000 }), false),
+        ("remove 10.0.0.1 80 --limit 1500ms", remove(server(), wait(Some(1500))), false),
+        ("set 10.0.0.1 80 --pool web --weight 3", set(ServerValues { weight: Some(3), ..none }), false),
+        (
+            "set 10.0.0.1 80 --pool web --state maintenance --max-sessions none",
+            set(ServerValues { state: Some(AdminState::Maintenance), max_sessions: Some(None), ..none }),
+            false,
+        ),
+        (
+            "pool set web --key client-subnet --subnet-ipv4 16 --max-load 1.25 --slow-start 30s --dry-run",
+            Change::SetPool {
+                pool: "web".into(),
+                values: PoolValues {
+                    key: Some(HashKey::ClientSubnet { ipv4: 16, ipv6: 56 }),
+                    max_load: Some(LoadFactor::from_thousandths(1250)),
+                    slow_start_ms: Some(30_000),
+                    ..PoolValues::default()
+                },
+            },
+            true,
+        ),
     ] {
         let fake = Fake::answering(&changed(change.clone(), dry_run, None));
         let output = run(line, &fake.socket());
@@ -178,45 +241,200 @@ fn a_change_is_sent_as_it_was_typed() {
         assert!(text(&output.stdout).contains("25.00% of the clients"), "{}", text(&output.stdout));
         assert_eq!(text(&output.stderr), "");
     }
+    let listen = vec!["[::]:25".parse().expect("an address")];
+    let mail = ServiceSettings {
+        sessions_per_client: 20.try_into().ok(),
+        deny: vec!["10.0.0.0/8".parse().expect("a network"), "192.0.2.1/32".parse().expect("a network")],
+        ..ServiceSettings::new(listen, "web")
+    };
+    let round_robin = PoolSettings { policy: Policy::RoundRobin, ..PoolSettings::default() };
+    for (line, change) in [
+        (
+            "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1",
+            Change::AddService { service: "mail".into(), settings: mail },
+        ),
+        ("service remove mail", Change::RemoveService { service: "mail".into() }),
+        ("pool add web --policy round-robin", Change::AddPool { pool: "web".into(), settings: round_robin }),
+        ("pool remove web", Change::RemovePool { pool: "web".into() }),
+        ("kill 4711", Change::Kill { session: 4711 }),
+        ("kill --server 10.0.0.1:80", Change::KillAll { pool: "default".into(), server: server() }),
+        ("kill --server 10.0.0.1:80 --pool web", Change::KillAll { pool: "web".into(), server: server() }),
+    ] {
+        let fake = Fake::answering(&changed(change.clone(), false, None));
+        assert_done(&run(line, &fake.socket()));
+        assert_eq!(fake.request(), Request::Change { change, dry_run: false }, "{line}");
+    }
+}
+
+#[test]
+fn what_is_asked_is_sent_as_it_was_typed() {
+    let (service, pool) = (Some("web".to_owned()), Some("web".to_owned()));
+    let client = "192.0.2.7".parse().expect("an address");
+    for (line, request) in [
+        ("list", Request::List { pool: "default".into() }),
+        ("list --pool web", Request::List { pool: "web".into() }),
+        ("digest --pool web", Request::Digest { pool: "web".into() }),
+        ("pool list", Request::Pools),
+        ("service list", Request::Status),
+        ("sessions", Request::Sessions { service: None, pool: None, server: None, limit: 100 }),
+        (
+            "sessions --service web --pool web --server [::ffff:10.0.0.1]:80 --limit 7",
+            Request::Sessions { service: service.clone(), pool, server: Some(server()), limit: 7 },
+        ),
+        ("explain 192.0.2.7:5000 --service web", Request::Explain { client, port: 5000, service }),
+        ("reload", Request::Reload { instead: None, dry_run: false }),
+        ("reload --dry-run", Request::Reload { instead: None, dry_run: true }),
+    ] {
+        let fake = Fake::answering(&Response::Refused(Refusal::Stopping));
+        assert_failed(&run(line, &fake.socket()), 1, "is stopping");
+        assert_eq!(fake.request(), request, "{line}");
+    }
 }
 
 #[test]
 fn a_change_that_is_not_saved_is_a_warning() {
-    let change = Change::Add { server: server(), weight: 1 };
-    let fake = Fake::answering(&changed(change, false, Some("the disk is full".into())));
+    let fake = Fake::answering(&changed(add(server(), 1), false, Some("the disk is full".into())));
     let output = run("add 10.0.0.1 80 --json", &fake.socket());
     assert_done(&output);
     assert!(text(&output.stderr).starts_with("balancerctl: warning: "), "{}", text(&output.stderr));
     assert_eq!(value(&output)["unsaved"], "the disk is full");
 }
 
+fn list(servers: Vec<ServerReport>) -> ListReport {
+    let settings = PoolSettings::default();
+    ListReport { pool: "default".into(), settings, digest: Hex(255), deviations: Vec::new(), servers }
+}
+
 #[test]
 fn reports_are_printed_as_they_are_for_programs() {
-    let list = ListReport { pool: "default".into(), digest: Hex(255), servers: Vec::new() };
     let explain = ExplainReport {
         client: "10.0.0.7".parse().expect("an address"),
-        hash: Hex(1),
+        service: None,
+        refused: None,
+        pool: "default".into(),
+        policy: Policy::ConsistentHash,
+        key: Some("10.0.0.7".into()),
+        hash: Some(Hex(1)),
         point: Some(Hex(2)),
         server: Some(server()),
         next: Vec::new(),
         skipped: Vec::new(),
     };
     for (line, response, expected) in [
-        ("list", Response::List(list), json!({"pool": "default", "digest": "00000000000000ff", "servers": []})),
+        (
+            "list",
+            Response::List(list(Vec::new())),
+            json!({
+                "pool": "default", "digest": "00000000000000ff", "deviations": [], "servers": [],
+                "settings": {
+                    "policy": "consistent-hash", "key": "client-ip", "max_load": null, "points_per_weight": 1024,
+                    "slow_start_ms": 0, "servers": {}
+                }
+            }),
+        ),
         (
             "explain 10.0.0.7:51234",
             Response::Explained(explain),
             json!({
-                "client": "10.0.0.7", "hash": "0000000000000001", "point": "0000000000000002",
-                "server": "10.0.0.1:80", "next": [], "skipped": []
+                "client": "10.0.0.7", "service": null, "refused": null, "pool": "default",
+                "policy": "consistent-hash", "key": "10.0.0.7", "hash": "0000000000000001",
+                "point": "0000000000000002", "server": "10.0.0.1:80", "next": [], "skipped": []
             }),
         ),
+        ("pool list", Response::Pools(Vec::new()), json!({"pools": []})),
+        ("service list", status(), json!({"services": []})),
+        ("sessions", Response::Sessions(Vec::new()), json!({"sessions": []})),
     ] {
         let fake = Fake::answering(&response);
         let output = run(&format!("{line} --json"), &fake.socket());
         assert_done(&output);
         assert_eq!(value(&output), expected);
     }
+}
+
+fn leaving(active: u64) -> Response {
+    Response::List(list(vec![ServerReport {
+        server: server(),
+        weight: 1,
+        max_sessions: None,
+        ramp: 1.0,
+        state: ServerState::Leaving,
+        share: 0.0,
+        active,
+        total: 9,
+        bytes_in: 0,
+        bytes_out: 0,
+        connect_failures: 0,
+        connect_timeouts: 0,
+        overflows: 0,
+        removal: None,
+        ended: Ended::new(),
+    }]))
+}
+
+#[test]
+fn remove_waits_until_the_server_is_gone() {
+    let removed = changed(remove(server(), Removal::Wait { limit_ms: None }), false, None);
+    let answers = [removed.clone(), leaving(2), leaving(2), leaving(1), Response::List(list(Vec::new()))];
+    let fake = Fake::answering_each(&answers);
+    let output = run("remove 10.0.0.1 80 --wait", &fake.socket());
+    assert_done(&output);
+    assert_eq!(
+        text(&output.stdout),
+        "removed 10.0.0.1:80; 25.00% of the clients moved\nits sessions go on until they end: 2 alive\n\
+         2 sessions left\n1 session left\n10.0.0.1:80 is gone\n"
+    );
+    let fake = Fake::answering_each(&answers);
+    let output = run("remove 10.0.0.1 80 --wait --json", &fake.socket());
+    assert_done(&output);
+    assert_eq!(value(&output)["gone"], true);
+    assert_eq!(value(&output)["sessions"], 2);
+
+    let fake = Fake::ending(&removed);
+    let output = run("remove 10.0.0.1 80 --wait", &fake.socket());
+    assert_failed(&output, 1, "the balancer ended while the last sessions of 10.0.0.1:80 were waited for");
+    let Response::List(mut back) = leaving(2) else { unreachable!("it is a list") };
+    back.servers[0].state = ServerState::Ready;
+    let fake = Fake::answering_each(&[removed, Response::List(back)]);
+    assert_failed(&run("remove 10.0.0.1 80 --wait", &fake.socket()), 1, "was added again");
+}
+
+#[test]
+fn diff_sends_the_text_and_not_the_path() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("new.toml");
+    fs::write(&path, "# a text\n").expect("written");
+    let report = ReloadReport {
+        dry_run: true,
+        file: "new.toml".into(),
+        changes: Vec::new(),
+        deviations: Vec::new(),
+        pools: Vec::new(),
+        unsaved: None,
+    };
+    let fake = Fake::answering(&Response::Reloaded(report.clone()));
+    let output = run(&format!("diff {}", path.display()), &fake.socket());
+    assert_done(&output);
+    assert_eq!(text(&output.stdout), "new.toml would change nothing\n\nnothing was changed\n");
+    let sent = |name: &str, text: &str| {
+        let instead = Some(FileText { name: name.into(), text: text.into() });
+        Request::Reload { instead, dry_run: true }
+    };
+    assert_eq!(fake.request(), sent(path.to_str().expect("text"), "# a text\n"));
+
+    let fake = Fake::answering(&Response::Reloaded(report));
+    let file = fs::File::open(&path).expect("it is there");
+    let output = balancerctl("diff - --json").arg("--socket").arg(fake.socket()).stdin(file).output();
+    let output = output.expect("balancerctl runs");
+    assert_done(&output);
+    assert_eq!(value(&output)["changes"], json!([]));
+    assert_eq!(fake.request(), sent("standard input", "# a text\n"));
+
+    for (path, words) in [("/nonexistent/f", "cannot be read"), ("/", "cannot be read")] {
+        assert_failed(&run(&format!("diff {path}"), &fake.socket()), 2, words);
+    }
+    fs::write(&path, b"\xff").expect("written");
+    assert_failed(&run(&format!("diff {}", path.display()), &fake.socket()), 1, "is not UTF-8");
 }
 
 #[test]
@@ -273,19 +491,131 @@ fn a_path_that_cannot_be_a_socket_is_named() {
     assert!(text(&output.stderr).contains("unset BALANCER_SOCKET"), "{}", text(&output.stderr));
 }
 
-/// `start` of a balancerctl that has the script `balancerd` of this directory in its PATH, and none beside itself.
-fn start(line: &str, socket: &Path, says: &str, exit: i32) -> (Output, String) {
+/// A balancerctl that has the script `balancerd` of this directory in its PATH, and none beside itself. Gives what came
+/// of it, and the arguments of each run of the script.
+fn with_daemon(line: &str, socket: &Path, said: Said<'_>) -> (Output, String) {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let program = directory.path().join("balancerctl");
     // A link, not a copy: a file that was just written cannot be run while another test forks.
     fs::hard_link(env!("CARGO_BIN_EXE_balancerctl"), &program).expect("linked");
     let arguments = directory.path().join("arguments");
     let mut command = Command::new(program);
-    command.arg("--socket").arg(socket).arg("start").args(line.split_whitespace());
+    command.arg("--socket").arg(socket).args(line.split_whitespace());
     command.env("PATH", format!("{}/tests/cli:/bin:/usr/bin", env!("CARGO_MANIFEST_DIR")));
-    command.env("FAKE_ARGUMENTS", &arguments).env("FAKE_SAYS", says).env("FAKE_EXIT", exit.to_string());
+    command.env("FAKE_ARGUMENTS", &arguments).env("FAKE_SAYS", said.errors).env("FAKE_EXIT", said.exit.to_string());
+    command.env("FAKE_PRINTS", said.prints);
     let output = command.output().expect("balancerctl runs");
     (output, fs::read_to_string(arguments).unwrap_or_default())
+}
+
+/// What the script says and does.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said<'a> {
+    prints: &'a str,
+    errors: &'a str,
+    exit: i32,
+}
+
+fn start(line: &str, socket: &Path, errors: &str, exit: i32) -> (Output, String) {
+    with_daemon(&format!("start {line}"), socket, Said { errors, exit, ..Said::default() })
+}
+
+fn settings(weight: u32) -> Settings {
+    let servers = [(server(), ServerSettings { weight, ..ServerSettings::default() })].into();
+    let pools = [("default".to_owned(), PoolSettings { servers, ..PoolSettings::default() })].into();
+    Settings { pools, ..Settings::default() }
+}
+
+#[test]
+fn check_passes_on_what_the_daemon_says() {
+    let nowhere = Path::new("/nonexistent/s");
+    let said = Said { prints: "f.toml is valid", ..Said::default() };
+    let (output, arguments) = with_daemon("check f.toml", nowhere, said);
+    assert_done(&output);
+    assert_eq!((text(&output.stdout), arguments.as_str()), ("f.toml is valid\n", "--check\nf.toml\n"));
+    let (output, arguments) = with_daemon("check f.toml --json", nowhere, Said { prints: "{}", ..said });
+    assert_done(&output);
+    assert_eq!((text(&output.stdout), arguments.as_str()), ("{}\n", "--check\nf.toml\n--json\n"));
+    let wrong = Said { errors: "balancerd: f.toml:3:1: unknown key", exit: 1, ..Said::default() };
+    assert_failed(&with_daemon("check f.toml", nowhere, wrong).0, 1, "f.toml:3:1: unknown key");
+    let (output, _) = with_daemon("check f.toml --json", nowhere, wrong);
+    assert_eq!(value(&output), json!({"error": "bad-file", "message": "f.toml:3:1: unknown key"}));
+}
+
+fn set_to(settings: Settings) -> Response {
+    Response::Settings(SettingsReport { file: None, said: None, now: settings })
+}
+
+#[test]
+fn compare_finds_who_goes_elsewhere() {
+    let (one, other) = (Fake::answering(&set_to(settings(1))), Fake::answering(&set_to(settings(1))));
+    let output = run(&format!("compare {}", other.socket().display()), &one.socket());
+    assert_done(&output);
+    assert!(text(&output.stdout).contains("agree on every client"), "{}", text(&output.stdout));
+    assert_eq!((one.request(), other.request()), (Request::Settings, Request::Settings));
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let prints = serde_json::to_string(&settings(0)).expect("text");
+    let said = Said { prints: &prints, ..Said::default() };
+    let one = Fake::answering(&set_to(settings(1)));
+    let (output, arguments) = with_daemon(&format!("compare {} --json", file.path().display()), &one.socket(), said);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+    assert!(arguments.starts_with("--check\n"), "{arguments}");
+    let value = value(&output);
+    assert_eq!(value["equal"], false);
+    assert_eq!(value["pools"][0]["elsewhere"], 1.0);
+    assert_eq!(value["pools"][0]["moves"], json!([{"this": "10.0.0.1:80", "other": null, "share": 1.0}]));
+}
+
+#[test]
+fn save_leaves_a_file_alone_that_was_edited() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("text").to_owned();
+    let report = SettingsReport { file: Some(path.clone()), said: Some(settings(1)), now: settings(2) };
+    let prints = serde_json::to_string(&settings(7)).expect("text");
+    let fake = Fake::answering(&Response::Settings(report.clone()));
+    let (output, _) = with_daemon("save", &fake.socket(), Said { prints: &prints, ..Said::default() });
+    assert_failed(&output, 1, "does not say any more what the balancer read from it");
+
+    let same = serde_json::to_string(&settings(1)).expect("text");
+    let fake = Fake::answering(&Response::Settings(report.clone()));
+    let (output, _) = with_daemon("save", &fake.socket(), Said { prints: &same, ..Said::default() });
+    assert_failed(&output, 1, "cannot be edited: server 10.0.0.1:80 of pool default is not found in it");
+
+    fs::write(&path, "pool.default.servers = [{ address = '10.0.0.1:80', weight = 1 }]\n").expect("written");
+    let fake = Fake::answering(&Response::Settings(report.clone()));
+    let (output, _) = with_daemon("save --json", &fake.socket(), Said { prints: &same, ..Said::default() });
+    // The script says of the new text what it says of the old one.
+    assert_failed(&output, 1, "is written in a way that this program cannot edit");
+    assert_eq!(value(&output)["error"], "cannot-edit");
+    let text_of = fs::read_to_string(&path).expect("text");
+    assert_eq!(text_of, "pool.default.servers = [{ address = '10.0.0.1:80', weight = 1 }]\n");
+
+    let none = SettingsReport { file: None, said: None, now: settings(2) };
+    let fake = Fake::answering(&Response::Settings(none.clone()));
+    assert_failed(&run("save", &fake.socket()), 1, "was started without a configuration file");
+    let fake = Fake::answering(&Response::Settings(none));
+    assert_failed(&run(&format!("save {path}"), &fake.socket()), 1, "is there already");
+}
+
+#[test]
+fn import_prints_the_file_and_notes_apart() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let line = format!("import {}", file.path().display());
+    let nowhere = Path::new("/nonexistent/s");
+    fs::write(
+        file.path(),
+        "[frontend]\nbind_on = \"0.0.0.0:80\"\n[[frontend.backend]]\nforward_to = \"10.0.0.1:80\"\n",
+    )
+    .expect("written");
+    let output = run(&line, nowhere);
+    assert_done(&output);
+    assert!(text(&output.stdout).contains("10.0.0.1:80"), "{}", text(&output.stdout));
+    let output = run(&format!("{line} --json"), nowhere);
+    assert!(value(&output)["toml"].as_str().expect("text").contains("[service."));
+    fs::write(file.path(), "x = 1\n").expect("written");
+    assert_failed(&run(&line, nowhere), 1, file.path().to_str().expect("text"));
 }
 
 #[test]
@@ -300,6 +630,15 @@ fn start_reports_the_daemon_that_it_started() {
         [expected.as_slice(), &["/tmp/x", "--idle-timeout", "10m"]].concat()
     );
     assert!(text(&output.stdout).contains("pid 4711") && text(&output.stdout).contains("/tmp/s.log"));
+}
+
+#[test]
+fn start_has_the_file_found_from_anywhere() {
+    let fake = Fake::answering(&status());
+    let (output, arguments) = start("--config f.toml", &fake.socket(), "", 0);
+    assert_done(&output);
+    let file = std::env::current_dir().expect("a directory").join("f.toml");
+    assert!(arguments.starts_with(&format!("--background\n--config\n{}\n", file.display())), "{arguments}");
 }
 
 #[test]

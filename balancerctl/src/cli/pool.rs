@@ -1,0 +1,204 @@
+//! The command line of `pool`.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use wire::control::PoolValues;
+use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
+
+use super::{OrNone, milliseconds, one_of};
+
+/// What can be done with pools.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Make a pool
+    ///
+    /// It has no servers yet, and serves no service.
+    #[command(after_help = ADD_EXAMPLES)]
+    Add(PoolAddArgs),
+
+    /// Take a pool away that serves no service
+    ///
+    /// Its sessions live on.
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(PoolRemoveArgs),
+
+    /// Change how a pool picks a server
+    ///
+    /// The sessions that are alive stay where they are.
+    #[command(after_help = SET_EXAMPLES)]
+    Set(PoolSetArgs),
+
+    /// Show all pools
+    #[command(after_help = LIST_EXAMPLES)]
+    List,
+}
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  balancerctl pool add web                A pool; then give it servers:
+  balancerctl add 10.0.0.1 80 --pool web
+  balancerctl service add web 0.0.0.0 80 --pool web
+                                          And clients
+  balancerctl pool list                   Which pools are there?";
+
+/// How a pool picks a server.
+#[derive(Debug, Args)]
+pub(crate) struct PickArgs {
+    /// How a server is picked
+    #[arg(long, group = "values", value_parser = one_of(&Policy::ALL, Policy::name))]
+    policy: Option<Policy>,
+
+    /// What of a client is hashed: its address, its address and port, or its network
+    #[arg(long, group = "values", value_parser = ["client-ip", "client-ip-port", "client-subnet"])]
+    key: Option<String>,
+
+    /// Bits of an IPv4 address that count, with --key client-subnet; 24 without this
+    #[arg(long, value_name = "N", requires = "key", value_parser = clap::value_parser!(u8).range(0..=32))]
+    subnet_ipv4: Option<u8>,
+
+    /// Bits of an IPv6 address that count, with --key client-subnet; 56 without this
+    #[arg(long, value_name = "N", requires = "key", value_parser = clap::value_parser!(u8).range(0..=128))]
+    subnet_ipv6: Option<u8>,
+
+    /// Points that a server of weight 1 has on the ring; 1024 without this
+    #[arg(long, value_name = "N", group = "values")]
+    points_per_weight: Option<NonZeroU32>,
+
+    /// How long the weight of a server that comes up grows, such as 30s; 0s is not at all
+    #[arg(long, value_name = "TIME", group = "values", value_parser = humantime::parse_duration)]
+    slow_start: Option<Duration>,
+}
+
+/// Lengths of networks were given, and networks are not what is hashed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
+pub(crate) struct NoSubnet;
+
+impl PickArgs {
+    /// What is hashed, if that was said.
+    fn key(&self) -> Result<Option<HashKey>, NoSubnet> {
+        let has_lengths = self.subnet_ipv4.is_some() || self.subnet_ipv6.is_some();
+        match self.key.as_deref() {
+            Some("client-subnet") => Ok(Some(HashKey::ClientSubnet {
+                ipv4: self.subnet_ipv4.unwrap_or(HashKey::DEFAULT_IPV4),
+                ipv6: self.subnet_ipv6.unwrap_or(HashKey::DEFAULT_IPV6),
+            })),
+            _ if has_lengths => Err(NoSubnet),
+            Some("client-ip-port") => Ok(Some(HashKey::ClientIpPort)),
+            Some(_) => Ok(Some(HashKey::ClientIp)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Arguments of `pool add`.
+#[derive(Debug, Args)]
+pub(crate) struct PoolAddArgs {
+    /// Its name: letters, digits, dots, dashes and underscores
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pick: PickArgs,
+
+    /// How much more than its part of all sessions a server may have, such as 1.25; further clients go to the next one
+    #[arg(long, value_name = "FACTOR")]
+    max_load: Option<LoadFactor>,
+
+    /// Change nothing, only tell whether it could be
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl PoolAddArgs {
+    /// How the pool is to be.
+    ///
+    /// # Errors
+    /// When options do not go together.
+    pub(crate) fn settings(&self) -> Result<PoolSettings, NoSubnet> {
+        let usual = PoolSettings::default();
+        Ok(PoolSettings {
+            policy: self.pick.policy.unwrap_or(usual.policy),
+            key: self.pick.key()?.unwrap_or(usual.key),
+            max_load: self.max_load,
+            points_per_weight: self.pick.points_per_weight.unwrap_or(usual.points_per_weight),
+            slow_start_ms: self.pick.slow_start.map_or(usual.slow_start_ms, milliseconds),
+            servers: usual.servers,
+        })
+    }
+}
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  balancerctl pool add web                Each client gets its own server
+  balancerctl pool add web --max-load 1.25
+                                          The same, but no server gets much more than its part
+  balancerctl pool add web --key client-subnet --subnet-ipv4 16
+                                          Neighbours get the same server
+  balancerctl pool add api --policy least-connections --slow-start 30s";
+
+/// Arguments of `pool remove`.
+#[derive(Debug, Args)]
+pub(crate) struct PoolRemoveArgs {
+    /// Its name
+    pub(crate) name: String,
+
+    /// Change nothing, only tell whether it could go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  balancerctl pool remove web             With its servers; their sessions live on
+  balancerctl pool remove web --dry-run   How many sessions has it?";
+
+/// Arguments of `pool set`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("values").required(true).multiple(true))]
+pub(crate) struct PoolSetArgs {
+    /// Its name
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pick: PickArgs,
+
+    /// How much more than its part of all sessions a server may have, such as 1.25, or none for no bound
+    #[arg(long, value_name = "FACTOR|none", group = "values")]
+    max_load: Option<OrNone<LoadFactor>>,
+
+    /// Change nothing, only tell which clients would move
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl PoolSetArgs {
+    /// The values that are to change.
+    ///
+    /// # Errors
+    /// When options do not go together.
+    pub(crate) fn values(&self) -> Result<PoolValues, NoSubnet> {
+        Ok(PoolValues {
+            policy: self.pick.policy,
+            key: self.pick.key()?,
+            max_load: self.max_load.map(|OrNone(factor)| factor),
+            points_per_weight: self.pick.points_per_weight,
+            slow_start_ms: self.pick.slow_start.map(milliseconds),
+        })
+    }
+}
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  balancerctl pool set default --policy round-robin
+                                          The servers in turn
+  balancerctl pool set default --max-load none
+                                          Let servers have what the ring gives them
+  balancerctl pool set web --key client-ip-port --dry-run
+                                          Who would move?";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  balancerctl pool list                   Their policies, and who they serve
+  balancerctl list --pool web             The servers of one";

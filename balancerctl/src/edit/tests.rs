@@ -1,0 +1,464 @@
+//! Edited texts say what they should, and what nothing was changed on is as it was.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use proptest::prelude::*;
+use toml::{Table, Value as Toml};
+use wire::settings::{LoadFactor, Protocol};
+
+use super::*;
+
+/// What a text says, read without a word about mistakes.
+fn read(text: &str) -> Settings {
+    let table: Table = text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let sections = |name: &str| -> Vec<(String, Table)> {
+        let all = table.get(name).and_then(Toml::as_table).cloned().unwrap_or_default();
+        all.into_iter().map(|(name, one)| (name, one.as_table().cloned().expect("a section"))).collect()
+    };
+    Settings {
+        max_sessions: table
+            .get("balancer")
+            .and_then(|balancer| limit(balancer.as_table().expect("a table"), "max_sessions")),
+        services: sections("service").into_iter().map(|(name, one)| (name, service(&one))).collect(),
+        pools: sections("pool").into_iter().map(|(name, one)| (name, pool(&one))).collect(),
+    }
+}
+
+fn number(table: &Table, key: &str) -> Option<u64> {
+    table.get(key).map(|value| value.as_integer().expect("an integer").try_into().expect("not negative"))
+}
+
+fn limit(table: &Table, key: &str) -> Option<NonZeroU64> {
+    number(table, key).and_then(NonZeroU64::new)
+}
+
+fn word<'t>(table: &'t Table, key: &str) -> Option<&'t str> {
+    table.get(key).map(|value| value.as_str().expect("a text"))
+}
+
+fn texts(table: &Table, key: &str) -> Vec<String> {
+    match table.get(key) {
+        None => Vec::new(),
+        Some(Toml::String(one)) => vec![one.clone()],
+        Some(value) => {
+            value.as_array().expect("a list").iter().map(|one| one.as_str().expect("a text").to_owned()).collect()
+        }
+    }
+}
+
+fn service(table: &Table) -> ServiceSettings {
+    let small = |key: &str| number(table, key).and_then(|number| NonZeroU32::new(number as u32));
+    let networks = |key: &str| texts(table, key).iter().map(|one| one.parse().expect("a network")).collect();
+    ServiceSettings {
+        protocol: Protocol::Tcp,
+        listen: texts(table, "listen").iter().map(|one| one.parse().expect("an address")).collect(),
+        pool: word(table, "pool").expect("a pool").to_owned(),
+        max_sessions: limit(table, "max_sessions"),
+        sessions_per_second: small("sessions_per_second"),
+        sessions_per_client: small("sessions_per_client"),
+        allow: networks("allow"),
+        deny: networks("deny"),
+    }
+}
+
+fn pool(table: &Table) -> PoolSettings {
+    let usual = PoolSettings::default();
+    let policy = word(table, "policy")
+        .map_or(usual.policy, |name| Policy::ALL.into_iter().find(|policy| policy.name() == name).expect("a policy"));
+    if policy != Policy::ConsistentHash {
+        assert!(OF_CONSISTENT_HASH.iter().all(|key| !table.contains_key(*key)), "{table:?}");
+    }
+    let key = match word(table, "key") {
+        Some("client-subnet") => HashKey::ClientSubnet {
+            ipv4: number(table, "subnet_ipv4").map_or(HashKey::DEFAULT_IPV4, |length| length as u8),
+            ipv6: number(table, "subnet_ipv6").map_or(HashKey::DEFAULT_IPV6, |length| length as u8),
+        },
+        other => {
+            assert!(!table.contains_key("subnet_ipv4") && !table.contains_key("subnet_ipv6"), "{table:?}");
+            if other == Some("client-ip-port") { HashKey::ClientIpPort } else { HashKey::ClientIp }
+        }
+    };
+    let factor = |value: &Toml| value.as_float().or(value.as_integer().map(|number| number as f64));
+    let servers = table.get("servers").map(|servers| servers.as_array().expect("a list").clone()).unwrap_or_default();
+    PoolSettings {
+        policy,
+        key,
+        max_load: table.get("max_load").and_then(factor).and_then(LoadFactor::from_number),
+        points_per_weight: number(table, "points_per_weight")
+            .map_or(usual.points_per_weight, |points| NonZeroU32::new(points as u32).expect("not 0")),
+        slow_start_ms: word(table, "slow_start")
+            .map_or(0, |time| humantime::parse_duration(time).expect("a time").as_millis() as u64),
+        servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
+    }
+}
+
+fn read_server(table: &Table) -> (SocketAddr, ServerSettings) {
+    let state = word(table, "state").map_or(AdminState::Ready, |name| {
+        AdminState::ALL.into_iter().find(|state| state.name() == name).expect("a state")
+    });
+    let weight = number(table, "weight").map_or(1, |weight| weight as u32);
+    let address = word(table, "address").expect("an address").parse().expect("an address");
+    (address, ServerSettings { weight, state, max_sessions: limit(table, "max_sessions") })
+}
+
+/// Whose line it is: it stays as it is if nothing is changed on its owner.
+#[derive(Debug, Clone)]
+enum Owner {
+    Nobody,
+    Of(Subject),
+    /// Of a pool with all that is in it.
+    AllOf(String),
+}
+
+/// The ways to write a pool.
+#[derive(Debug, Clone, Copy)]
+enum Style {
+    OneLine,
+    Lines { comma: bool },
+    Tables { gap: bool },
+    Dotted,
+    Braces,
+}
+
+fn any_style() -> impl Strategy<Value = Style> {
+    prop_oneof![
+        Just(Style::OneLine),
+        any::<bool>().prop_map(|comma| Style::Lines { comma }),
+        any::<bool>().prop_map(|gap| Style::Tables { gap }),
+        Just(Style::Dotted),
+        Just(Style::Braces),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct Text(Vec<(String, Option<Owner>)>);
+
+impl Text {
+    fn line(&mut self, owner: &Owner, text: impl Into<String>) {
+        self.0.push((text.into(), Some(owner.clone())));
+    }
+
+    /// `key = value` of each on a line of its own, some with a comment.
+    fn values(&mut self, owner: &Owner, begin: &str, values: &Values) {
+        for (index, (key, value)) in values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let comment = if index % 2 == 0 { "  # so it is" } else { "" };
+            self.line(owner, format!("{begin}{key}   =  {}{comment}", bare(value)));
+        }
+    }
+
+    fn whole(&self, newline: &str) -> String {
+        self.0.iter().map(|(line, _)| format!("{line}{newline}")).collect()
+    }
+}
+
+/// A pool, and what of it stands before the first heading.
+fn render_pool(name: &str, pool: &PoolSettings, style: Style, top: &mut Text, text: &mut Text) {
+    let subject = Subject::Pool { pool: name.to_owned() };
+    let (owner, all) = (Owner::Of(subject), Owner::AllOf(name.to_owned()));
+    let key = key_text(name);
+    let mut values = new_pool(pool);
+    values.reverse();
+    let server = |(address, server): (&SocketAddr, &ServerSettings)| {
+        let owner = Owner::Of(Subject::Server { pool: name.to_owned(), server: *address });
+        (owner, new_server(*address, server))
+    };
+    let servers: Vec<(Owner, Values)> = pool.servers.iter().map(server).collect();
+    let inlined = || servers.iter().map(|(_, one)| inline(one, "")).collect::<Vec<_>>().join(" , ");
+    match style {
+        Style::Dotted => {
+            top.values(&owner, &format!("pool.{key} . "), &values);
+            top.line(&all, format!("pool.{key}.servers=[ {} ] # all", inlined()));
+        }
+        Style::Braces => {
+            values.retain(|(_, value)| value.is_some());
+            let inner = inline(&values, "");
+            let inner = inner.trim_start_matches('{').trim_end_matches('}');
+            text.line(&all, format!("[pool]  # {name}"));
+            text.line(&all, format!("{key} = {{ {inner}, servers = [{}] }}", inlined()));
+        }
+        Style::OneLine => {
+            text.line(&owner, format!("# the pool {name}"));
+            text.line(&owner, format!("[pool.{key}] # {name}"));
+            text.line(&all, format!("  servers = [{}]", inlined()));
+            text.values(&owner, "  ", &values);
+        }
+        Style::Lines { comma } => {
+            text.line(&owner, format!("[ pool . {key} ]"));
+            text.values(&owner, "", &values);
+            text.line(&owner, "servers = [".to_owned());
+            for (index, (owner, one)) in servers.iter().enumerate() {
+                if index % 2 == 1 {
+                    text.line(owner, format!("\t# number {index}"));
+                }
+                let is_last = index + 1 == servers.len();
+                let comma = if is_last && !comma { "" } else { "," };
+                text.line(if is_last { &all } else { owner }, format!("\t{}{comma} # {index}", inline(one, " ")));
+            }
+            text.line(&owner, "]");
+        }
+        Style::Tables { gap } => {
+            text.line(&owner, format!("[pool.{key}]"));
+            text.values(&owner, "", &values);
+            for (index, (owner, one)) in servers.iter().enumerate() {
+                if gap {
+                    text.line(&Owner::AllOf(name.to_owned()), "");
+                }
+                text.line(owner, format!("# number {index}"));
+                text.line(owner, format!("[[pool.{key}.servers]]"));
+                text.values(owner, "  ", one);
+            }
+        }
+    }
+    text.line(&all, "");
+}
+
+fn render(settings: &Settings, styles: &[Style]) -> Text {
+    let (mut top, mut text) = (Text::default(), Text::default());
+    top.line(&Owner::Nobody, "# Balancers, 2026");
+    top.line(&Owner::Nobody, "");
+    if let Some(limit) = settings.max_sessions {
+        text.line(&Owner::Of(Subject::Balancer), "[balancer]");
+        text.line(&Owner::Of(Subject::Balancer), format!("max_sessions = {limit} # all"));
+    }
+    let mut braces = false;
+    for ((name, pool), style) in settings.pools.iter().zip(styles) {
+        // There can be one table [pool], and none of dotted keys beside it.
+        let style = match style {
+            Style::Braces if braces || styles.iter().any(|style| matches!(style, Style::Dotted)) => Style::OneLine,
+            style => *style,
+        };
+        braces |= matches!(style, Style::Braces);
+        render_pool(name, pool, style, &mut top, &mut text);
+    }
+    for (name, service) in &settings.services {
+        let owner = Owner::Of(Subject::Service { service: name.clone() });
+        text.line(&owner, format!("[service.{}]", key_text(name)));
+        text.values(&owner, "", &service_values(service));
+    }
+    text.line(&Owner::Nobody, "");
+    text.line(&Owner::Nobody, "# the end");
+    top.0.extend(text.0);
+    top
+}
+
+fn any_server() -> impl Strategy<Value = ServerSettings> {
+    (0u32..3, prop::sample::select(AdminState::ALL.as_slice()), prop::option::of(1u64..3)).prop_map(
+        |(weight, state, limit)| ServerSettings { weight, state, max_sessions: limit.and_then(NonZeroU64::new) },
+    )
+}
+
+fn any_pool() -> impl Strategy<Value = PoolSettings> {
+    let addresses = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "[2001:db8::1]:80", "10.0.0.4:8080"];
+    let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+    let keys = vec![
+        HashKey::ClientIp,
+        HashKey::ClientIpPort,
+        HashKey::ClientSubnet { ipv4: 24, ipv6: 56 },
+        HashKey::ClientSubnet { ipv4: 16, ipv6: 48 },
+    ];
+    (
+        prop::sample::select(vec![Policy::ConsistentHash, Policy::ConsistentHash, Policy::RoundRobin]),
+        prop::sample::select(keys),
+        prop::option::of(1000u32..1003),
+        prop::sample::select(vec![1024u32, 512]),
+        prop::sample::select(vec![0u64, 1500]),
+        prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
+    )
+        .prop_map(|(policy, key, load, points, slow_start_ms, servers)| {
+            let usual = PoolSettings::default();
+            if policy == Policy::ConsistentHash {
+                let points_per_weight = NonZeroU32::new(points).expect("not 0");
+                let max_load = load.and_then(LoadFactor::from_thousandths);
+                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers }
+            } else {
+                PoolSettings { policy, slow_start_ms, servers, ..usual }
+            }
+        })
+}
+
+fn any_service() -> impl Strategy<Value = ServiceSettings> {
+    let addresses = vec!["127.0.0.1:80".parse().expect("an address"), "[::1]:80".parse().expect("an address")];
+    let networks = vec!["10.0.0.0/8".parse().expect("a network"), "::/0".parse().expect("a network")];
+    (prop::sample::subsequence(addresses, 1..3), prop::sample::subsequence(networks, 0..3), 0u32..2).prop_map(
+        |(listen, deny, limit)| ServiceSettings {
+            deny,
+            sessions_per_client: NonZeroU32::new(limit),
+            ..ServiceSettings::new(listen, "a")
+        },
+    )
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let name = || prop::sample::select(vec!["a".to_owned(), "b.c".to_owned(), "d".to_owned()]);
+    (
+        prop::option::of(1u64..3),
+        prop::collection::btree_map(name(), any_service(), 0..3),
+        prop::collection::btree_map(name(), any_pool(), 0..4),
+    )
+        .prop_map(|(limit, services, pools)| Settings {
+            max_sessions: limit.and_then(NonZeroU64::new),
+            services,
+            pools,
+        })
+}
+
+fn is_untouched(owner: &Owner, changes: &[Difference]) -> bool {
+    let touches = |subject: &Subject| match owner {
+        Owner::Nobody => false,
+        Owner::Of(owner @ Subject::Server { pool, .. }) => {
+            let pool_is_gone =
+                changes.iter().any(|one| one.key.is_none() && one.subject == Subject::Pool { pool: pool.clone() });
+            subject == owner || pool_is_gone
+        }
+        Owner::Of(owner) => subject == owner,
+        Owner::AllOf(name) => {
+            matches!(subject, Subject::Pool { pool } | Subject::Server { pool, .. } if pool == name)
+        }
+    };
+    !changes.iter().any(|one| touches(&one.subject))
+}
+
+fn check(said: &Settings, now: &Settings, styles: &[Style], newline: &str) {
+    let rendered = render(said, styles);
+    let text = rendered.whole(newline);
+    assert_eq!(&read(&text), said, "the test renders what it should:\n{text}");
+    let edited = edit(&text, said, now).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(&read(&edited), now, "from:\n{text}\nto:\n{edited}");
+    let changes = differences(said, now);
+    let mut lines = edited.split_inclusive(newline);
+    for (line, owner) in &rendered.0 {
+        if owner.as_ref().is_some_and(|owner| is_untouched(owner, &changes)) {
+            let line = format!("{line}{newline}");
+            assert!(lines.any(|other| other == line), "{line:?} is gone from:\n{text}\nto:\n{edited}");
+        }
+    }
+    if changes.is_empty() {
+        assert_eq!(edited, text);
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_text_comes_to_say_what_holds(
+        said in any_settings(),
+        now in any_settings(),
+        styles in prop::collection::vec(any_style(), 4),
+        windows in any::<bool>(),
+    ) {
+        check(&said, &now, &styles, if windows { "\r\n" } else { "\n" });
+    }
+
+    #[test]
+    fn a_few_changes_leave_the_rest(
+        said in any_settings(),
+        other in any_settings(),
+        styles in prop::collection::vec(any_style(), 4),
+        choice in 0..4,
+    ) {
+        let mut now = said.clone();
+        match choice {
+            0 => now.pools = other.pools,
+            1 => now.services = other.services,
+            2 => now.max_sessions = other.max_sessions,
+            _ => {
+                for (pool, other) in now.pools.values_mut().zip(other.pools.into_values()) {
+                    pool.servers = other.servers;
+                }
+            }
+        }
+        check(&said, &now, &styles, "\n");
+    }
+}
+
+const FILE: &str = "\
+# The web, owned by Ada.
+
+[service.web]
+listen = \"0.0.0.0:80\"
+pool = \"web\"          # see below
+
+[pool.web]
+# policy = \"round-robin\"
+servers = [
+    # rack 1
+    { address = \"10.0.0.1:80\", weight = 2 },  # the big one
+    # rack 2
+    { address = \"10.0.0.2:80\" },
+]
+# That is all.
+";
+
+#[test]
+fn a_person_recognises_the_file() {
+    let said = read(FILE);
+    let mut now = said.clone();
+    let pool = now.pools.get_mut("web").expect("a pool");
+    pool.max_load = LoadFactor::from_thousandths(1250);
+    pool.servers.first_entry().expect("a server").get_mut().weight = 3;
+    pool.servers.pop_last();
+    let settings = ServerSettings { state: AdminState::Drain, ..ServerSettings::default() };
+    pool.servers.insert("10.0.0.3:80".parse().expect("an address"), settings);
+    let expected = "\
+# The web, owned by Ada.
+
+[service.web]
+listen = \"0.0.0.0:80\"
+pool = \"web\"          # see below
+
+[pool.web]
+# policy = \"round-robin\"
+servers = [
+    # rack 1
+    { address = \"10.0.0.1:80\", weight = 3 },  # the big one
+    { address = \"10.0.0.3:80\", state = \"drain\" },
+]
+max_load = 1.25
+# That is all.
+";
+    assert_eq!(edit(FILE, &said, &now).expect("it can be edited"), expected);
+}
+
+#[test]
+fn a_file_can_be_made_from_nothing() {
+    let now = read(FILE);
+    let expected = "\
+[pool.web]
+policy = \"consistent-hash\"
+servers = [
+    { address = \"10.0.0.1:80\", weight = 2 },
+    { address = \"10.0.0.2:80\" },
+]
+
+[service.web]
+listen = \"0.0.0.0:80\"
+protocol = \"tcp\"
+pool = \"web\"
+";
+    assert_eq!(edit("", &Settings::default(), &now).expect("it can be edited"), expected);
+}
+
+#[test]
+fn tables_between_braces_stay_between_braces() {
+    let text = "pool = { a = { servers = [] } }\nservice = {}";
+    let said = read(text);
+    let mut now =
+        read("[pool.b]\nservers = [{ address = \"10.0.0.1:80\" }]\n[service.x]\nlisten = \"[::]:80\"\npool = \"b\"");
+    now.pools.insert("a".to_owned(), PoolSettings { slow_start_ms: 1000, ..PoolSettings::default() });
+    let edited = edit(text, &said, &now).expect("it can be edited");
+    assert_eq!(read(&edited), now);
+    assert_eq!(
+        edited,
+        "pool = { a = { servers = [], slow_start = \"1s\" }, b = { policy = \"consistent-hash\", servers = \
+         [{ address = \"10.0.0.1:80\" }] } }\n\
+         service = { x = { listen = \"[::]:80\", protocol = \"tcp\", pool = \"b\" } }"
+    );
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let (said, now) = (read(FILE), Settings::default());
+    let error = edit("[pool]\n", &said, &now).expect_err("it is not there");
+    assert_eq!(error.to_string(), "pool web is not found in it");
+    assert!(matches!(edit("a = = b", &said, &now), Err(EditError::NoToml(_))));
+}

@@ -1,0 +1,377 @@
+//! The tables of servers, pools, services and sessions.
+
+use wire::control::Removal;
+use wire::report::{EndReason, ListReport, PoolReport, ServerReport, ServiceReport, SessionReport, Waiting};
+use wire::settings::{DEFAULT_POOL, PoolSettings, Subject};
+
+use super::change::of_pool;
+use super::settings::deviations;
+use super::{Align, Column, listed, table, table_of};
+use crate::quantity::{share, size, time};
+
+/// A column of the servers, and what of one stands in it.
+type Cell<'a> = (Column, Box<dyn Fn(&ServerReport) -> String + 'a>);
+
+/// The answer to `list`.
+pub(crate) fn list(report: &ListReport) -> String {
+    let mut paragraphs = Vec::new();
+    // The pool that everybody begins with needs no introduction.
+    if report.pool != DEFAULT_POOL || report.settings != PoolSettings::default() {
+        paragraphs.push(format!("pool {}: {}", report.pool, of_pool(&report.settings)));
+    }
+    if report.servers.is_empty() {
+        let pool = if report.pool == DEFAULT_POOL { String::new() } else { format!(" --pool {}", report.pool) };
+        let hint = format!("pool {} has no servers; add one with `balancerctl add ADDR PORT{pool}`", report.pool);
+        paragraphs.push(hint);
+    } else {
+        let cells = cells(report);
+        let columns: Vec<Column> = cells.iter().map(|(column, _)| *column).collect();
+        let line = |server| cells.iter().map(|(_, text)| text(server)).collect();
+        paragraphs.push(table_of(&columns, report.servers.iter().map(line)));
+    }
+    let leaving: Vec<String> = report.servers.iter().filter_map(leaving).collect();
+    if !leaving.is_empty() {
+        paragraphs.push(leaving.join("\n"));
+    }
+    paragraphs.extend(deviations(&report.deviations));
+    paragraphs.join("\n\n")
+}
+
+/// The columns; those that would say the same of every server of a plain pool are left out.
+fn cells(report: &ListReport) -> Vec<Cell<'_>> {
+    let deviates = |address| {
+        report.deviations.iter().any(|one| matches!(&one.subject, Subject::Server { server, .. } if *server == address))
+    };
+    let name =
+        move |server: &ServerReport| format!("{}{}", server.server, if deviates(server.server) { "*" } else { "" });
+    let mut cells: Vec<Cell<'_>> = vec![
+        (("SERVER", Align::Left), Box::new(name)),
+        (("WEIGHT", Align::Right), Box::new(|server| server.weight.to_string())),
+    ];
+    if report.servers.iter().any(|server| server.ramp < 1.0) {
+        cells.push((("RAMP", Align::Right), Box::new(|server| format!("{:.0}%", server.ramp * 100.0))));
+    }
+    cells.push((("STATE", Align::Left), Box::new(|server| server.state.to_string())));
+    cells.push((("SHARE", Align::Right), Box::new(|server| share(server.share))));
+    cells.push((("ACTIVE", Align::Right), Box::new(|server| of_limit(server.active, server.max_sessions))));
+    cells.push((("TOTAL", Align::Right), Box::new(|server| server.total.to_string())));
+    cells.push((("IN", Align::Right), Box::new(|server| size(server.bytes_in))));
+    cells.push((("OUT", Align::Right), Box::new(|server| size(server.bytes_out))));
+    let failed = |server: &ServerReport| server.connect_failures.saturating_add(server.connect_timeouts).to_string();
+    cells.push((("FAILED", Align::Right), Box::new(failed)));
+    let can_overflow = |server: &ServerReport| server.overflows > 0 || server.max_sessions.is_some();
+    if report.settings.max_load.is_some() || report.servers.iter().any(can_overflow) {
+        cells.push((("OVERFLOWS", Align::Right), Box::new(|server| server.overflows.to_string())));
+    }
+    cells
+}
+
+fn of_limit(number: u64, limit: Option<u64>) -> String {
+    limit.map_or_else(|| number.to_string(), |limit| format!("{number}/{limit}"))
+}
+
+/// How a server leaves that does not only wait.
+fn leaving(server: &ServerReport) -> Option<String> {
+    let removal = server.removal?;
+    let left = time(removal.left_ms.unwrap_or(0));
+    let how = match removal.how {
+        Removal::Wait { limit_ms: None } | Removal::Now => return None,
+        Removal::Wait { limit_ms: Some(_) } => format!("its sessions are closed in {left}"),
+        Removal::Over { .. } => {
+            format!("its sessions are closed evenly, {} of {} are left for {left}", server.active, removal.sessions)
+        }
+    };
+    Some(format!("{} is leaving: {how}", server.server))
+}
+
+/// Whether a service accepts, and why not.
+pub(super) fn accepting(service: &ServiceReport) -> String {
+    match (service.accepting, service.waiting) {
+        (true, _) => "yes".to_owned(),
+        (false, None) => "no".to_owned(),
+        (false, Some(waiting)) => format!("no: {}", waits_for(waiting)),
+    }
+}
+
+fn waits_for(waiting: Waiting) -> &'static str {
+    match waiting {
+        Waiting::ServiceFull => "its session limit",
+        Waiting::BalancerFull => "the balancer's session limit",
+        Waiting::Rate => "the next second",
+        Waiting::Stopping => "the end",
+    }
+}
+
+/// The answer to `service list`.
+pub(crate) fn services(services: &[ServiceReport]) -> String {
+    if services.is_empty() {
+        return "there are no services; add one with `balancerctl service add NAME ADDR PORT`".to_owned();
+    }
+    let columns = [
+        ("SERVICE", Align::Left),
+        ("LISTEN", Align::Left),
+        ("POOL", Align::Left),
+        ("ACTIVE", Align::Right),
+        ("PER SECOND", Align::Right),
+        ("PER CLIENT", Align::Right),
+        ("WAITS FOR", Align::Left),
+        ("REFUSED", Align::Right),
+    ];
+    let limit = |limit: Option<std::num::NonZeroU32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+    let line = |service: &ServiceReport| {
+        let refused = [EndReason::Denied, EndReason::ClientLimit].iter().filter_map(|reason| service.ended.get(reason));
+        [
+            format!("{}{}", service.name, if service.leaving { " (leaving)" } else { "" }),
+            listed(&service.addresses),
+            service.settings.pool.clone(),
+            of_limit(service.active, service.settings.max_sessions.map(std::num::NonZeroU64::get)),
+            limit(service.settings.sessions_per_second),
+            limit(service.settings.sessions_per_client),
+            service.waiting.map_or_else(|| "-".to_owned(), |waiting| waits_for(waiting).to_owned()),
+            refused.sum::<u64>().to_string(),
+        ]
+    };
+    let mut paragraphs = vec![table(columns, services.iter().map(line))];
+    let networks: Vec<String> = services.iter().filter_map(networks).collect();
+    if !networks.is_empty() {
+        paragraphs.push(networks.join("\n"));
+    }
+    paragraphs.join("\n\n")
+}
+
+/// Whom a service lets in, if not everybody.
+fn networks(service: &ServiceReport) -> Option<String> {
+    let (allow, deny) = (&service.settings.allow, &service.settings.deny);
+    match (allow.is_empty(), deny.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(format!("{} serves everybody but {}", service.name, listed(deny))),
+        (false, true) => Some(format!("{} serves only {}", service.name, listed(allow))),
+        (false, false) => Some(format!("{} serves only {}, but not {}", service.name, listed(allow), listed(deny))),
+    }
+}
+
+/// The answer to `pool list`.
+pub(crate) fn pools(pools: &[PoolReport]) -> String {
+    if pools.is_empty() {
+        return "there are no pools; add one with `balancerctl pool add NAME`".to_owned();
+    }
+    let columns = [
+        ("POOL", Align::Left),
+        ("SERVES", Align::Left),
+        ("SERVERS", Align::Right),
+        ("READY", Align::Right),
+        ("ACTIVE", Align::Right),
+        ("DIGEST", Align::Left),
+        ("POLICY", Align::Left),
+    ];
+    let line = |pool: &PoolReport| {
+        [
+            pool.pool.clone(),
+            if pool.services.is_empty() { "-".to_owned() } else { listed(&pool.services) },
+            pool.servers.to_string(),
+            pool.eligible.to_string(),
+            pool.active.to_string(),
+            pool.digest.to_string(),
+            of_pool(&pool.settings),
+        ]
+    };
+    table(columns, pools.iter().map(line))
+}
+
+/// The answer to `sessions`, of which there are at most `limit`.
+pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
+    if sessions.is_empty() {
+        return "there are no such sessions".to_owned();
+    }
+    let columns = [
+        ("CLIENT", Align::Left),
+        ("SERVER", Align::Left),
+        ("SERVICE", Align::Left),
+        ("AGE", Align::Right),
+        ("IDLE", Align::Right),
+        ("IN", Align::Right),
+        ("OUT", Align::Right),
+        ("SESSION", Align::Right),
+    ];
+    let line = |session: &SessionReport| {
+        [
+            session.client.to_string(),
+            format!("{}{}", session.server, if session.connected { "" } else { " (connecting)" }),
+            session.service.clone(),
+            time(session.age_ms),
+            time(session.idle_ms),
+            size(session.bytes_in),
+            size(session.bytes_out),
+            session.session.to_string(),
+        ]
+    };
+    let mut text = table(columns, sessions.iter().map(line));
+    if sessions.len() as u64 >= u64::from(limit) {
+        text.push_str("\n\nthere may be more; --limit shows them");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+
+    use wire::report::{Ended, Hex, RemovalReport, ServerState};
+    use wire::settings::{Difference, LoadFactor, Policy};
+
+    use super::super::tests::service;
+    use super::*;
+
+    fn server(address: &str, weight: u32, state: ServerState, active: u64, bytes: u64) -> ServerReport {
+        ServerReport {
+            server: address.parse().expect("an address"),
+            weight,
+            max_sessions: None,
+            ramp: 1.0,
+            state,
+            share: if weight == 0 { 0.0 } else { 0.25 },
+            active,
+            total: active * 10,
+            bytes_in: bytes,
+            bytes_out: bytes * 1000,
+            connect_failures: 1,
+            connect_timeouts: 2,
+            overflows: 0,
+            removal: None,
+            ended: Ended::new(),
+        }
+    }
+
+    fn pool(servers: Vec<ServerReport>) -> ListReport {
+        let settings = PoolSettings::default();
+        ListReport { pool: "default".into(), settings, digest: Hex(7), deviations: Vec::new(), servers }
+    }
+
+    #[test]
+    fn a_list_is_a_table_that_fits_a_terminal() {
+        let servers = vec![
+            server("10.0.0.1:80", 1, ServerState::Ready, 3, 2048),
+            server("192.168.100.200:8080", 16, ServerState::Drain, 1234, 1 << 21),
+        ];
+        let expected = "\
+SERVER                WEIGHT  STATE   SHARE  ACTIVE  TOTAL       IN      OUT  FAILED
+10.0.0.1:80                1  ready  25.00%       3     30  2.0 KiB  2.0 MiB       3
+192.168.100.200:8080      16  drain  25.00%    1234  12340  2.0 MiB  2.0 GiB       3";
+        assert_eq!(list(&pool(servers)), expected);
+    }
+
+    #[test]
+    fn an_empty_pool_says_what_to_do() {
+        let mut report = pool(Vec::new());
+        assert_eq!(list(&report), "pool default has no servers; add one with `balancerctl add ADDR PORT`");
+        report.pool = "web".into();
+        let hint = "pool web has no servers; add one with `balancerctl add ADDR PORT --pool web`";
+        assert_eq!(list(&report), format!("pool web: consistent-hash\n\n{hint}"));
+    }
+
+    #[test]
+    fn limits_ramps_and_overflows_have_columns_where_there_are_some() {
+        let mut full = server("10.0.0.1:80", 1, ServerState::Ready, 3, 0);
+        full.max_sessions = Some(3);
+        full.overflows = 9;
+        let mut new = server("10.0.0.2:80", 2, ServerState::Ready, 0, 0);
+        new.ramp = 0.254;
+        let mut report = pool(vec![full, new]);
+        report.settings.max_load = LoadFactor::from_thousandths(1250);
+        let expected = "\
+pool default: consistent-hash, max load 1.25
+
+SERVER       WEIGHT  RAMP  STATE   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED  OVERFLOWS
+10.0.0.1:80       1  100%  ready  25.00%     3/3     30  0 B  0 B       3          9
+10.0.0.2:80       2   25%  ready  25.00%       0      0  0 B  0 B       3          0";
+        assert_eq!(list(&report), expected);
+    }
+
+    #[test]
+    fn who_leaves_and_who_differs_from_the_file_is_named() {
+        let mut leaving = server("10.0.0.2:80", 1, ServerState::Leaving, 3, 0);
+        leaving.removal =
+            Some(RemovalReport { how: Removal::Over { time_ms: 600_000 }, sessions: 10, left_ms: Some(180_000) });
+        let mut report = pool(vec![server("10.0.0.1:80", 7, ServerState::Ready, 0, 0), leaving]);
+        let subject =
+            |server: &str| Subject::Server { pool: "default".into(), server: server.parse().expect("an address") };
+        report.deviations = vec![
+            Difference {
+                subject: subject("10.0.0.1:80"),
+                key: Some("weight".into()),
+                from: Some("1".into()),
+                to: Some("7".into()),
+            },
+            Difference { subject: subject("10.0.0.2:80"), key: None, from: Some("there".into()), to: None },
+        ];
+        let expected = "\
+SERVER        WEIGHT  STATE     SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
+10.0.0.1:80*       7  ready    25.00%       0      0  0 B  0 B       3
+10.0.0.2:80*       1  leaving  25.00%       3     30  0 B  0 B       3
+
+10.0.0.2:80 is leaving: its sessions are closed evenly, 3 of 10 are left for 3 min
+
+not as in the configuration file; `balancerctl save` writes it there:
+server 10.0.0.1:80 of pool default  weight is 7, the file says 1
+server 10.0.0.2:80 of pool default  was removed, the file has it";
+        assert_eq!(list(&report), expected);
+    }
+
+    #[test]
+    fn services_show_what_limits_them() {
+        let mut limited = service();
+        limited.name = "mail".into();
+        limited.settings.max_sessions = NonZeroU64::new(1);
+        limited.settings.sessions_per_client = NonZeroU32::new(20);
+        limited.settings.allow = vec!["10.0.0.0/8".parse().expect("a network")];
+        limited.waiting = Some(Waiting::ServiceFull);
+        limited.accepting = false;
+        limited.ended = Ended::from([(EndReason::Denied, 3), (EndReason::ClientClosed, 5)]);
+        assert_eq!(accepting(&limited), "no: its session limit");
+        let expected = "\
+SERVICE  LISTEN   POOL     ACTIVE  PER SECOND  PER CLIENT  WAITS FOR          REFUSED
+mail     [::]:80  default     1/1           -          20  its session limit        3
+tcp      [::]:80  default       1           -           -  -                        0
+
+mail serves only 10.0.0.0/8";
+        assert_eq!(services(&[limited, service()]), expected);
+    }
+
+    #[test]
+    fn pools_show_how_they_pick() {
+        let pool = PoolReport {
+            pool: "web".into(),
+            settings: PoolSettings { policy: Policy::RoundRobin, slow_start_ms: 30_000, ..PoolSettings::default() },
+            services: vec!["a".into(), "b".into()],
+            servers: 3,
+            eligible: 2,
+            active: 5,
+            digest: Hex(7),
+        };
+        let expected = "\
+POOL  SERVES  SERVERS  READY  ACTIVE  DIGEST            POLICY
+web   a, b          3      2       5  0000000000000007  round-robin, slow start 30 s";
+        assert_eq!(pools(&[pool]), expected);
+    }
+
+    #[test]
+    fn sessions_end_with_their_number() {
+        let session = SessionReport {
+            session: 4711,
+            service: "tcp".into(),
+            pool: "default".into(),
+            client: "192.0.2.7:5000".parse().expect("an address"),
+            server: "10.0.0.1:80".parse().expect("an address"),
+            connected: false,
+            age_ms: 61_000,
+            idle_ms: 5,
+            bytes_in: 0,
+            bytes_out: 2048,
+        };
+        let expected = "\
+CLIENT          SERVER                    SERVICE        AGE  IDLE   IN      OUT  SESSION
+192.0.2.7:5000  10.0.0.1:80 (connecting)  tcp      1 min 1 s  5 ms  0 B  2.0 KiB     4711";
+        assert_eq!(sessions(std::slice::from_ref(&session), 2), expected);
+        assert!(sessions(&[session], 1).ends_with("\n\nthere may be more; --limit shows them"));
+    }
+}
