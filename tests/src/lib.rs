@@ -7,10 +7,13 @@
 
 pub mod balancer;
 pub mod client;
+pub mod config;
+pub mod load;
 pub mod loopback;
 pub mod noise;
 pub mod process;
 pub mod programs;
+pub mod questions;
 pub mod server;
 pub mod wait;
 

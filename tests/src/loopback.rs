@@ -1,6 +1,6 @@
 //! Loopback addresses that nobody else uses at this moment.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The next address of this process: `127.64.0.0/10`, a part of it for each process that runs tests. Two processes may
@@ -10,6 +10,24 @@ pub fn fresh() -> IpAddr {
     let number = NEXT.fetch_add(1, Ordering::Relaxed) % (1 << 12) + 1;
     let part = std::process::id() % (1 << 9);
     IpAddr::V4(Ipv4Addr::from_bits(0x7f40_0000 | part << 13 | number))
+}
+
+/// The next address with a port at which nobody listens: for a file, which has to say one.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free() -> SocketAddr {
+    free_at(fresh())
+}
+
+/// This address with a port at which nobody listens.
+///
+/// # Panics
+/// When there is none, or the address is not this machine's.
+#[must_use]
+pub fn free_at(ip: IpAddr) -> SocketAddr {
+    TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 /// The client with this number: `127.0.0.0/10`, where no balancer and no server is.
