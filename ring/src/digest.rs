@@ -40,6 +40,15 @@ impl Digest {
         Self(xxh3_64(&bytes))
     }
 
+    /// The digest that a ring of these servers and weights would have, without building it. Servers of weight 0 are left
+    /// out; the order does not matter, and none may be there twice.
+    #[must_use]
+    pub fn of_servers(points_per_weight: NonZeroU32, servers: impl IntoIterator<Item = (Identity, u32)>) -> Self {
+        let mut servers: Vec<(Identity, u32)> = servers.into_iter().filter(|(_, weight)| *weight > 0).collect();
+        servers.sort_unstable();
+        Self::of(points_per_weight, servers.into_iter(), std::iter::empty())
+    }
+
     /// The number.
     #[must_use]
     pub fn value(self) -> u64 {
@@ -51,5 +60,24 @@ impl Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::{POINTS_PER_WEIGHT, Ring};
+
+    #[test]
+    fn the_digest_of_servers_is_that_of_their_ring() {
+        let server = |number: u8| Identity::from(SocketAddr::from(([10, 0, 0, number], 80)));
+        let servers = [(server(3), 2), (server(1), 1), (server(2), 0)];
+        let mut ring = Ring::new(POINTS_PER_WEIGHT);
+        for (identity, weight) in servers {
+            ring.set(identity, weight, ()).unwrap();
+        }
+        assert_eq!(Digest::of_servers(POINTS_PER_WEIGHT, servers), ring.digest());
     }
 }
