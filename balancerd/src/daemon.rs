@@ -1,23 +1,29 @@
 //! The daemon: owns every part and runs the loop. The only place where the parts meet.
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
+use slotmap::SlotMap;
 use tracing::{error, info, warn};
-use wire::control::{Request, Response};
+use wire::control::{Change, FileText, Refusal, Request, Response};
 use wire::report::{EndReason, Phase};
+use wire::settings::Settings;
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker};
+use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
+use crate::loader::{self, Loader, Order};
 use crate::log::Log;
-use crate::model::{Effect, Model, Vitals};
+use crate::model::{Effect, Model, Prepared, ServiceId, Vitals, prepare};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
-use crate::net::listen::{ListenError, Listener};
+use crate::net::listen::{ListenError, Listener, ListenerId};
 use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Saver};
@@ -35,8 +41,11 @@ const SAVE_AGAIN: Duration = Duration::from_secs(30);
 /// How long an answer, or the end of the daemon, waits for the state file. A disk that takes longer is one that hangs.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The name of the one service there is.
-const SERVICE_NAME: &str = "default";
+/// Listeners that the first line of the log names.
+const MOST_NAMED: usize = 8;
+
+/// How long after the first news of the configuration file it is read: an editor may not be done with them.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// What a handler may use of the daemon, beside the part that it belongs to: a macro, since a method would borrow the
 /// other parts, too.
@@ -54,10 +63,21 @@ pub(crate) struct Daemon {
     signals: Signals,
     log: Log,
     model: Model,
-    listeners: Vec<Listener>,
+    listeners: SlotMap<ListenerId, Listener>,
     sessions: Sessions,
     control: Control,
     saver: Saver,
+    loader: Loader,
+    config_file: Option<PathBuf>,
+    watch: Option<Watch>,
+    /// When the watched file is read.
+    read_at: Option<Instant>,
+    /// The file is being read.
+    reloading: Option<Reloading>,
+    /// Changes that came meanwhile: they are carried out after it, in their order. There is one for a connection at most.
+    postponed: VecDeque<(ControlId, Request)>,
+    /// When a listener that waits for its rate opens.
+    opens_at: Option<Instant>,
     /// Answers that wait until the change that they tell of is in the state file. There is one for a connection at most.
     unsaved_answers: Vec<Unsaved>,
     save_again: Option<Instant>,
@@ -77,6 +97,22 @@ struct Unsaved {
     id: ControlId,
     response: Response,
     until: Instant,
+}
+
+/// A file that is being read.
+struct Reloading {
+    asked: Asked,
+    /// What it is called.
+    name: String,
+    dry_run: bool,
+}
+
+/// Who wants the file to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    By(ControlId),
+    BySignal,
+    ByWatch,
 }
 
 /// The service manager restarts a loop that stands still.
@@ -103,34 +139,36 @@ impl Daemon {
             started: now,
             session_limit: descriptors.sessions,
             drain_timeout: config.drain,
+            config_file: config.file.as_ref().map(|file| file.display().to_string()),
+            reload_failure: None,
             state_file: config.places.state.display().to_string(),
             log: log.target().to_string(),
             unsaved: None,
             longest_turn: Duration::ZERO,
             log_lines_dropped: 0,
         };
-        let mut model = Model::new(config.points_per_weight, vitals);
-        let kept = state::load(&config.places.state)?;
+        let own = loader::said_by_arguments(config.listen, config.points_per_weight);
+        let (said, watched) = match &config.file {
+            Some(file) => loader::read(file, &own)
+                .map(|file| (file.settings, file.watch))
+                .map_err(|refusal| anyhow::anyhow!("{refusal}"))?,
+            None => (own.clone(), false),
+        };
+        let (before, present) = state::load(&config.places.state)?.apply(&said);
+        let prepared = prepare(&before, &present, said).map_err(|refusal| match &config.file {
+            Some(file) if before == present => anyhow::anyhow!("{}: {refusal}", file.display()),
+            _ => state::StateError::Broken { path: config.places.state.clone(), fault: refusal.to_string() }.into(),
+        })?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
-        let listen = config.listen.context("--listen is missing")?;
-        let service = model.add_service(SERVICE_NAME, listen);
-        let listener = Listener::bind(listen, service).map_err(|error| ListenError::new(listen, error))?;
-        model.listening(service, listener.address());
-        model.restore(&kept).map_err(|refusal| state::StateError::Broken {
-            path: config.places.state.clone(),
-            fault: refusal.to_string(),
-        })?;
-        let waker = Waker::new(&poller, Source::Saver.key()).context("a waker")?;
-        let saver = Saver::start(config.places.state.clone(), waker).context("the thread for the state file")?;
-        info!(
-            listen = %listener.address(),
-            socket = %config.places.socket.display(),
-            servers = kept.len(),
-            descriptors = descriptors.limit,
-            sessions = descriptors.sessions,
-            "balancer started"
-        );
+        let listeners = bind(&prepared.settings, &SlotMap::with_key())?;
+        let mut model = Model::new(fastrand::u64(..), vitals);
+        model.adopt(prepared, true, now);
+
+        let waker = Waker::new(&poller, Source::Threads.key()).context("a waker")?;
+        let saver =
+            Saver::start(config.places.state.clone(), waker.clone()).context("the thread for the state file")?;
+        let loader = Loader::start(own, waker).context("the thread for the configuration file")?;
         let mut daemon = Self {
             poller,
             events: Events::with_capacity(EVENTS_PER_TURN),
@@ -138,12 +176,17 @@ impl Daemon {
             signals,
             log,
             model,
-            sessions: Sessions::new(config.timeouts, descriptors.sessions, vec![listener.address()], |id, side| {
-                Source::Session(id, side).key()
-            }),
-            listeners: vec![listener],
+            sessions: Sessions::new(config.timeouts, |id, side| Source::Session(id, side).key()),
+            listeners: SlotMap::with_key(),
             control,
             saver,
+            loader,
+            config_file: config.file.clone(),
+            watch: None,
+            read_at: None,
+            reloading: None,
+            postponed: VecDeque::new(),
+            opens_at: None,
             unsaved_answers: Vec::new(),
             save_again: None,
             stop_at: None,
@@ -152,7 +195,23 @@ impl Daemon {
             unpolled: Repeated::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| Watchdog { every: limit / 2, next: now }),
         };
+        daemon.relisten(listeners, now);
+        daemon.watch(watched);
         daemon.settle(now);
+        let addresses = daemon.listeners.values().map(|listener| listener.address().to_string());
+        let mut named: Vec<String> = addresses.take(MOST_NAMED).collect();
+        if daemon.listeners.len() > MOST_NAMED {
+            named.push(format!("and {} more", daemon.listeners.len() - MOST_NAMED));
+        }
+        info!(
+            listen = named.join(","),
+            config = config.file.as_ref().map(|file| tracing::field::display(file.display())),
+            socket = %config.places.socket.display(),
+            servers = daemon.model.settings().pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
+            descriptors = descriptors.limit,
+            sessions = descriptors.sessions,
+            "balancer started"
+        );
         Ok(daemon)
     }
 
@@ -199,8 +258,8 @@ impl Daemon {
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end(id, EndReason::Fault, cx)));
                     }
                 }
-                Some(Source::Listener(index)) => {
-                    if let Some(listener) = self.listeners.get_mut(index as usize) {
+                Some(Source::Listener(id)) => {
+                    if let Some(listener) = self.listeners.get_mut(id) {
                         self.sessions.accept_from(listener, cx);
                     }
                 }
@@ -216,15 +275,20 @@ impl Daemon {
                     }
                 }
                 Some(Source::Signals) => follow.push(Follow::Signals),
-                Some(Source::Saver) => follow.push(Follow::Saved),
+                Some(Source::Threads) => follow.push(Follow::Threads),
+                Some(Source::Watch) => follow.push(Follow::Watch),
                 None => {}
             }
         }
         for next in follow {
             match next {
-                Follow::Request(id, request) => self.serve(id, &request, now),
+                Follow::Request(id, request) => self.serve(id, request, now),
                 Follow::Signals => self.on_signals(now)?,
-                Follow::Saved => self.on_saved(now),
+                Follow::Threads => {
+                    self.on_saved(now);
+                    self.on_loaded(now);
+                }
+                Follow::Watch => self.on_watch(now),
             }
         }
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
@@ -234,25 +298,60 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
         if self.sessions.ended() > ended_before {
-            self.listeners.iter_mut().for_each(Listener::on_relief);
+            self.listeners.values_mut().for_each(Listener::on_relief);
         }
         self.settle(now);
         self.model.vitals.longest_turn = self.model.vitals.longest_turn.max(event::now() - now);
         Ok(!self.is_over(now))
     }
 
-    /// Asks the model, carries out what follows, and answers: at once, or when the change is saved.
-    fn serve(&mut self, id: ControlId, request: &Request, now: Instant) {
+    /// Asks the model, carries out what follows, and answers: at once, or when the change is saved. While a file is being
+    /// read nothing else changes: it was asked what it means for what holds now.
+    fn serve(&mut self, id: ControlId, request: Request, now: Instant) {
+        let changes = matches!(request, Request::Change { .. } | Request::Reload { .. });
+        if changes && self.reloading.is_some() {
+            self.postponed.push_back((id, request));
+            return;
+        }
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
-        let (response, effects) = self.model.apply(request, now);
-        if !effects.is_empty() {
+        let listeners = match &request {
+            Request::Reload { instead, dry_run } => {
+                let (instead, dry_run) = (instead.clone(), *dry_run || instead.is_some());
+                if let Err(refusal) = self.reload(Asked::By(id), instead, dry_run) {
+                    self.answer(id, &Response::Refused(refusal), now);
+                }
+                return;
+            }
+            Request::Change { change, dry_run: false } => match self.bind_for(change, now) {
+                Ok(listeners) => listeners,
+                Err(refusal) => {
+                    self.answer(id, &Response::Refused(refusal), now);
+                    return;
+                }
+            },
+            _ => Vec::new(),
+        };
+        let (mut response, effects) = self.model.apply(&request, now);
+        if changes && !effects.is_empty() {
             info!(%request, "carried out");
         }
         if matches!(response, Response::Stopping(_)) {
             self.control.hold(id);
         }
-        let saved = effects.contains(&Effect::Save).then(|| self.saver.save(self.model.kept()));
-        self.carry_out(&effects, now);
+        if let Some(Effect::ListSessions(filter)) = effects.first() {
+            response = Response::Sessions(self.sessions.list(filter, &self.model, now));
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::Listen(_) | Effect::Unlisten(_))) {
+            self.relisten(listeners, now);
+        }
+        self.finish(Asked::By(id), response, &effects, now);
+    }
+
+    /// Carries out what follows from a change, and answers: at once, or when it is saved.
+    fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
+        let saved = effects.contains(&Effect::Save).then(|| self.save());
+        self.carry_out(effects, now);
+        let Asked::By(id) = asked else { return };
         match saved {
             Some(number) => {
                 self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
@@ -261,12 +360,196 @@ impl Daemon {
         }
     }
 
+    fn save(&mut self) -> u64 {
+        self.saver.save(self.model.said().clone(), self.model.settings())
+    }
+
+    /// Does beforehand what a change needs of the operating system, so that it is refused or made as a whole.
+    fn bind_for(&mut self, change: &Change, now: Instant) -> Result<Vec<Listener>, Refusal> {
+        match change {
+            Change::Kill { session } if !self.sessions.has_number(*session) => {
+                Err(Refusal::NoSession { session: *session })
+            }
+            Change::AddService { service, settings } => {
+                let dry = Request::Change { change: change.clone(), dry_run: true };
+                if let (Response::Refused(refusal), _) = self.model.apply(&dry, now) {
+                    return Err(refusal);
+                }
+                let mut wanted = self.model.settings();
+                wanted.services.insert(service.clone(), settings.clone());
+                bind(&wanted, &self.listeners).map_err(|error| not_bound(&error))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Begins to read the file again, or to look at another text.
+    fn reload(&mut self, asked: Asked, instead: Option<FileText>, dry_run: bool) -> Result<(), Refusal> {
+        if self.model.phase() == Phase::Stopping {
+            return Err(Refusal::Stopping);
+        }
+        let source = match (instead, &self.config_file) {
+            (Some(text), _) => loader::Source::Text(text),
+            (None, Some(file)) => loader::Source::File(file.clone()),
+            (None, None) => return Err(Refusal::NoFile),
+        };
+        let name = match &source {
+            loader::Source::File(path) => path.display().to_string(),
+            loader::Source::Text(text) => text.name.clone(),
+        };
+        self.loader.order(Order { source, before: self.model.said().clone(), present: self.model.settings() });
+        self.reloading = Some(Reloading { asked, name, dry_run });
+        Ok(())
+    }
+
+    /// The file was read: switches to it as a whole, or says why not and leaves everything as it is.
+    fn on_loaded(&mut self, now: Instant) {
+        while let Some(loaded) = self.loader.result() {
+            let Some(reloading) = self.reloading.take() else { continue };
+            let result = loaded.result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
+            match result {
+                Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
+                Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
+            }
+        }
+        while self.reloading.is_none()
+            && let Some((id, request)) = self.postponed.pop_front()
+        {
+            self.serve(id, request, now);
+        }
+    }
+
+    fn switch(
+        &mut self,
+        reloading: &Reloading,
+        prepared: Prepared,
+        watched: bool,
+        now: Instant,
+    ) -> Result<(Response, Vec<Effect>), Refusal> {
+        let report = prepared.report(&reloading.name, reloading.dry_run);
+        if reloading.dry_run {
+            return Ok((Response::Reloaded(report), Vec::new()));
+        }
+        if self.model.phase() == Phase::Stopping {
+            return Err(Refusal::Stopping);
+        }
+        let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
+        let effects = self.model.adopt(prepared, false, now);
+        self.loader.discard(self.model.take_old_rings());
+        self.relisten(listeners, now);
+        self.watch(watched);
+        self.model.vitals.reload_failure = None;
+        if !effects.is_empty() || reloading.asked != Asked::ByWatch {
+            info!(file = reloading.name, changes = report.changes.len(), "configuration file read");
+        }
+        Ok((Response::Reloaded(report), effects))
+    }
+
+    fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
+        if !reloading.dry_run {
+            warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
+            self.model.vitals.reload_failure = Some(refusal.to_string());
+        }
+        if let Asked::By(id) = reloading.asked {
+            self.answer(id, &Response::Refused(refusal), now);
+        }
+    }
+
+    /// Reads the file because nobody asked who waits for an answer. One that is being read may be the old one: after it.
+    fn reload_unasked(&mut self, asked: Asked, now: Instant) {
+        if self.reloading.is_some() {
+            self.read_at = Some(now + SETTLE_TIME);
+        } else if let Err(refusal) = self.reload(asked, None, false) {
+            info!(%refusal, "the configuration file is not read");
+        }
+    }
+
+    /// Watches the file, or does not.
+    fn watch(&mut self, wanted: bool) {
+        let Some(file) = self.config_file.as_ref().filter(|_| wanted) else {
+            (self.watch, self.read_at) = (None, None);
+            return;
+        };
+        if self.watch.is_some() {
+            return;
+        }
+        let watch = Watch::new(file).and_then(|watch| {
+            self.poller.set(&watch, Source::Watch.key(), &mut Interest::NONE.clone(), Interest::READ)?;
+            Ok(watch)
+        });
+        match watch {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => warn!(file = %file.display(), %error, "the configuration file cannot be watched"),
+        }
+    }
+
+    fn on_watch(&mut self, now: Instant) {
+        if let Some(watch) = &self.watch {
+            watch.take();
+            // The first news sets the time: a directory that is never quiet puts nothing off for ever.
+            self.read_at.get_or_insert(now + SETTLE_TIME);
+        }
+    }
+
+    /// Lets every service listen where it is to: with the listeners there are, and with those that were bound for it.
+    fn relisten(&mut self, bound: Vec<Listener>, now: Instant) {
+        for listener in bound {
+            self.listeners.insert(listener);
+        }
+        // An address may be there several times, with port 0: then each keeps its own.
+        let mut wanted: Vec<(SocketAddr, ServiceId)> = self.model.wanted_listeners().collect();
+        let mut take = |is_it: &dyn Fn((SocketAddr, ServiceId)) -> bool| {
+            let at = wanted.iter().position(|one| is_it(*one))?;
+            Some(wanted.swap_remove(at).1)
+        };
+        let its_own = |listener: &Listener| (listener.asked(), listener.service);
+        let others: Vec<ListenerId> = self
+            .listeners
+            .iter()
+            .filter(|(_, it)| take(&|one| one == its_own(it)).is_none())
+            .map(|(id, _)| id)
+            .collect();
+        let mut unwanted = Vec::new();
+        for id in others {
+            let asked = self.listeners[id].asked();
+            match take(&|(address, _)| address == asked) {
+                Some(service) => self.listeners[id].service = service,
+                None => unwanted.push(id),
+            }
+        }
+        for id in unwanted {
+            self.unlisten(id, true, now);
+        }
+        let mut addresses: HashMap<ServiceId, Vec<SocketAddr>> = HashMap::new();
+        for listener in self.listeners.values() {
+            addresses.entry(listener.service).or_default().push(listener.address());
+        }
+        self.sessions.listens_at(self.listeners.values().map(Listener::address).collect());
+        for (service, mut addresses) in addresses {
+            addresses.sort_unstable();
+            self.model.listening(service, addresses);
+        }
+    }
+
+    /// Closes a listener. Who waits in the kernel's queue was let in before, and is still served if `serve` says so.
+    fn unlisten(&mut self, id: ListenerId, serve: bool, now: Instant) {
+        let Some(mut listener) = self.listeners.remove(id) else { return };
+        let cx = &mut lend!(self, now);
+        if serve {
+            self.sessions.accept_last(&mut listener, cx);
+        }
+        self.model.accepting(listener.service, false);
+        self.model.unlistened(listener.service);
+    }
+
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
             let cx = &mut lend!(self, now);
             match *effect {
-                Effect::Save => {}
+                Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
+                Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
+                Effect::EndSession(number) => self.sessions.end_number(number, EndReason::Killed, cx),
                 Effect::Stop(at) => self.stop(at, now),
             }
         }
@@ -282,12 +565,8 @@ impl Daemon {
         let limit = at.saturating_duration_since(now);
         info!(sessions = self.sessions.len(), limit_ms = limit.as_millis() as u64, "stopping");
         notify(&[NotifyState::Stopping]);
-        for mut listener in std::mem::take(&mut self.listeners) {
-            let cx = &mut lend!(self, now);
-            if !limit.is_zero() {
-                self.sessions.accept_last(&mut listener, cx);
-            }
-            self.model.accepting(listener.service, false);
+        for id in self.listeners.keys().collect::<Vec<_>>() {
+            self.unlisten(id, !limit.is_zero(), now);
         }
         self.stop_at = Some(at);
     }
@@ -295,7 +574,10 @@ impl Daemon {
     fn on_signals(&mut self, now: Instant) -> io::Result<()> {
         while let Some(signal) = self.signals.read()? {
             match signal {
-                Signal::HangUp => info!("SIGHUP: there is no file to read again; the log follows its name by itself"),
+                Signal::HangUp if self.config_file.is_none() => {
+                    info!("SIGHUP: there is no file to read again; the log follows its name by itself");
+                }
+                Signal::HangUp => self.reload_unasked(Asked::BySignal, now),
                 Signal::Terminate => {
                     let again = std::mem::replace(&mut self.signalled, true);
                     info!(again, "told to stop by a signal");
@@ -333,10 +615,16 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.sessions.expire(cx);
         self.control.expire(now);
-        self.listeners.iter_mut().for_each(|listener| listener.expire(now));
+        self.listeners.values_mut().for_each(|listener| listener.expire(now));
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = None;
             self.sessions.end_all(EndReason::Shutdown, cx);
+        }
+        let effects = self.model.expire(now);
+        self.carry_out(&effects, now);
+        if self.read_at.is_some_and(|at| at <= now) {
+            self.read_at = None;
+            self.reload_unasked(Asked::ByWatch, now);
         }
         if let Some(suppressed) = self.unpolled.expire(now) {
             warn!(suppressed, "epoll had no room for a listener again");
@@ -349,7 +637,7 @@ impl Daemon {
         }
         if self.save_again.is_some_and(|at| at <= now) {
             self.save_again = None;
-            self.saver.save(self.model.kept());
+            self.save();
         }
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
             watchdog.next = now + watchdog.every;
@@ -359,10 +647,14 @@ impl Daemon {
 
     /// Tells the poller what the listeners wait for now. One that epoll has no room for comes back after a pause.
     fn settle(&mut self, now: Instant) {
-        let room = self.sessions.have_room();
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            let key = Source::Listener(u32::try_from(index).expect("a few listeners")).key();
-            let accepting = listener.settle(&self.poller, key, room, now).unwrap_or_else(|error| {
+        self.opens_at = None;
+        for (id, listener) in &mut self.listeners {
+            let waiting = self.model.waiting(listener.service, now);
+            if let Some((_, Some(opens))) = waiting {
+                self.opens_at = Some(self.opens_at.map_or(opens, |at| at.min(opens)));
+            }
+            let key = Source::Listener(id).key();
+            let accepting = listener.settle(&self.poller, key, waiting.is_none(), now).unwrap_or_else(|error| {
                 if self.unpolled.on_event(now) {
                     warn!(%error, "epoll has no room for a listener: clients wait in the kernel's queue");
                 }
@@ -379,12 +671,16 @@ impl Daemon {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let listeners = self.listeners.iter().filter_map(Listener::next_deadline);
+        let listeners = self.listeners.values().filter_map(Listener::next_deadline);
         let unsaved = self.unsaved_answers.iter().map(|waiting| waiting.until).min();
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
-        let own =
-            [self.stop_at, self.save_again, self.last_save_until, unsaved, watchdog, self.unpolled.next_deadline()];
-        let parts = [self.sessions.next_deadline(), self.control.next_deadline()];
+        let own = [self.stop_at, self.save_again, self.last_save_until, self.read_at, self.opens_at, unsaved, watchdog];
+        let parts = [
+            self.sessions.next_deadline(),
+            self.control.next_deadline(),
+            self.model.next_deadline(),
+            self.unpolled.next_deadline(),
+        ];
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
     }
 
@@ -396,7 +692,7 @@ impl Daemon {
         if self.last_save_until.is_none() {
             self.last_save_until = Some(now + SAVE_PATIENCE);
             if self.model.vitals.unsaved.is_some() {
-                self.saver.save(self.model.kept());
+                self.save();
             }
         }
         if self.saver.is_busy() && self.last_save_until.is_some_and(|until| now < until) {
@@ -413,7 +709,31 @@ impl Daemon {
 enum Follow {
     Request(ControlId, Request),
     Signals,
-    Saved,
+    Threads,
+    Watch,
+}
+
+/// Binds the addresses of the settings at which nobody listens yet: all of them, or none.
+fn bind(settings: &Settings, listeners: &SlotMap<ListenerId, Listener>) -> Result<Vec<Listener>, ListenError> {
+    let wanted = || settings.services.values().flat_map(|service| &service.listen);
+    let mut there: Vec<SocketAddr> = listeners.values().map(Listener::asked).collect();
+    let fresh = wanted().filter(|address| match there.iter().position(|other| other == *address) {
+        Some(at) => {
+            there.swap_remove(at);
+            false
+        }
+        None => true,
+    });
+    // The IPv6 wildcard takes IPv4 clients, too, where nobody else is there for them.
+    let only_ipv6 = |address: &SocketAddr| {
+        let is_ipv4 = |address: &SocketAddr| address.ip().to_canonical().is_ipv4();
+        !is_ipv4(address) && wanted().any(|other| is_ipv4(other) && other.port() == address.port())
+    };
+    fresh.map(|address| Listener::bind(*address, only_ipv6(address))).collect()
+}
+
+fn not_bound(error: &ListenError) -> Refusal {
+    Refusal::NotBound { fault: error.to_string() }
 }
 
 /// Tells the service manager, if there is one.

@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod descriptors;
 mod event;
+mod loader;
 mod lock;
 mod log;
 mod model;

@@ -4,6 +4,7 @@ use slotmap::{Key as _, KeyData};
 
 use crate::event::Key;
 use crate::net::control::ControlId;
+use crate::net::listen::ListenerId;
 use crate::net::tcp::{SessionId, Side};
 
 /// Whose event it is.
@@ -13,14 +14,16 @@ pub(crate) enum Source {
     Session(SessionId, Side),
     /// A control connection.
     Control(ControlId),
-    /// The listener of a service, by its place among the listeners.
-    Listener(u32),
+    /// The listener of a service.
+    Listener(ListenerId),
     /// The listener of the control socket.
     ControlListener,
     /// The signals.
     Signals,
-    /// The thread that writes the state file.
-    Saver,
+    /// One of the threads, that which writes the state file or that which reads the configuration file.
+    Threads,
+    /// News of the directory of the configuration file.
+    Watch,
 }
 
 /// A slot's key is its generation in the upper 32 bits and its index in the lower ones. The upper four of the index
@@ -38,10 +41,11 @@ impl Source {
             Self::Session(id, Side::Client) => (0, id.data().as_ffi()),
             Self::Session(id, Side::Server) => (1, id.data().as_ffi()),
             Self::Control(id) => (2, id.data().as_ffi()),
-            Self::Listener(index) => (3, u64::from(index)),
+            Self::Listener(id) => (3, id.data().as_ffi()),
             Self::ControlListener => (4, 0),
             Self::Signals => (5, 0),
-            Self::Saver => (6, 0),
+            Self::Threads => (6, 0),
+            Self::Watch => (7, 0),
         };
         debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
         Key(data | tag << TAG_SHIFT)
@@ -54,10 +58,11 @@ impl Source {
             0 => Self::Session(KeyData::from_ffi(data).into(), Side::Client),
             1 => Self::Session(KeyData::from_ffi(data).into(), Side::Server),
             2 => Self::Control(KeyData::from_ffi(data).into()),
-            3 => Self::Listener(data as u32),
+            3 => Self::Listener(KeyData::from_ffi(data).into()),
             4 => Self::ControlListener,
             5 => Self::Signals,
-            6 => Self::Saver,
+            6 => Self::Threads,
+            7 => Self::Watch,
             _ => return None,
         })
     }
@@ -73,16 +78,18 @@ mod tests {
     fn every_source_comes_back_from_its_key() {
         let mut sessions = SlotMap::<SessionId, ()>::with_key();
         let mut controls = SlotMap::<ControlId, ()>::with_key();
+        let mut listeners = SlotMap::<ListenerId, ()>::with_key();
         for _ in 0..3 {
             let (session, control) = (sessions.insert(()), controls.insert(()));
             for source in [
                 Source::Session(session, Side::Client),
                 Source::Session(session, Side::Server),
                 Source::Control(control),
-                Source::Listener(7),
+                Source::Listener(listeners.insert(())),
                 Source::ControlListener,
                 Source::Signals,
-                Source::Saver,
+                Source::Threads,
+                Source::Watch,
             ] {
                 assert_eq!(Source::of(source.key()), Some(source));
             }

@@ -9,14 +9,32 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use wire::control::Removal;
 use wire::report::{
-    ChangeReport, EndReason, ExplainReport, Hex, ListReport, ServerReport, ServiceReport, StatusReport,
+    ChangeReport, EndReason, ExplainReport, Hex, ListReport, ReloadReport, ServerReport, ServiceReport, StatusReport,
 };
+use wire::settings::{DEFAULT_POOL, ServerSettings};
 use wire::{Change, Refusal, Request, Response};
 
 use crate::process::{self, Process};
 use crate::programs::{installed, programs};
 use crate::{Client, Server, loopback, wait};
+
+/// A removal that lets the sessions live on.
+pub const WAIT: Removal = Removal::Wait { limit_ms: None };
+
+/// The addition of a server to the pool `default`.
+#[must_use]
+pub fn add(server: SocketAddr, weight: u32) -> Change {
+    let settings = ServerSettings { weight, ..ServerSettings::default() };
+    Change::Add { pool: DEFAULT_POOL.to_owned(), server, settings }
+}
+
+/// The removal of a server from the pool `default`.
+#[must_use]
+pub fn remove(server: SocketAddr, how: Removal) -> Change {
+    Change::Remove { pool: DEFAULT_POOL.to_owned(), server, how }
+}
 
 /// How a balancer is to be started.
 #[derive(Debug, Clone)]
@@ -24,9 +42,18 @@ pub struct Setup {
     directory: Arc<TempDir>,
     socket: PathBuf,
     listen: SocketAddr,
+    /// It is started with the configuration file and not with the address.
+    configured: bool,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     descriptors: Option<u64>,
+}
+
+/// Writes a file beside its place and moves it there.
+fn write_config(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).expect("written");
+    fs::rename(&new, path).expect("moved");
 }
 
 /// A balancer. It is killed when this is dropped.
@@ -47,13 +74,37 @@ impl Setup {
         let socket = directory.path().join("control.sock");
         let listen = SocketAddr::new(loopback::fresh(), 0);
         let (arguments, environment) = (Vec::new(), Vec::new());
-        Self { directory: Arc::new(directory), socket, listen, arguments, environment, descriptors: None }
+        Self {
+            directory: Arc::new(directory),
+            socket,
+            listen,
+            configured: false,
+            arguments,
+            environment,
+            descriptors: None,
+        }
     }
 
     /// Listens at `address`.
     #[must_use]
     pub fn listen(self, address: SocketAddr) -> Self {
         Self { listen: address, ..self }
+    }
+
+    /// With a configuration file of this text, and no address but those in it.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn config(self, text: &str) -> Self {
+        write_config(&self.config_path(), text);
+        Self { configured: true, ..self }
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.path().join("balancer.toml")
     }
 
     /// With the control socket at this path below the directory.
@@ -126,7 +177,12 @@ impl Setup {
             }
             None => Command::new(daemon),
         };
-        command.arg("--listen").arg(self.listen.to_string()).arg("--socket").arg(&self.socket).args(&self.arguments);
+        if self.configured {
+            command.arg("--config").arg(self.config_path());
+        } else {
+            command.arg("--listen").arg(self.listen.to_string());
+        }
+        command.arg("--socket").arg(&self.socket).args(&self.arguments);
         clean(&mut command);
         command.envs(self.environment.iter().cloned());
         let log = File::options().append(true).create(true).open(log).expect("a file for its words");
@@ -197,7 +253,7 @@ impl Balancer {
             }
         });
         assert_eq!(status.pid, process.pid(), "the one that was started answers");
-        setup.listen = status.services[0].listen;
+        setup.listen = status.services[0].addresses[0];
         Self { setup, process }
     }
 
@@ -292,7 +348,7 @@ impl Balancer {
     /// # Panics
     /// When it is refused.
     pub fn add_weighted(&self, server: SocketAddr, weight: u32) -> ChangeReport {
-        self.change(Change::Add { server, weight }, false).expect("it is added")
+        self.change(add(server, weight), false).expect("it is added")
     }
 
     /// Adds servers of weight 1.
@@ -307,7 +363,7 @@ impl Balancer {
     /// # Panics
     /// When it is refused.
     pub fn remove(&self, server: SocketAddr) -> ChangeReport {
-        self.change(Change::Remove { server, now: false }, false).expect("it is removed")
+        self.change(remove(server, WAIT), false).expect("it is removed")
     }
 
     /// Removes a server with its sessions.
@@ -315,7 +371,40 @@ impl Balancer {
     /// # Panics
     /// When it is refused.
     pub fn remove_now(&self, server: SocketAddr) -> ChangeReport {
-        self.change(Change::Remove { server, now: true }, false).expect("it is removed")
+        self.change(remove(server, Removal::Now), false).expect("it is removed")
+    }
+
+    /// Replaces its configuration file, as an editor does: by a rename. It is not told.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure(&self, text: &str) {
+        write_config(&self.setup.config_path(), text);
+    }
+
+    /// Lets it read its configuration file again.
+    ///
+    /// # Errors
+    /// When it is refused.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn reload(&self) -> Result<ReloadReport, Refusal> {
+        match self.call(&Request::Reload { instead: None, dry_run: false }) {
+            Response::Reloaded(report) => Ok(report),
+            Response::Refused(refusal) => Err(refusal),
+            other => panic!("an answer to another question: {other:?}"),
+        }
+    }
+
+    /// One of its services.
+    ///
+    /// # Panics
+    /// When there is no answer, or no such service.
+    #[must_use]
+    pub fn service_named(&self, name: &str) -> ServiceReport {
+        let services = self.status().services;
+        services.into_iter().find(|service| service.name == name).unwrap_or_else(|| panic!("there is a service {name}"))
     }
 
     /// How it is.
@@ -363,13 +452,22 @@ impl Balancer {
         wait::until(&format!("{count} sessions are alive"), || self.service().active == count);
     }
 
-    /// Its pool.
+    /// Its pool `default`.
     ///
     /// # Panics
     /// When there is no answer.
     #[must_use]
     pub fn list(&self) -> ListReport {
-        match self.call(&Request::List) {
+        self.list_pool(DEFAULT_POOL)
+    }
+
+    /// One of its pools.
+    ///
+    /// # Panics
+    /// When there is no answer, or no such pool.
+    #[must_use]
+    pub fn list_pool(&self, pool: &str) -> ListReport {
+        match self.call(&Request::List { pool: pool.to_owned() }) {
             Response::List(report) => report,
             other => panic!("an answer to another question: {other:?}"),
         }
@@ -391,7 +489,7 @@ impl Balancer {
     /// When there is no answer.
     #[must_use]
     pub fn explain(&self, client: IpAddr) -> ExplainReport {
-        match self.call(&Request::Explain { client }) {
+        match self.call(&Request::Explain { client, port: 0, service: None }) {
             Response::Explained(report) => report,
             other => panic!("an answer to another question: {other:?}"),
         }

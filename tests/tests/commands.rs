@@ -207,7 +207,7 @@ impl Started {
     }
 
     fn address(&self) -> SocketAddr {
-        self.status().expect("it runs").services[0].listen
+        self.status().expect("it runs").services[0].addresses[0]
     }
 }
 

@@ -9,12 +9,14 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use tests::balancer::{add, remove};
 use tests::noise::Noise;
 use tests::programs::programs;
 use tests::{Balancer, Server, Setup, process, wait};
+use wire::control::Removal;
 use wire::frame::{Decoder, REQUEST_LIMIT, RESPONSE_LIMIT, frame, greeting};
 use wire::report::Phase;
-use wire::{Change, Request, Response};
+use wire::{Request, Response};
 
 /// Somebody at the control socket.
 struct Peer(UnixStream);
@@ -119,7 +121,7 @@ fn half_a_frame_and_an_answer_that_nobody_reads_try_its_patience() {
 fn a_request_in_single_bytes_is_answered() {
     let balancer = Balancer::start();
     let peer = Peer::of(&balancer);
-    for byte in [greeting(), frame(&Request::List).expect("short")].concat() {
+    for byte in [greeting(), frame(&Request::List { pool: "default".to_owned() }).expect("short")].concat() {
         (&peer.0).write_all(&[byte]).expect("taken");
     }
     let mut decoder = Decoder::<Response>::new(RESPONSE_LIMIT);
@@ -143,7 +145,7 @@ fn pipelined_requests_are_all_answered_in_order_also_behind_the_end() {
         scope.spawn(|| {
             let mut bytes = greeting();
             for client in &clients {
-                bytes.extend(frame(&Request::Explain { client: *client }).expect("short"));
+                bytes.extend(frame(&Request::Explain { client: *client, port: 0, service: None }).expect("short"));
             }
             (&peer.0).write_all(&bytes).expect("taken");
             peer.0.shutdown(std::net::Shutdown::Write).expect("half closed");
@@ -340,8 +342,7 @@ fn a_peer_that_goes_before_its_answer_harms_nobody() {
     for number in 0..200 {
         let peer = Peer::of(&balancer);
         let server = std::net::SocketAddr::new(tests::loopback::client(number % 2), 9);
-        let change =
-            if number / 2 % 2 == 0 { Change::Add { server, weight: 1 } } else { Change::Remove { server, now: true } };
+        let change = if number / 2 % 2 == 0 { add(server, 1) } else { remove(server, Removal::Now) };
         let request = frame(&Request::Change { change, dry_run: false }).expect("short");
         let sent: io::Result<()> = (&peer.0).write_all(&[greeting(), request].concat());
         sent.expect("taken");

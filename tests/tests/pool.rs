@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use tests::balancer::{WAIT, add, remove};
 use tests::noise::Noise;
 use tests::{Balancer, Client, Server, loopback, wait};
-use wire::report::{EndReason, ServerState};
-use wire::{Change, Refusal};
+use wire::Refusal;
+use wire::control::Removal;
+use wire::report::{EndReason, ServerState, Skip};
 
 #[test]
 fn servers_come_and_go_under_load_and_no_request_fails() {
@@ -71,7 +73,7 @@ fn a_session_lives_on_when_its_server_is_removed() {
     let listed = balancer.listed(gone);
     assert_eq!((listed.state, listed.active), (ServerState::Leaving, staying.len() as u64));
     assert_eq!(balancer.status().servers, 1);
-    let refusal = balancer.change(Change::Remove { server: gone, now: false }, false);
+    let refusal = balancer.change(remove(gone, WAIT), false);
     assert_eq!(refusal, Err(Refusal::Leaving { server: gone, sessions: staying.len() as u64 }));
     assert!(balancer.served(0..20).iter().all(|server| *server == servers[1].address()), "no new ones");
 
@@ -129,7 +131,7 @@ fn a_leaving_server_can_be_removed_with_its_sessions() {
     assert_eq!(balancer.remove_now(server.address()).sessions, 1);
     client.assert_ended();
     wait::until("the server is gone", || balancer.list().servers.is_empty());
-    let refusal = balancer.change(Change::Remove { server: server.address(), now: true }, false);
+    let refusal = balancer.change(remove(server.address(), Removal::Now), false);
     assert_eq!(refusal, Err(Refusal::NotThere { server: server.address() }));
 }
 
@@ -159,7 +161,7 @@ fn a_server_of_weight_0_keeps_nobody_and_says_why() {
     balancer.wait_for_ends(EndReason::NoServer, 1);
     let skipped = balancer.explain(loopback::client(0)).skipped;
     assert_eq!(skipped.len(), 1);
-    assert_eq!((skipped[0].server, skipped[0].state), (server.address(), ServerState::Drain));
+    assert_eq!((skipped[0].server, skipped[0].reason), (server.address(), Skip::Drain));
     assert_eq!(server.accepted(), 0);
 }
 
@@ -173,9 +175,9 @@ fn many_change_the_pool_at_once_and_each_is_answered_for_its_own() {
             scope.spawn(move || {
                 for _ in 0..10 {
                     let added = balancer.add(server.address());
-                    assert_eq!((added.change.server(), added.unsaved), (server.address(), None));
+                    assert_eq!((added.change, added.unsaved), (add(server.address(), 1), None));
                     let removed = balancer.remove(server.address());
-                    assert_eq!(removed.change.server(), server.address());
+                    assert_eq!(removed.change, remove(server.address(), WAIT));
                 }
                 balancer.add(server.address());
             });

@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
+use tests::balancer::add;
 use tests::{Balancer, Client, Server, Setup, client, loopback, process, wait};
 use wire::report::{EndReason, Phase};
-use wire::{Change, Refusal, Request, Response};
+use wire::{Refusal, Request, Response};
 
 fn addresses(balancer: &Balancer) -> Vec<(SocketAddr, u32)> {
     balancer.list().servers.into_iter().map(|server| (server.server, server.weight)).collect()
@@ -197,7 +198,7 @@ fn sigterm_lets_the_sessions_end_and_takes_no_more() {
         assert!(!balancer.service().accepting);
         let refused = Client::try_from(loopback::client(1), balancer.address()).expect_err("nobody listens");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-        let change = Change::Add { server: "10.0.0.1:80".parse().expect("an address"), weight: 1 };
+        let change = add("10.0.0.1:80".parse().expect("an address"), 1);
         assert_eq!(balancer.change(change, false), Err(Refusal::Stopping));
         balancer.assert_quiet();
         assert_eq!(client.exchange(b"to the end"), b"to the end");

@@ -496,7 +496,7 @@ impl Found {
             (Some(from), Some(to)) => return Some((from, to)),
             (None, None) => {}
             _ => {
-                self.all.push(Difference { subject: self.subject.clone(), key: None, from: there(from), to: there(to) })
+                self.all.push(Difference { subject: self.subject.clone(), key: None, from: there(from), to: there(to) });
             }
         }
         None

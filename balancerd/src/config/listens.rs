@@ -1,6 +1,7 @@
 //! The addresses that the services of a configuration file listen on: which of them cannot be bound together, and which
-//! servers would be the balancer itself. As the kernel has it for the sockets of `event::Acceptor`: an IPv6 wildcard
-//! takes every address of its port, an IPv4 wildcard every IPv4 one, and IPv4-mapped addresses are IPv4.
+//! servers would be the balancer itself. As the kernel has it for the sockets of `event::Acceptor`: a wildcard takes every
+//! address of its family, and IPv4-mapped addresses are IPv4. An IPv6 wildcard is bound for IPv6 alone where there is an
+//! IPv4 address of its port.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,7 @@ type Exact = (IpAddr, u16, u32);
 /// The first holder of each kind.
 #[derive(Debug, Default)]
 struct Port<'d> {
-    any: Option<Holder<'d>>,
+    ipv6: Option<Holder<'d>>,
     ipv4: Option<Holder<'d>>,
     wildcard_ipv4: Option<Holder<'d>>,
     wildcard_ipv6: Option<Holder<'d>>,
@@ -43,18 +44,16 @@ impl<'d> Listens<'d> {
         }
         let port = self.ports.entry(number).or_default();
         let taken = match (ip.is_ipv4(), ip.is_unspecified()) {
-            (_, false) => port.wildcard_ipv6.or(port.wildcard_ipv4.filter(|_| ip.is_ipv4())),
-            (true, true) => port.ipv4.or(port.wildcard_ipv6),
-            (false, true) => port.any,
+            (true, false) => port.wildcard_ipv4,
+            (false, false) => port.wildcard_ipv6,
+            (true, true) => port.ipv4,
+            (false, true) => port.ipv6,
         };
         if let Some(other) = self.exact.get(&exact(holder.address)).copied().or(taken) {
             return Err(other);
         }
         self.exact.insert(exact(holder.address), holder);
-        port.any.get_or_insert(holder);
-        if ip.is_ipv4() {
-            port.ipv4.get_or_insert(holder);
-        }
+        if ip.is_ipv4() { &mut port.ipv4 } else { &mut port.ipv6 }.get_or_insert(holder);
         if ip.is_unspecified() {
             let wildcard = if ip.is_ipv4() { &mut port.wildcard_ipv4 } else { &mut port.wildcard_ipv6 };
             wildcard.get_or_insert(holder);
@@ -100,9 +99,13 @@ mod tests {
     fn what_collides_is_what_the_kernel_refuses() {
         for one in ADDRESSES {
             for other in ADDRESSES {
-                let bound = Acceptor::bind(holder("a", one, 0).address, Backlog(1)).expect("bound");
+                let family = |text| holder("", text, 0).address.ip().to_canonical().is_ipv4();
+                let only_ipv6 = |own, other| !family(own) && family(other);
+                let bound = Acceptor::bind(holder("a", one, 0).address, only_ipv6(one, other), Backlog(1));
+                let bound = bound.expect("bound");
                 let port = bound.local_addr().expect("bound").port();
-                let by_kernel = match Acceptor::bind(holder("b", other, port).address, Backlog(1)) {
+                let second = holder("b", other, port).address;
+                let by_kernel = match Acceptor::bind(second, only_ipv6(other, one), Backlog(1)) {
                     Ok(_) => true,
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
                     Err(error) => panic!("{other}: {error}"),

@@ -25,7 +25,6 @@ pub(crate) struct Config {
     /// Where clients of the default service connect.
     pub(crate) listen: Option<SocketAddr>,
     /// The configuration file, absolute.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not read it yet"))]
     pub(crate) file: Option<PathBuf>,
     /// Where its files are.
     pub(crate) places: Places,

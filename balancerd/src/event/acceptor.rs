@@ -18,15 +18,16 @@ pub(crate) struct Backlog(pub(crate) i32);
 pub(crate) struct Acceptor(mio::net::TcpListener);
 
 impl Acceptor {
-    /// Binds and listens. `[::]` takes IPv4 clients too. What accepted sockets inherit is set here, once: TCP_NODELAY.
-    pub(crate) fn bind(address: SocketAddr, backlog: Backlog) -> io::Result<Self> {
+    /// Binds and listens. `[::]` takes IPv4 clients too, unless it is for IPv6 alone. What accepted sockets inherit is set
+    /// here, once: TCP_NODELAY.
+    pub(crate) fn bind(address: SocketAddr, only_ipv6: bool, backlog: Backlog) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let descriptor: OwnedFd = socket(family, SockType::Stream, flags, None)?;
         setsockopt(&descriptor, sockopt::ReuseAddr, &true)?;
         setsockopt(&descriptor, sockopt::TcpNoDelay, &true)?;
         if address.is_ipv6() {
-            setsockopt(&descriptor, sockopt::Ipv6V6Only, &false)?;
+            setsockopt(&descriptor, sockopt::Ipv6V6Only, &only_ipv6)?;
         }
         let storage = SockaddrStorage::from(address);
         bind(std::os::fd::AsRawFd::as_raw_fd(&descriptor), &storage)?;
@@ -58,7 +59,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_nodelay_and_do_not_block() {
-        let acceptor = Acceptor::bind("127.0.0.1:0".parse().expect("an address"), Backlog(16)).expect("bound");
+        let acceptor = Acceptor::bind("127.0.0.1:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
         let client = TcpStream::connect(acceptor.local_addr().expect("bound")).expect("connected");
         let (stream, peer) = acceptor.accept().expect("accepted");
         assert_eq!(peer, client.local_addr().expect("connected"));
@@ -69,8 +70,21 @@ mod tests {
     }
 
     #[test]
+    fn the_ipv6_wildcard_leaves_ipv4_to_another_if_told_so() {
+        let four = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
+        let port = four.local_addr().expect("bound").port();
+        let six = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
+        assert_eq!(Acceptor::bind(six, false, Backlog(16)).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+        let six = Acceptor::bind(six, true, Backlog(16)).expect("bound");
+        for (acceptor, to) in [(&four, "127.0.0.1"), (&six, "::1")] {
+            let client = TcpStream::connect((to, port)).expect("connected");
+            assert_eq!(acceptor.accept().expect("accepted").1, client.local_addr().expect("connected"));
+        }
+    }
+
+    #[test]
     fn the_ipv6_wildcard_takes_both_families() {
-        let acceptor = Acceptor::bind("[::]:0".parse().expect("an address"), Backlog(16)).expect("bound");
+        let acceptor = Acceptor::bind("[::]:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
         let port = acceptor.local_addr().expect("bound").port();
         for (to, from) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
             let _client = TcpStream::connect((to, port)).expect("connected");

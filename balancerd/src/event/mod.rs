@@ -7,6 +7,7 @@ mod poller;
 mod repeated;
 mod signal;
 mod waker;
+mod watch;
 
 pub(crate) use acceptor::{Acceptor, Backlog};
 pub(crate) use clock::now;
@@ -15,3 +16,4 @@ pub(crate) use poller::{Events, Interest, Key, Poller, Ready};
 pub(crate) use repeated::Repeated;
 pub(crate) use signal::{Signal, Signals};
 pub(crate) use waker::Waker;
+pub(crate) use watch::Watch;

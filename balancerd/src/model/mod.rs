@@ -1,48 +1,56 @@
-//! The logic of the balancer: no sockets, no clock, no randomness, no logging.
+//! The logic of the balancer: no sockets, no clock, no logging, and no randomness but from a seed.
 //!
-//! After the start, [`Model::apply`] is the only function that changes services, pools and servers, whoever asks. The
-//! other functions that take `&mut self` are news from the sockets: they count, and a server that was removed goes with
-//! the last of its sessions.
+//! After the start, [`Model::apply`] and [`Model::adopt`] are the only functions that change services, pools and servers:
+//! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
+//! from the sockets and the clock: they count, and what was removed goes with the last of its sessions.
 
+mod change;
+mod check;
+mod merge;
+mod picker;
 mod policy;
 mod pool;
+mod reload;
+mod report;
 mod server;
 mod service;
 mod traffic;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ring::Ring;
 use slotmap::SlotMap;
-use wire::control::{Change, MAX_SERVERS, MAX_WEIGHT, Refusal, Request, Response, check_address};
-use wire::report::{
-    ChangeReport, DigestReport, EndReason, ExplainReport, Hex, ListReport, MoveReport, Phase, SkippedReport,
-    StatusReport, StoppingReport,
-};
+use wire::control::{Refusal, Request, Response};
+use wire::report::{EndReason, Phase, StoppingReport, Waiting};
+use wire::settings::{PoolSettings, Settings};
 
+#[cfg(test)]
+pub(crate) use merge::merge;
 use pool::Pool;
-use server::Server;
+pub(crate) use reload::{Prepared, prepare};
+use server::{RAMP_PARTS, Server};
 use service::Service;
 pub(crate) use traffic::Direction;
 
 slotmap::new_key_type! {
-    /// A service, as long as it exists.
+    /// A service, until it was removed and its last session has ended.
     pub(crate) struct ServiceId;
-    /// A pool, as long as it exists.
+    /// A pool, until it was removed and the last of its servers is gone.
     pub(crate) struct PoolId;
     /// A server, until it was removed and its last session has ended.
     pub(crate) struct ServerId;
 }
 
-/// The pool that commands mean.
-pub(crate) const DEFAULT_POOL: &str = "default";
-
-/// How many servers behind the picked one `explain` names.
-const EXPLAINED_SUCCESSORS: usize = 2;
-
 /// A longer drain than a year is one without an end.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The least time between two steps of slow starts: a step is a change of a ring, which takes a millisecond where the ring
+/// is large, and a thousand servers may start at once.
+const RAMP_PAUSE: Duration = Duration::from_millis(10);
 
 /// Services, pools, servers, and what is counted of them.
 #[derive(Debug)]
@@ -50,7 +58,17 @@ pub(crate) struct Model {
     services: SlotMap<ServiceId, Service>,
     pools: SlotMap<PoolId, Pool>,
     servers: SlotMap<ServerId, Server>,
-    default_pool: PoolId,
+    max_sessions: Option<NonZeroU64>,
+    /// What the arguments and the file said when they were read.
+    said: Arc<Settings>,
+    /// Sessions alive.
+    active: u64,
+    /// When which server has to be looked at: one that leaves within a time, or starts slowly.
+    timers: BTreeSet<(Instant, ServerId)>,
+    next_ramp: Option<Instant>,
+    /// Rings that a reload has replaced.
+    old_rings: Vec<Ring<ServerId>>,
+    rng: fastrand::Rng,
     /// When the sessions that are left are closed, once it was told to stop.
     stop_at: Option<Instant>,
     /// What the process around the model knows of itself. The daemon keeps it up to date; the model only reports it.
@@ -64,6 +82,8 @@ pub(crate) struct Vitals {
     pub(crate) started: Instant,
     pub(crate) session_limit: usize,
     pub(crate) drain_timeout: Duration,
+    pub(crate) config_file: Option<String>,
+    pub(crate) reload_failure: Option<String>,
     pub(crate) state_file: String,
     pub(crate) log: String,
     pub(crate) unsaved: Option<String>,
@@ -72,21 +92,33 @@ pub(crate) struct Vitals {
 }
 
 /// What the daemon has to do after a request was applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Write the pool to the state file, and answer then.
+    /// Write the settings to the state file, and answer then.
     Save,
     /// End the sessions of a server.
     EndSessions(ServerId, EndReason),
+    /// End so many sessions of a server, those that are idle for longest.
+    EndIdlest(ServerId, u64, EndReason),
+    /// End one session, by its number.
+    EndSession(u64),
+    /// Listen for a service, with what was bound before it was applied.
+    Listen(ServiceId),
+    /// Listen no more for a service.
+    Unlisten(ServiceId),
+    /// Put the live sessions into the answer.
+    ListSessions(SessionFilter),
     /// Take no new sessions, and end when the last one has ended or this time has come.
     Stop(Instant),
 }
 
-/// A server as the state file keeps it.
+/// Which sessions are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kept {
-    pub(crate) server: SocketAddr,
-    pub(crate) weight: u32,
+pub(crate) struct SessionFilter {
+    pub(crate) service: Option<ServiceId>,
+    pub(crate) pool: Option<PoolId>,
+    pub(crate) server: Option<SocketAddr>,
+    pub(crate) limit: usize,
 }
 
 /// How a connect came to nothing.
@@ -99,89 +131,126 @@ pub(crate) enum ConnectFailure {
 }
 
 impl Model {
-    /// A model with the pool `default`, empty.
-    pub(crate) fn new(points_per_weight: NonZeroU32, vitals: Vitals) -> Self {
-        let mut pools = SlotMap::with_key();
-        let default_pool = pools.insert(Pool::new(DEFAULT_POOL, points_per_weight));
-        Self { services: SlotMap::with_key(), pools, servers: SlotMap::with_key(), default_pool, stop_at: None, vitals }
-    }
-
-    /// Adds a service on the default pool.
-    pub(crate) fn add_service(&mut self, name: &str, listen: SocketAddr) -> ServiceId {
-        self.services.insert(Service::new(name, listen, self.default_pool))
-    }
-
-    /// The service is bound: `listen` has the port that the kernel chose for port 0.
-    pub(crate) fn listening(&mut self, service: ServiceId, listen: SocketAddr) {
-        self.services[service].listen = listen;
-    }
-
-    /// Fills the empty default pool with what the state file kept.
-    pub(crate) fn restore(&mut self, kept: &[Kept]) -> Result<(), Refusal> {
-        for &Kept { server, weight } in kept {
-            let server = canonical(server);
-            self.check_addition(server, weight)?;
-            let id = self.servers.insert(Server::new(server, weight));
-            self.pools[self.default_pool].members.insert(server, id);
+    /// A model without services and pools. `seed` is for the policies that draw.
+    pub(crate) fn new(seed: u64, vitals: Vitals) -> Self {
+        Self {
+            services: SlotMap::with_key(),
+            pools: SlotMap::with_key(),
+            servers: SlotMap::with_key(),
+            max_sessions: None,
+            said: Arc::default(),
+            active: 0,
+            timers: BTreeSet::new(),
+            next_ramp: None,
+            old_rings: Vec::new(),
+            rng: fastrand::Rng::with_seed(seed),
+            stop_at: None,
+            vitals,
         }
-        self.pools[self.default_pool].rebuild(&self.servers)
     }
 
-    /// What the state file has to keep of the default pool.
-    pub(crate) fn kept(&self) -> Vec<Kept> {
-        let members = self.pools[self.default_pool].members.values().map(|id| &self.servers[*id]);
-        members
-            .filter(|server| !server.leaving)
-            .map(|server| Kept { server: server.address, weight: server.weight })
-            .collect()
+    /// What holds now: what a state file has to keep, and what a reload starts from.
+    pub(crate) fn settings(&self) -> Settings {
+        let services = self.services.values().filter(|service| !service.leaving);
+        let pools = self.pools.values().filter(|pool| !pool.leaving);
+        Settings {
+            max_sessions: self.max_sessions,
+            services: services.map(|service| (service.name.clone(), service.settings.clone())).collect(),
+            pools: pools.map(|pool| (pool.name.clone(), self.pool_settings(pool))).collect(),
+        }
     }
 
-    /// Carries out a request, or refuses it and changes nothing.
+    /// What the arguments and the file said when they were read.
+    pub(crate) fn said(&self) -> &Arc<Settings> {
+        &self.said
+    }
+
+    fn pool_settings(&self, pool: &Pool) -> PoolSettings {
+        let members = pool.members.values().map(|id| &self.servers[*id]).filter(|server| server.leaving.is_none());
+        let servers = members.map(|server| (server.address, server.settings)).collect();
+        PoolSettings { servers, ..pool::without_servers(&pool.settings) }
+    }
+
+    /// Carries out a request, or refuses it and changes nothing. A reload is none of these: [`prepare`] and
+    /// [`Model::adopt`] are its two halves.
     pub(crate) fn apply(&mut self, request: &Request, now: Instant) -> (Response, Vec<Effect>) {
-        match request {
-            Request::Status => (Response::Status(self.status(now)), Vec::new()),
-            Request::List => (Response::List(self.list()), Vec::new()),
-            Request::Explain { client } => (Response::Explained(self.explain(*client)), Vec::new()),
-            Request::Digest => (Response::Digest(self.digest()), Vec::new()),
+        let result = match request {
+            Request::Status => Ok((Response::Status(self.status(now)), Vec::new())),
+            Request::List { pool } => self.list(pool, now).map(|report| (Response::List(report), Vec::new())),
+            Request::Explain { client, port, service } => self
+                .explain(SocketAddr::new(*client, *port), service.as_deref())
+                .map(|report| (Response::Explained(report), Vec::new())),
+            Request::Digest { pool } => self.digest(pool).map(|report| (Response::Digest(report), Vec::new())),
+            Request::Pools => Ok((Response::Pools(self.pool_reports()), Vec::new())),
+            Request::Settings => Ok((Response::Settings(self.settings_report()), Vec::new())),
+            Request::Sessions { service, pool, server, limit } => self
+                .session_filter(service.as_deref(), pool.as_deref(), *server, *limit)
+                .map(|filter| (Response::Sessions(Vec::new()), vec![Effect::ListSessions(filter)])),
             Request::Stop { now: at_once, drain_ms } => {
                 let drain = if *at_once { Some(Duration::ZERO) } else { drain_ms.map(Duration::from_millis) };
-                self.stop(drain, now)
+                Ok(self.stop(drain, now))
             }
-            Request::Change { .. } if self.phase() == Phase::Stopping => {
-                (Response::Refused(Refusal::Stopping), Vec::new())
+            Request::Change { .. } if self.phase() == Phase::Stopping => Err(Refusal::Stopping),
+            Request::Change { change, dry_run } => {
+                self.change(change, *dry_run, now).map(|(report, effects)| (Response::Changed(report), effects))
             }
-            Request::Change { change, dry_run } => match self.change(change, *dry_run) {
-                Ok((report, effects)) => (Response::Changed(report), effects),
-                Err(refusal) => (Response::Refused(refusal), Vec::new()),
-            },
+            Request::Reload { .. } => Err(Refusal::NoFile),
+        };
+        result.unwrap_or_else(|refusal| (Response::Refused(refusal), Vec::new()))
+    }
+
+    /// The rings that a reload has replaced. To give their memory back takes longer than the loop has time for.
+    pub(crate) fn take_old_rings(&mut self) -> Vec<Ring<ServerId>> {
+        std::mem::take(&mut self.old_rings)
+    }
+
+    /// Why a service takes no further client now, if it does not, and when it does again if that is known.
+    pub(crate) fn waiting(&self, service: ServiceId, now: Instant) -> Option<(Waiting, Option<Instant>)> {
+        if self.is_full() {
+            return Some((Waiting::BalancerFull, None));
         }
+        let stopping = (Waiting::Stopping, None);
+        let Some(service) = self.services.get(service) else { return Some(stopping) };
+        service.waiting(now).or((self.phase() == Phase::Stopping).then_some(stopping))
+    }
+
+    /// Whether there are as many sessions as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.active >= self.session_limit() as u64
+    }
+
+    /// Sessions that there may be at a time.
+    pub(crate) fn session_limit(&self) -> usize {
+        let wanted = self.max_sessions.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX));
+        self.vitals.session_limit.min(wanted)
     }
 
     /// The server for a client of a service that is none of those `tried`, and its address.
     pub(crate) fn pick(
-        &self,
+        &mut self,
         service: ServiceId,
-        client: IpAddr,
+        client: SocketAddr,
         tried: &[ServerId],
     ) -> Option<(ServerId, SocketAddr)> {
-        let ring = &self.pools[self.services[service].pool].ring;
-        let key = ring::Key::of_ip(client);
-        let id = match tried {
-            [] => ring.pick(key)?.tag,
-            _ => ring.successors(key).map(|member| member.tag).find(|id| !tried.contains(id))?,
-        };
+        let pool = self.pools.get_mut(self.services[service].pool)?;
+        let pick = pool.pick(client, tried, &self.servers, &mut self.rng);
+        for passed in pick.passed {
+            self.servers[passed].overflows += 1;
+        }
+        let id = pick.server?;
         Some((id, self.servers[id].address))
     }
 
-    /// A session began.
-    pub(crate) fn session_began(&mut self, service: ServiceId) {
-        self.services[service].traffic.began();
-        self.services[service].traffic.total += 1;
+    /// A client came to a service. Why it is sent away, if it is; either way it counts as a session that ends.
+    pub(crate) fn session_began(&mut self, service: ServiceId, client: IpAddr, now: Instant) -> Result<(), EndReason> {
+        self.active += 1;
+        self.services[service].admit(client, now)
     }
 
     /// A session is connecting to a server: the server does not go while it has the session.
     pub(crate) fn connect_began(&mut self, server: ServerId) {
         self.servers[server].traffic.began();
+        self.on_load(server);
     }
 
     /// The server answered the connect of a session.
@@ -197,6 +266,7 @@ impl Model {
             ConnectFailure::TimedOut => entry.connect_timeouts += 1,
         }
         entry.traffic.left();
+        self.on_load(server);
         self.forget_if_gone(server);
     }
 
@@ -206,11 +276,22 @@ impl Model {
         self.servers[server].traffic.relayed(direction, bytes);
     }
 
-    /// A session ended; `server` is the one it had at that moment, if it had one.
-    pub(crate) fn session_ended(&mut self, service: ServiceId, server: Option<ServerId>, reason: EndReason) {
-        self.services[service].traffic.ended(reason);
+    /// A session of a client ended; `server` is the one it had at that moment, if it had one.
+    pub(crate) fn session_ended(
+        &mut self,
+        service: ServiceId,
+        client: IpAddr,
+        server: Option<ServerId>,
+        reason: EndReason,
+    ) {
+        self.active -= 1;
+        self.services[service].ended(client, reason);
+        if self.services[service].leaving && self.services[service].traffic.active == 0 {
+            self.services.remove(service);
+        }
         if let Some(server) = server {
             self.servers[server].traffic.ended(reason);
+            self.on_load(server);
             self.forget_if_gone(server);
         }
     }
@@ -220,9 +301,24 @@ impl Model {
         self.services[service].accept_failures += 1;
     }
 
-    /// The service began or ceased to accept.
+    /// A service began or ceased to accept.
     pub(crate) fn accepting(&mut self, service: ServiceId, accepting: bool) {
-        self.services[service].accepting = accepting;
+        if let Some(service) = self.services.get_mut(service) {
+            service.accepting = accepting;
+        }
+    }
+
+    /// The addresses that services are to listen on, as the settings have them.
+    pub(crate) fn wanted_listeners(&self) -> impl Iterator<Item = (SocketAddr, ServiceId)> {
+        let services = self.services.iter().filter(|(_, service)| !service.leaving);
+        services.flat_map(|(id, service)| service.settings.listen.iter().map(move |listen| (*listen, id)))
+    }
+
+    /// A service listens there, with the ports that the kernel chose.
+    pub(crate) fn listening(&mut self, service: ServiceId, addresses: Vec<SocketAddr>) {
+        if let Some(service) = self.services.get_mut(service) {
+            service.addresses = addresses;
+        }
     }
 
     /// The address of a server, for a log line.
@@ -230,106 +326,115 @@ impl Model {
         self.servers[server].address
     }
 
+    /// The pool of a server.
+    pub(crate) fn pool_of(&self, server: ServerId) -> PoolId {
+        self.servers[server].pool
+    }
+
+    /// The names of a service and of a server's pool.
+    pub(crate) fn names(&self, service: ServiceId, server: ServerId) -> (&str, &str) {
+        (&self.services[service].name, &self.pools[self.servers[server].pool].name)
+    }
+
     /// Whether new sessions are taken.
     pub(crate) fn phase(&self) -> Phase {
         if self.stop_at.is_some() { Phase::Stopping } else { Phase::Running }
     }
 
-    fn change(&mut self, change: &Change, dry_run: bool) -> Result<(ChangeReport, Vec<Effect>), Refusal> {
-        let before = self.pools[self.default_pool].ring.clone();
-        let mut after = before.clone();
-        let (id, effects) = match *change {
-            Change::Add { server, weight } => {
-                let server = canonical(server);
-                self.check_addition(server, weight)?;
-                // A dry run needs no entry: the tag of a ring that is thrown away is never looked up.
-                let id = match self.pools[self.default_pool].members.get(&server) {
-                    Some(id) => *id,
-                    None if dry_run => ServerId::default(),
-                    None => self.servers.insert(Server::new(server, weight)),
-                };
-                if let Err(error) = after.set(server.into(), weight, id) {
-                    self.forget_unless_member(id);
-                    return Err(pool::refusal(&error));
+    /// The earliest time at which [`Model::expire`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let (at, id) = *self.timers.first()?;
+        let ramps = self.servers.get(id).is_some_and(|server| server.ramp.is_some());
+        Some(if ramps { self.next_ramp.map_or(at, |next| at.max(next)) } else { at })
+    }
+
+    /// Does what is due: closes sessions of those who leave within a time, and lets those who start slowly grow.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let due: Vec<(Instant, ServerId)> = self.timers.iter().take_while(|(at, _)| *at <= now).copied().collect();
+        for timer in due {
+            let (_, id) = timer;
+            let Some(server) = self.servers.get(id) else {
+                self.timers.remove(&timer);
+                continue;
+            };
+            if server.ramp.is_some() {
+                if self.next_ramp.is_some_and(|next| next > now) {
+                    continue;
                 }
-                if !dry_run {
-                    let entry = &mut self.servers[id];
-                    (entry.weight, entry.leaving) = (weight, false);
-                    self.pools[self.default_pool].members.insert(server, id);
-                }
-                (id, vec![Effect::Save])
+                self.next_ramp = Some(now + RAMP_PAUSE);
+                self.timers.remove(&timer);
+                self.grow(id, now);
+            } else {
+                self.timers.remove(&timer);
+                effects.extend(self.thin_out(id, now));
             }
-            Change::Remove { server, now } => {
-                let server = canonical(server);
-                let id = *self.pools[self.default_pool].members.get(&server).ok_or(Refusal::NotThere { server })?;
-                let entry = &mut self.servers[id];
-                if entry.leaving && !now {
-                    return Err(Refusal::Leaving { server, sessions: entry.traffic.active });
-                }
-                after.remove(server.into());
-                entry.leaving |= !dry_run;
-                let mut effects = vec![Effect::Save];
-                if now {
-                    effects.push(Effect::EndSessions(id, EndReason::Removed));
-                }
-                (id, effects)
-            }
-        };
-        let diff = before.diff(&after);
-        let moves = diff.moves.iter().map(|step| MoveReport {
-            from: step.from.map(|identity| identity.addr()),
-            to: step.to.map(|identity| identity.addr()),
-            share: step.share.fraction(),
+        }
+        effects
+    }
+
+    /// The next part of the weight of a server that starts slowly.
+    fn grow(&mut self, id: ServerId, now: Instant) {
+        let server = &mut self.servers[id];
+        let pool = &mut self.pools[server.pool];
+        let time = pool.slow_start();
+        server.ramp = server.ramp.zip(time).and_then(|(mut ramp, time)| {
+            ramp.part = ramp.part_at(time, now);
+            (ramp.part < RAMP_PARTS).then_some(ramp)
         });
-        let report = ChangeReport {
-            change: change.clone(),
-            dry_run,
-            moved: diff.moved.fraction(),
-            moves: moves.collect(),
-            sessions: self.servers.get(id).map_or(0, |server| server.traffic.active),
-            digest: Hex(after.digest().value()),
-            unsaved: None,
-        };
-        if dry_run {
-            return Ok((report, Vec::new()));
+        // A ring that had room for all of its points, as was checked, has room for a part of them.
+        let synced = pool.sync(id, server);
+        debug_assert_eq!(synced, Ok(()));
+        if let Some((ramp, time)) = server.ramp.zip(time) {
+            self.timers.insert((ramp.next(time), id));
         }
-        self.pools[self.default_pool].ring = after;
-        self.forget_if_gone(id);
-        Ok((report, effects))
     }
 
-    fn check_addition(&self, server: SocketAddr, weight: u32) -> Result<(), Refusal> {
-        check_address(server).map_err(|fault| Refusal::Unaddressable { server, fault })?;
-        if weight > MAX_WEIGHT {
-            return Err(Refusal::WeightTooLarge { weight });
+    /// Closes what is due of a server that leaves within a time.
+    fn thin_out(&mut self, id: ServerId, now: Instant) -> Option<Effect> {
+        let server = &self.servers[id];
+        let (count, next) = server.leaving?.due(server.traffic.active, now);
+        if let Some(next) = next {
+            self.timers.insert((next, id));
         }
-        if self.services.values().any(|service| service.answers_at(server)) {
-            return Err(Refusal::Itself { server });
+        match count {
+            0 => None,
+            all if all == server.traffic.active => Some(Effect::EndSessions(id, EndReason::Removed)),
+            some => Some(Effect::EndIdlest(id, some, EndReason::Removed)),
         }
-        let member = self.pools[self.default_pool].members.get(&server).map(|id| &self.servers[*id]);
-        match member {
-            Some(entry) if !entry.leaving => return Err(Refusal::AlreadyThere { server, weight: entry.weight }),
-            None if self.servers.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers),
-            _ => {}
-        }
-        // Before the ring is copied: a copy that is thrown away can be a large one.
-        self.pools[self.default_pool].check_room(weight)
     }
 
-    /// A removed server goes with its last session.
+    fn on_load(&mut self, server: ServerId) {
+        let entry = &self.servers[server];
+        self.pools[entry.pool].picker.on_load(server, entry.traffic.active);
+    }
+
+    /// A removed server goes with its last session, and its pool with the last of them.
     fn forget_if_gone(&mut self, id: ServerId) {
         let Some(server) = self.servers.get(id) else { return };
-        if server.leaving && server.traffic.active == 0 {
-            self.pools[self.default_pool].members.remove(&server.address);
-            self.servers.remove(id);
+        if server.leaving.is_none() || server.traffic.active > 0 {
+            return;
+        }
+        let (pool, address) = (server.pool, server.address);
+        self.pools[pool].members.remove(&address);
+        self.servers.remove(id);
+        self.forget_pool_if_gone(pool);
+    }
+
+    fn forget_pool_if_gone(&mut self, id: PoolId) {
+        if self.pools[id].leaving && self.pools[id].members.is_empty() {
+            self.pools.remove(id);
         }
     }
 
-    fn forget_unless_member(&mut self, id: ServerId) {
-        let Some(server) = self.servers.get(id) else { return };
-        if !self.pools[self.default_pool].members.contains_key(&server.address) {
-            self.servers.remove(id);
-        }
+    fn pool_named(&self, name: &str) -> Result<PoolId, Refusal> {
+        let found = self.pools.iter().find(|(_, pool)| !pool.leaving && pool.name == name);
+        found.map(|(id, _)| id).ok_or_else(|| Refusal::NoPool { pool: name.to_owned() })
+    }
+
+    fn service_named(&self, name: &str) -> Result<ServiceId, Refusal> {
+        let found = self.services.iter().find(|(_, service)| !service.leaving && service.name == name);
+        found.map(|(id, _)| id).ok_or_else(|| Refusal::NoService { service: name.to_owned() })
     }
 
     /// A time that is given replaces an earlier one; without one the earlier stands.
@@ -341,69 +446,10 @@ impl Model {
         self.stop_at = Some(at);
         let report = StoppingReport {
             pid: self.vitals.pid,
-            sessions: self.services.values().map(|service| service.traffic.active).sum(),
+            sessions: self.active,
             drain_ms: milliseconds(at.saturating_duration_since(now)),
         };
         (Response::Stopping(report), vec![Effect::Stop(at)])
-    }
-
-    fn status(&self, now: Instant) -> StatusReport {
-        let vitals = &self.vitals;
-        StatusReport {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: vitals.pid,
-            uptime_ms: milliseconds(now - vitals.started),
-            phase: self.phase(),
-            services: self.services.values().map(|service| service.report(&self.pools[service.pool].name)).collect(),
-            servers: self.servers.values().filter(|server| !server.leaving).count() as u64,
-            digest: self.digest().digest,
-            session_limit: vitals.session_limit as u64,
-            state_file: vitals.state_file.clone(),
-            log: vitals.log.clone(),
-            unsaved: vitals.unsaved.clone(),
-            longest_turn_us: u64::try_from(vitals.longest_turn.as_micros()).unwrap_or(u64::MAX),
-            log_lines_dropped: vitals.log_lines_dropped,
-        }
-    }
-
-    fn list(&self) -> ListReport {
-        let pool = &self.pools[self.default_pool];
-        let shares = pool.shares();
-        let mut servers: Vec<_> = pool
-            .members
-            .values()
-            .map(|id| &self.servers[*id])
-            .map(|server| server.report(shares.get(&server.address).copied().unwrap_or_default()))
-            .collect();
-        // The map gives the order of addresses; a stable sort keeps it within each half.
-        servers.sort_by_key(|report| report.state == wire::report::ServerState::Leaving);
-        ListReport { pool: pool.name.clone(), digest: Hex(pool.ring.digest().value()), servers }
-    }
-
-    fn explain(&self, client: IpAddr) -> ExplainReport {
-        let pool = &self.pools[self.default_pool];
-        let client = client.to_canonical();
-        let key = ring::Key::of_ip(client);
-        let mut order = pool.ring.successors(key).map(|member| member.identity.addr());
-        let skipped = pool.members.values().map(|id| &self.servers[*id]).filter(|server| !server.is_eligible());
-        ExplainReport {
-            client,
-            hash: Hex(key.hash()),
-            point: pool.ring.point_of(key).map(Hex),
-            server: order.next(),
-            next: order.take(EXPLAINED_SUCCESSORS).collect(),
-            skipped: skipped.map(|server| SkippedReport { server: server.address, state: server.state() }).collect(),
-        }
-    }
-
-    fn digest(&self) -> DigestReport {
-        let pool = &self.pools[self.default_pool];
-        DigestReport {
-            pool: pool.name.clone(),
-            digest: Hex(pool.ring.digest().value()),
-            ring_format: ring::FORMAT,
-            points_per_weight: pool.ring.points_per_weight().get(),
-        }
     }
 }
 

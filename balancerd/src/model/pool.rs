@@ -1,54 +1,206 @@
-//! A pool: a named set of servers and the ring of those that are eligible.
+//! A pool: a named set of servers and the policy that picks among those that are eligible.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use ring::{Member, Ring, RingError};
+use ipnet::IpNet;
+use ring::{Digest, Identity, Key, Member, Ring, RingError};
 use slotmap::SlotMap;
 use wire::control::Refusal;
+use wire::report::Hex;
+use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
 
 use super::ServerId;
-use super::server::Server;
+use super::picker::{Picker, Standing};
+use super::policy::capacity;
+use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) name: String,
+    /// What it is set to. The servers stand in `members`.
+    pub(super) settings: PoolSettings,
+    /// It was removed, and is gone when the last of its servers is.
+    pub(super) leaving: bool,
     /// Every server, the leaving ones too.
     pub(super) members: BTreeMap<SocketAddr, ServerId>,
     /// The eligible ones.
-    pub(super) ring: Ring<ServerId>,
+    pub(super) picker: Picker,
+}
+
+/// A pick, and what was in its way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pick {
+    pub(super) server: Option<ServerId>,
+    /// Those that would have been it, had they not had as many sessions as they may have.
+    pub(super) passed: Vec<ServerId>,
 }
 
 impl Pool {
-    pub(super) fn new(name: &str, points_per_weight: NonZeroU32) -> Self {
-        Self { name: name.to_owned(), members: BTreeMap::new(), ring: Ring::new(points_per_weight) }
+    /// An empty pool. Servers in the settings are no members yet.
+    pub(super) fn new(name: &str, settings: &PoolSettings) -> Self {
+        let settings = without_servers(settings);
+        let picker = Picker::new(&settings);
+        Self { name: name.to_owned(), settings, leaving: false, members: BTreeMap::new(), picker }
     }
 
-    /// Whether the ring has room for a further server of this weight.
-    pub(super) fn check_room(&self, weight: u32) -> Result<(), Refusal> {
-        let points =
-            self.ring.points().len() as u64 + u64::from(weight) * u64::from(self.ring.points_per_weight().get());
-        let limit = ring::MAX_POINTS as u64;
-        if points > limit { Err(Refusal::TooManyPoints { points, limit }) } else { Ok(()) }
+    /// How long a server that comes up starts slowly, if it does.
+    pub(super) fn slow_start(&self) -> Option<Duration> {
+        (self.settings.slow_start_ms > 0).then(|| Duration::from_millis(self.settings.slow_start_ms))
     }
 
-    /// Makes the ring anew from the members, with one sort: for many servers at once.
-    pub(super) fn rebuild(&mut self, servers: &SlotMap<ServerId, Server>) -> Result<(), Refusal> {
-        let eligible = self.members.values().filter(|id| servers[**id].is_eligible()).map(|id| Member {
+    /// The server for a client, of those that are not among the `tried`.
+    pub(super) fn pick(
+        &mut self,
+        client: SocketAddr,
+        tried: &[ServerId],
+        servers: &SlotMap<ServerId, Server>,
+        rng: &mut fastrand::Rng,
+    ) -> Pick {
+        let bound = self.bound();
+        let mut passed = Vec::new();
+        let may = |id: ServerId| {
+            if tried.contains(&id) {
+                return false;
+            }
+            let room = bound.has_room(&servers[id]);
+            if !room {
+                passed.push(id);
+            }
+            room
+        };
+        let server = self.picker.pick(key_of(self.settings.key, client), rng, |id| servers[id].traffic.active, may);
+        Pick { server, passed }
+    }
+
+    /// What decides at this moment whether a server has room for one more session.
+    pub(super) fn bound(&self) -> Bound {
+        Bound {
+            factor: self.settings.max_load.filter(|_| self.picker.ring().is_some()).map(LoadFactor::thousandths),
+            active: self.picker.active(),
+            weight: self.picker.weight(),
+        }
+    }
+
+    /// Puts a server where it belongs: among those that may be picked, with its weight, or not.
+    pub(super) fn sync(&mut self, id: ServerId, server: &Server) -> Result<(), Refusal> {
+        self.picker.set(server.address, id, standing(server)).map_err(|error| refusal(&error))
+    }
+
+    /// Makes the picker anew from the members, and gives the old one. `ring` is that of the eligible ones, if somebody has
+    /// made it already.
+    pub(super) fn rebuild(
+        &mut self,
+        servers: &SlotMap<ServerId, Server>,
+        ring: Option<Ring<()>>,
+    ) -> Result<Picker, Refusal> {
+        let ring = match (self.settings.policy, ring) {
+            (Policy::ConsistentHash, Some(ring)) => Some(ring.map_tags(|member| self.members[&member.identity.addr()])),
+            (Policy::ConsistentHash, None) => Some(
+                Ring::build(self.settings.points_per_weight, self.eligible(servers))
+                    .map_err(|error| refusal(&error))?,
+            ),
+            _ => None,
+        };
+        let standings = self.members.iter().filter_map(|(address, id)| Some((*address, *id, standing(&servers[*id])?)));
+        let picker = Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))?;
+        Ok(std::mem::replace(&mut self.picker, picker))
+    }
+
+    fn eligible(&self, servers: &SlotMap<ServerId, Server>) -> impl Iterator<Item = Member<ServerId>> {
+        let eligible = self.members.values().filter(|id| servers[**id].is_eligible());
+        eligible.map(|id| Member {
             identity: servers[*id].address.into(),
-            weight: servers[*id].weight,
+            weight: servers[*id].settings.weight,
             tag: *id,
-        });
-        self.ring = Ring::build(self.ring.points_per_weight(), eligible).map_err(|error| refusal(&error))?;
-        Ok(())
+        })
     }
 
-    /// The share of the ring that each eligible server owns.
-    pub(super) fn shares(&self) -> HashMap<SocketAddr, f64> {
-        self.ring.shares().into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect()
+    /// The share of new clients that each eligible server gets.
+    pub(super) fn shares(&self, servers: &SlotMap<ServerId, Server>) -> HashMap<SocketAddr, f64> {
+        if let Some(ring) = self.picker.ring() {
+            return ring.shares().into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect();
+        }
+        let all = self.picker.weight().max(1) as f64;
+        let weights = self.members.values().map(|id| (servers[*id].address, self.picker.weight_of(*id) as f64));
+        weights.map(|(address, weight)| (address, weight / all)).collect()
     }
+
+    /// One number for what decides who gets whom, as far as servers and weights do.
+    pub(super) fn digest(&self, servers: &SlotMap<ServerId, Server>) -> Hex {
+        if let Some(ring) = self.picker.ring() {
+            return Hex(ring.digest().value());
+        }
+        self.digest_with(servers, &[])
+    }
+
+    /// The digest when these servers have these weights, whatever they have now, and nobody starts slowly any more.
+    pub(super) fn digest_with(&self, servers: &SlotMap<ServerId, Server>, other: &[(SocketAddr, u32)]) -> Hex {
+        let now = self.eligible(servers).map(|member| (member.identity, member.weight));
+        let now = now.filter(|(identity, _)| other.iter().all(|(address, _)| Identity::from(*address) != *identity));
+        let other = other.iter().map(|(address, weight)| (Identity::from(*address), *weight));
+        Hex(Digest::of_servers(self.settings.points_per_weight, now.chain(other)).value())
+    }
+}
+
+/// Settings of a pool by itself.
+pub(super) fn without_servers(settings: &PoolSettings) -> PoolSettings {
+    let PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *settings;
+    PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
+}
+
+fn standing(server: &Server) -> Option<Standing> {
+    let part = server.ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
+    server.is_eligible().then_some(Standing { weight: server.settings.weight, part, active: server.traffic.active })
+}
+
+/// What a server may carry: its own limit, and its part of all sessions times a factor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    factor: Option<u32>,
+    active: u64,
+    weight: u64,
+}
+
+impl Bound {
+    /// Whether a server may take one more session.
+    pub(super) fn has_room(&self, server: &Server) -> bool {
+        !server.is_full() && !self.is_loaded(server)
+    }
+
+    /// Whether a server has what the bound of the load leaves it.
+    pub(super) fn is_loaded(&self, server: &Server) -> bool {
+        self.factor.is_some_and(|factor| {
+            server.traffic.active >= capacity(factor, self.active, server.scaled_weight(), self.weight)
+        })
+    }
+}
+
+/// What of a client is hashed, as a position in the hash space.
+pub(super) fn key_of(key: HashKey, client: SocketAddr) -> Key {
+    match key {
+        HashKey::ClientIp => Key::of_ip(client.ip()),
+        HashKey::ClientIpPort => Key::of_addr(client),
+        HashKey::ClientSubnet { ipv4, ipv6 } => Key::of_ip(subnet_of(client.ip(), ipv4, ipv6).network()),
+    }
+}
+
+/// What of a client is hashed, for people.
+pub(super) fn key_text(key: HashKey, client: SocketAddr) -> String {
+    let ip = client.ip().to_canonical();
+    match key {
+        HashKey::ClientIp => ip.to_string(),
+        HashKey::ClientIpPort => SocketAddr::new(ip, client.port()).to_string(),
+        HashKey::ClientSubnet { ipv4, ipv6 } => subnet_of(ip, ipv4, ipv6).to_string(),
+    }
+}
+
+fn subnet_of(ip: IpAddr, ipv4: u8, ipv6: u8) -> IpNet {
+    let ip = ip.to_canonical();
+    // A length that is none for the family is refused where it is set.
+    IpNet::new(ip, if ip.is_ipv4() { ipv4 } else { ipv6 }).map_or(ip.into(), |network| network.trunc())
 }
 
 /// What a ring's error is to whoever asked for the change.

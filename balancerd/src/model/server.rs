@@ -1,45 +1,101 @@
 //! A server: one member of a pool.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use wire::report::{ServerReport, ServerState};
+use wire::control::Removal;
+use wire::report::{RemovalReport, ServerReport, ServerState};
+use wire::settings::{AdminState, ServerSettings};
 
 use super::traffic::Traffic;
+use super::{PoolId, milliseconds};
+
+/// Parts of its weight that a server which starts slowly grows by.
+pub(super) const RAMP_PARTS: u32 = 64;
 
 /// A server.
 #[derive(Debug)]
 pub(super) struct Server {
+    pub(super) pool: PoolId,
     pub(super) address: SocketAddr,
-    pub(super) weight: u32,
+    pub(super) settings: ServerSettings,
     /// It was removed, and is gone when its last session has ended.
-    pub(super) leaving: bool,
+    pub(super) leaving: Option<Leave>,
+    /// It came up then and its weight still grows.
+    pub(super) ramp: Option<Ramp>,
     pub(super) traffic: Traffic,
     pub(super) connect_failures: u64,
     pub(super) connect_timeouts: u64,
+    pub(super) overflows: u64,
+}
+
+/// How a removed server goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leave {
+    pub(super) how: Removal,
+    since: Instant,
+    /// Sessions that it had then.
+    sessions: u64,
+}
+
+/// How the weight of a server grows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ramp {
+    pub(super) since: Instant,
+    /// The part that it has: 1 to [`RAMP_PARTS`].
+    pub(super) part: u32,
 }
 
 impl Server {
-    pub(super) fn new(address: SocketAddr, weight: u32) -> Self {
-        Self { address, weight, leaving: false, traffic: Traffic::default(), connect_failures: 0, connect_timeouts: 0 }
+    pub(super) fn new(pool: PoolId, address: SocketAddr, settings: ServerSettings) -> Self {
+        Self {
+            pool,
+            address,
+            settings,
+            leaving: None,
+            ramp: None,
+            traffic: Traffic::default(),
+            connect_failures: 0,
+            connect_timeouts: 0,
+            overflows: 0,
+        }
     }
 
-    /// The ring holds exactly the servers of which this is true.
+    /// The pool's policy picks among exactly the servers of which this is true.
     pub(super) fn is_eligible(&self) -> bool {
         self.state() == ServerState::Ready
     }
 
+    /// Whether it has as many sessions as it may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.settings.max_sessions.is_some_and(|limit| self.traffic.active >= limit.get())
+    }
+
     pub(super) fn state(&self) -> ServerState {
-        match (self.leaving, self.weight) {
-            (true, _) => ServerState::Leaving,
-            (false, 0) => ServerState::Drain,
-            (false, _) => ServerState::Ready,
+        match (self.leaving, self.settings.state, self.settings.weight) {
+            (Some(_), ..) => ServerState::Leaving,
+            (None, AdminState::Maintenance, _) => ServerState::Maintenance,
+            (None, AdminState::Drain, _) | (None, AdminState::Ready, 0) => ServerState::Drain,
+            (None, AdminState::Ready, _) => ServerState::Ready,
         }
     }
 
-    pub(super) fn report(&self, share: f64) -> ServerReport {
+    /// Weight times the part of it that it has: [`RAMP_PARTS`] for each weight when it is not starting slowly.
+    pub(super) fn scaled_weight(&self) -> u32 {
+        self.settings.weight * self.ramp.map_or(RAMP_PARTS, |ramp| ramp.part)
+    }
+
+    pub(super) fn leave(&mut self, how: Removal, now: Instant) {
+        self.leaving = Some(Leave { how, since: now, sessions: self.traffic.active });
+        self.ramp = None;
+    }
+
+    pub(super) fn report(&self, share: f64, now: Instant) -> ServerReport {
         ServerReport {
             server: self.address,
-            weight: self.weight,
+            weight: self.settings.weight,
+            max_sessions: self.settings.max_sessions.map(Into::into),
+            ramp: self.ramp.map_or(1.0, |ramp| f64::from(ramp.part) / f64::from(RAMP_PARTS)),
             state: self.state(),
             share,
             active: self.traffic.active,
@@ -48,7 +104,124 @@ impl Server {
             bytes_out: self.traffic.bytes_out,
             connect_failures: self.connect_failures,
             connect_timeouts: self.connect_timeouts,
+            overflows: self.overflows,
+            removal: self.leaving.map(|leave| leave.report(now)),
             ended: self.traffic.ended_by_reason(),
         }
+    }
+}
+
+impl Leave {
+    /// The time that it may take, if there is a limit.
+    fn time(&self) -> Option<Duration> {
+        match self.how {
+            Removal::Wait { limit_ms } => limit_ms.map(Duration::from_millis),
+            Removal::Now => Some(Duration::ZERO),
+            Removal::Over { time_ms } => Some(Duration::from_millis(time_ms)),
+        }
+    }
+
+    /// How many of `active` sessions are to be closed by `now`, and when there may be another.
+    pub(super) fn due(&self, active: u64, now: Instant) -> (u64, Option<Instant>) {
+        let Some(time) = self.time() else { return (0, None) };
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= time {
+            return (active, None);
+        }
+        let end = self.since.checked_add(time);
+        match self.how {
+            Removal::Over { .. } => {
+                // Of the sessions that it had, this many may be left by now; the time of the next close is when one less.
+                let left = |passed: Duration| {
+                    let rest = (time - passed).as_nanos();
+                    (u128::from(self.sessions) * rest).div_ceil(time.as_nanos()) as u64
+                };
+                let kept = active.min(left(passed));
+                let fraction = 1.0 - (kept.saturating_sub(1)) as f64 / self.sessions.max(1) as f64;
+                let next = self.since + time.mul_f64(fraction).min(time);
+                (active - kept, Some(next.max(now + Duration::from_millis(1))))
+            }
+            _ => (0, end),
+        }
+    }
+
+    fn report(&self, now: Instant) -> RemovalReport {
+        let left = self.time().map(|time| time.saturating_sub(now.saturating_duration_since(self.since)));
+        RemovalReport { how: self.how, sessions: self.sessions, left_ms: left.map(milliseconds) }
+    }
+}
+
+impl Ramp {
+    /// The part at a time, when all of it takes `time`.
+    pub(super) fn part_at(self, time: Duration, now: Instant) -> u32 {
+        let passed = now.saturating_duration_since(self.since).as_nanos();
+        let parts = u128::from(RAMP_PARTS) * passed / time.as_nanos().max(1);
+        u32::try_from(parts).unwrap_or(RAMP_PARTS).clamp(1, RAMP_PARTS)
+    }
+
+    /// When it has the next part.
+    pub(super) fn next(self, time: Duration) -> Instant {
+        self.since + time * (self.part + 1) / RAMP_PARTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event;
+
+    #[test]
+    fn sessions_are_closed_evenly_over_the_time() {
+        let now = event::now();
+        let how = Removal::Over { time_ms: 10_000 };
+        let leave = Leave { how, since: now, sessions: 10 };
+        let (mut active, mut at, mut closed) = (10, now, Vec::new());
+        loop {
+            let (due, next) = leave.due(active, at);
+            if due > 0 {
+                closed.push(((at - now).as_millis(), due));
+            }
+            active -= due;
+            match next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        assert_eq!(active, 0);
+        let times: Vec<u128> = closed.iter().map(|(at, _)| (at + 50) / 1000).collect();
+        assert_eq!(times, (1..=10).collect::<Vec<_>>(), "{closed:?}");
+        assert!(closed.iter().all(|(_, count)| *count == 1), "{closed:?}");
+    }
+
+    #[test]
+    fn sessions_that_end_by_themselves_count_as_closed() {
+        let now = event::now();
+        let leave = Leave { how: Removal::Over { time_ms: 10_000 }, since: now, sessions: 10 };
+        assert_eq!(leave.due(4, now + Duration::from_secs(5)).0, 0);
+        assert_eq!(leave.due(7, now + Duration::from_secs(5)).0, 2);
+    }
+
+    #[test]
+    fn a_limit_closes_all_at_once_and_without_one_nothing_is_closed() {
+        let now = event::now();
+        let later = now + Duration::from_secs(5);
+        let leave = |limit_ms| Leave { how: Removal::Wait { limit_ms }, since: now, sessions: 3 };
+        assert_eq!(leave(Some(5000)).due(3, now), (0, Some(later)));
+        assert_eq!(leave(Some(5000)).due(3, later), (3, None));
+        assert_eq!(leave(None).due(3, later), (0, None));
+        assert_eq!(leave(Some(u64::MAX)).due(3, later).0, 0, "no overflow");
+    }
+
+    #[test]
+    fn a_ramp_grows_part_by_part() {
+        let now = event::now();
+        let time = Duration::from_secs(64);
+        let mut ramp = Ramp { since: now, part: 1 };
+        for part in 1..RAMP_PARTS {
+            assert_eq!(ramp.part_at(time, ramp.next(time)), part + 1);
+            ramp.part = part + 1;
+        }
+        assert_eq!(ramp.part_at(time, now), 1);
+        assert_eq!(ramp.part_at(Duration::ZERO, now), 1);
     }
 }

@@ -1,44 +1,128 @@
-//! A service: a listen address offered to clients, bound to one pool.
+//! A service: listen addresses offered to clients, bound to one pool, and who may come how often.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use wire::report::ServiceReport;
+use wire::report::{EndReason, ServiceReport, Waiting};
+use wire::settings::ServiceSettings;
 
 use super::PoolId;
 use super::traffic::Traffic;
 
+/// What the rate of new sessions may be behind with: a burst of a tenth of a second's sessions is let in at once.
+const BURST: Duration = Duration::from_millis(100);
+
 /// A service.
 #[derive(Debug)]
 pub(super) struct Service {
-    name: String,
-    pub(super) listen: SocketAddr,
+    pub(super) name: String,
+    pub(super) settings: ServiceSettings,
     pub(super) pool: PoolId,
+    /// Where it listens in fact: with the ports that the kernel chose.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// It was removed, and is gone when its last session has ended.
+    pub(super) leaving: bool,
+    /// The poller was told that it accepts.
     pub(super) accepting: bool,
     pub(super) accept_failures: u64,
     pub(super) traffic: Traffic,
+    /// When the next session would come if they came evenly, as often as they may.
+    next_by_rate: Option<Instant>,
+    /// Sessions by client address, while they are limited.
+    clients: HashMap<IpAddr, u32>,
 }
 
 impl Service {
-    pub(super) fn new(name: &str, listen: SocketAddr, pool: PoolId) -> Self {
-        Self { name: name.to_owned(), listen, pool, accepting: true, accept_failures: 0, traffic: Traffic::default() }
+    pub(super) fn new(name: &str, settings: ServiceSettings, pool: PoolId) -> Self {
+        Self {
+            name: name.to_owned(),
+            settings,
+            pool,
+            addresses: Vec::new(),
+            leaving: false,
+            accepting: true,
+            accept_failures: 0,
+            traffic: Traffic::default(),
+            next_by_rate: None,
+            clients: HashMap::new(),
+        }
     }
 
-    /// Whether a connection to `address` would come to this service: as far as addresses tell, without asking which
-    /// ones this machine has.
-    pub(super) fn answers_at(&self, address: SocketAddr) -> bool {
-        let (own, other) = (self.listen.ip().to_canonical(), address.ip().to_canonical());
-        // The IPv6 wildcard takes IPv4 clients too.
-        let takes_family = own.is_ipv6() || other.is_ipv4();
-        let loops_back = own.is_unspecified() && takes_family && other.is_loopback();
-        self.listen.port() == address.port() && (own == other || loops_back)
+    /// Why it takes no further client now, if it does not, and when it does again if that is known.
+    pub(super) fn waiting(&self, now: Instant) -> Option<(Waiting, Option<Instant>)> {
+        if self.settings.max_sessions.is_some_and(|limit| self.traffic.active >= limit.get()) {
+            return Some((Waiting::ServiceFull, None));
+        }
+        if self.leaving {
+            return Some((Waiting::Stopping, None));
+        }
+        let opens = self.next_by_rate?.checked_sub(BURST)?;
+        (opens > now && self.settings.sessions_per_second.is_some()).then_some((Waiting::Rate, Some(opens)))
     }
 
-    pub(super) fn report(&self, pool: &str) -> ServiceReport {
+    /// A client came. Why it is sent away, if it is; it counts as a session either way.
+    pub(super) fn admit(&mut self, client: IpAddr, now: Instant) -> Result<(), EndReason> {
+        self.traffic.began();
+        self.traffic.total += 1;
+        if let Some(rate) = self.settings.sessions_per_second {
+            let next = self.next_by_rate.map_or(now, |next| next.max(now));
+            self.next_by_rate = Some(next + Duration::from_secs(1) / rate.get());
+        }
+        if !self.lets_in(client) {
+            return Err(EndReason::Denied);
+        }
+        if let Some(limit) = self.settings.sessions_per_client {
+            let count = self.clients.entry(client).or_default();
+            if *count >= limit.get() {
+                return Err(EndReason::ClientLimit);
+            }
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether the networks let a client in.
+    pub(super) fn lets_in(&self, client: IpAddr) -> bool {
+        let settings = &self.settings;
+        let allowed = settings.allow.is_empty() || settings.allow.iter().any(|network| network.contains(&client));
+        allowed && !settings.deny.iter().any(|network| network.contains(&client))
+    }
+
+    /// A session of a client ended.
+    pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason) {
+        self.traffic.ended(reason);
+        if matches!(reason, EndReason::Denied | EndReason::ClientLimit) {
+            return;
+        }
+        // Those who came before there was a limit are not in the map.
+        if let Some(count) = self.clients.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.clients.remove(&client);
+            }
+        }
+    }
+
+    /// Takes other settings. Who was counted for a limit that is gone is forgotten.
+    pub(super) fn set(&mut self, settings: ServiceSettings, pool: PoolId) {
+        if settings.sessions_per_client.is_none() {
+            self.clients = HashMap::new();
+        }
+        if settings.sessions_per_second != self.settings.sessions_per_second {
+            self.next_by_rate = None;
+        }
+        (self.settings, self.pool) = (settings, pool);
+    }
+
+    pub(super) fn report(&self, waiting: Option<Waiting>) -> ServiceReport {
         ServiceReport {
             name: self.name.clone(),
-            listen: self.listen,
-            pool: pool.to_owned(),
-            accepting: self.accepting,
+            settings: self.settings.clone(),
+            addresses: self.addresses.clone(),
+            leaving: self.leaving,
+            accepting: self.accepting && waiting.is_none(),
+            waiting,
             active: self.traffic.active,
             total: self.traffic.total,
             bytes_in: self.traffic.bytes_in,
@@ -46,5 +130,87 @@ impl Service {
             accept_failures: self.accept_failures,
             ended: self.traffic.ended_by_reason(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::event;
+
+    fn service(change: impl FnOnce(&mut ServiceSettings)) -> Service {
+        let mut settings = ServiceSettings::new(vec![([127, 0, 0, 1], 80).into()], "web");
+        change(&mut settings);
+        Service::new("web", settings, PoolId::default())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn denied_networks_win_over_allowed_ones() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
+        let service = service(|settings| {
+            settings.allow = networks(&["10.0.0.0/8", "2001:db8::/32"]);
+            settings.deny = networks(&["10.1.0.0/16"]);
+        });
+        for (client, let_in) in
+            [("10.0.0.1", true), ("10.1.0.1", false), ("192.0.2.1", false), ("2001:db8::1", true), ("::1", false)]
+        {
+            assert_eq!(service.lets_in(ip(client)), let_in, "{client}");
+        }
+    }
+
+    #[test]
+    fn a_client_has_so_many_sessions_and_no_more() {
+        let now = event::now();
+        let mut service = service(|settings| settings.sessions_per_client = NonZeroU32::new(2));
+        let client = ip("10.0.0.1");
+        assert_eq!([service.admit(client, now), service.admit(client, now)], [Ok(()), Ok(())]);
+        assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit));
+        service.ended(client, EndReason::ClientLimit);
+        assert_eq!(service.admit(ip("10.0.0.2"), now), Ok(()));
+        service.ended(client, EndReason::ClientClosed);
+        assert_eq!(service.admit(client, now), Ok(()));
+        service.set(ServiceSettings::new(vec![], "web"), PoolId::default());
+        assert_eq!(service.admit(client, now), Ok(()), "the limit is gone");
+        for client in [client, client, client, ip("10.0.0.2")] {
+            service.ended(client, EndReason::ServerClosed);
+        }
+        assert_eq!((service.traffic.active, service.clients.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_rate_is_held_over_any_time_but_for_its_burst() {
+        let start = event::now();
+        let mut service = service(|settings| settings.sessions_per_second = NonZeroU32::new(100));
+        let (mut now, mut count) = (start, 0);
+        while now < start + Duration::from_secs(3) {
+            match service.waiting(now) {
+                None => {
+                    service.admit(ip("10.0.0.1"), now).expect("nobody is denied");
+                    count += 1;
+                }
+                Some((reason, at)) => {
+                    assert_eq!(reason, Waiting::Rate);
+                    now = at.expect("a time").max(now + Duration::from_micros(1));
+                }
+            }
+        }
+        assert!((300..=312).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn a_full_service_waits_for_an_end() {
+        let now = event::now();
+        let mut service = service(|settings| settings.max_sessions = std::num::NonZeroU64::new(1));
+        assert_eq!(service.waiting(now), None);
+        service.admit(ip("10.0.0.1"), now).expect("room");
+        assert_eq!(service.waiting(now), Some((Waiting::ServiceFull, None)));
+        service.ended(ip("10.0.0.1"), EndReason::ClientClosed);
+        assert_eq!(service.waiting(now), None);
     }
 }

@@ -2,31 +2,55 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
-use wire::control::AddressFault;
-use wire::report::{ServerReport, ServerState};
+use wire::control::{AddressFault, Change, MAX_SERVERS, Removal};
+use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
+use wire::settings::{ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
 
 const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
-fn model() -> (Model, ServiceId, Instant) {
-    let now = event::now();
-    let vitals = Vitals {
+fn vitals(now: Instant) -> Vitals {
+    Vitals {
         pid: 7,
         started: now,
         session_limit: 100,
         drain_timeout: Duration::from_secs(30),
+        config_file: None,
+        reload_failure: None,
         state_file: "state".to_owned(),
         log: "stderr".to_owned(),
         unsaved: None,
         longest_turn: Duration::ZERO,
         log_lines_dropped: 0,
-    };
-    let mut model = Model::new(POINTS, vitals);
-    let service = model.add_service("default", "0.0.0.0:80".parse().expect("an address"));
+    }
+}
+
+fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings {
+    let service = ServiceSettings::new(vec![listen.parse().expect("an address")], "default");
+    Settings {
+        services: [("default".to_owned(), service)].into(),
+        pools: [("default".to_owned(), PoolSettings { points_per_weight, ..PoolSettings::default() })].into(),
+        ..Settings::default()
+    }
+}
+
+/// A model that was just started with these settings.
+fn started(settings: &Settings, now: Instant) -> Model {
+    let mut model = Model::new(1, vitals(now));
+    let prepared = prepare(settings, settings, settings.clone()).expect("sound");
+    model.adopt(prepared, true, now);
+    model
+}
+
+fn model() -> (Model, ServiceId, Instant) {
+    let now = event::now();
+    let model = started(&settings("0.0.0.0:80", POINTS), now);
+    let service = model.service_named("default").expect("a service");
     (model, service, now)
 }
 
@@ -34,16 +58,24 @@ fn address(number: u8) -> SocketAddr {
     (Ipv4Addr::new(10, 0, 0, number), 8080).into()
 }
 
-fn client(number: u32) -> IpAddr {
-    Ipv4Addr::from(0xc0a8_0000 | number).into()
+fn client(number: u32) -> SocketAddr {
+    (Ipv4Addr::from(0xc0a8_0000 | number), 40_000).into()
+}
+
+fn explain(model: &mut Model, client: SocketAddr, now: Instant) -> ExplainReport {
+    let request = Request::Explain { client: client.ip(), port: client.port(), service: None };
+    let Response::Explained(report) = model.apply(&request, now).0 else { panic!("{request}") };
+    report
 }
 
 fn add(server: SocketAddr, weight: u32) -> Request {
-    Request::Change { change: Change::Add { server, weight }, dry_run: false }
+    let settings = ServerSettings { weight, ..ServerSettings::default() };
+    Request::Change { change: Change::Add { pool: "default".to_owned(), server, settings }, dry_run: false }
 }
 
 fn remove(server: SocketAddr, now: bool) -> Request {
-    Request::Change { change: Change::Remove { server, now }, dry_run: false }
+    let how = if now { Removal::Now } else { WAIT };
+    Request::Change { change: Change::Remove { pool: "default".to_owned(), server, how }, dry_run: false }
 }
 
 fn dry(request: Request) -> Request {
@@ -51,6 +83,14 @@ fn dry(request: Request) -> Request {
         Request::Change { change, .. } => Request::Change { change, dry_run: true },
         other => other,
     }
+}
+
+const WAIT: Removal = Removal::Wait { limit_ms: None };
+
+/// The servers of the pool default that a restart would have, and their weights.
+fn servers(model: &Model) -> HashMap<SocketAddr, u32> {
+    let pool = &model.settings().pools["default"];
+    pool.servers.iter().map(|(address, server)| (*address, server.weight)).collect()
 }
 
 /// The report of a change that is expected to be made.
@@ -68,20 +108,25 @@ fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
     }
 }
 
+fn list(model: &Model) -> ListReport {
+    model.list("default", model.vitals.started).expect("the pool default")
+}
+
 fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {
-    model.list().servers.into_iter().find(|row| row.server == server)
+    list(model).servers.into_iter().find(|row| row.server == server)
 }
 
 /// A session of a client, from its beginning to the server's answer.
-fn connect(model: &mut Model, service: ServiceId, client: IpAddr) -> ServerId {
-    model.session_began(service);
+fn connect(model: &mut Model, service: ServiceId, client: SocketAddr) -> ServerId {
+    let now = model.vitals.started;
+    model.session_began(service, client.ip(), now).expect("nobody is kept out");
     let (server, _) = model.pick(service, client, &[]).expect("a server");
     model.connect_began(server);
     model.connect_done(server);
     server
 }
 
-fn picks(model: &Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
+fn picks(model: &mut Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
     (0..500).map(|number| model.pick(service, client(number), &[]).map(|(_, address)| address)).collect()
 }
 
@@ -89,7 +134,7 @@ fn picks(model: &Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
 fn an_empty_pool_has_no_server_for_anybody() {
     let (mut model, service, now) = model();
     assert_eq!(model.pick(service, client(1), &[]), None);
-    let Response::Explained(report) = model.apply(&Request::Explain { client: client(1) }, now).0 else { panic!() };
+    let report = explain(&mut model, client(1), now);
     assert_eq!((report.server, report.point, report.next), (None, None, vec![]));
 }
 
@@ -99,9 +144,9 @@ fn an_addition_takes_clients_for_itself_alone_and_says_how_many() {
     let (report, effects) = changed(&mut model, &add(address(1), 1), now);
     assert_eq!((report.moved, effects), (1.0, vec![Effect::Save]));
     assert_eq!((report.moves[0].from, report.moves[0].to), (None, Some(address(1))));
-    let before = picks(&model, service);
+    let before = picks(&mut model, service);
     let (report, _) = changed(&mut model, &add(address(2), 1), now);
-    let after = picks(&model, service);
+    let after = picks(&mut model, service);
     let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
     assert!(moved.clone().all(|(_, after)| *after == Some(address(2))));
     assert!((report.moved - 0.5).abs() < 0.2, "{}", report.moved);
@@ -117,11 +162,11 @@ fn a_dry_run_says_what_the_change_then_does_and_changes_nothing() {
     }
     connect(&mut model, service, client(3));
     for request in [add(address(9), 3), remove(address(2), false), remove(address(3), true)] {
-        let (listed, kept) = (model.list(), model.kept());
+        let (listed, kept) = (list(&model), model.settings());
         let (foretold, effects) = changed(&mut model, &dry(request.clone()), now);
         assert_eq!(effects, []);
-        assert_eq!((model.list(), model.kept()), (listed, kept));
-        assert_eq!(model.servers.len(), model.pools[model.default_pool].members.len(), "no entry is left behind");
+        assert_eq!((list(&model), model.settings()), (listed, kept));
+        assert_eq!(model.servers.len(), list(&model).servers.len(), "no entry is left behind");
         let (done, _) = changed(&mut model, &request, now);
         assert_eq!(ChangeReport { dry_run: false, ..foretold }, done);
     }
@@ -132,7 +177,7 @@ fn a_removed_server_lives_until_its_last_session_ends() {
     let (mut model, service, now) = model();
     changed(&mut model, &add(address(1), 1), now);
     changed(&mut model, &add(address(2), 1), now);
-    let clients: Vec<IpAddr> = (0..50).map(client).collect();
+    let clients: Vec<SocketAddr> = (0..50).map(client).collect();
     let sessions: Vec<ServerId> = clients.iter().map(|client| connect(&mut model, service, *client)).collect();
     let (gone, _) = model.pick(service, clients[0], &[]).expect("a server");
     let its = sessions.iter().filter(|server| **server == gone).count() as u64;
@@ -143,14 +188,14 @@ fn a_removed_server_lives_until_its_last_session_ends() {
     let leaving = row(&model, address).expect("still listed");
     assert_eq!((leaving.state, leaving.active, leaving.share), (ServerState::Leaving, its, 0.0));
     assert!(clients.iter().all(|client| model.pick(service, *client, &[]).expect("the other").0 != gone));
-    assert_eq!(model.kept().len(), 1, "it is not kept for a restart");
+    assert_eq!(servers(&model).len(), 1, "it is not kept for a restart");
 
     assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::Leaving { server: address, sessions: its });
     let (_, effects) = changed(&mut model, &remove(address, true), now);
     assert_eq!(effects, [Effect::Save, Effect::EndSessions(gone, EndReason::Removed)]);
     for server in sessions.into_iter().filter(|server| *server == gone) {
         assert!(row(&model, address).is_some());
-        model.session_ended(service, Some(server), EndReason::ClientClosed);
+        model.session_ended(service, client(0).ip(), Some(server), EndReason::ClientClosed);
     }
     assert_eq!(row(&model, address), None);
     assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::NotThere { server: address });
@@ -174,7 +219,7 @@ fn an_idle_server_goes_at_once() {
     let (mut model, _, now) = model();
     changed(&mut model, &add(address(1), 1), now);
     changed(&mut model, &remove(address(1), false), now);
-    assert_eq!(model.list().servers, []);
+    assert_eq!(list(&model).servers, []);
     assert!(model.servers.is_empty());
 }
 
@@ -185,15 +230,15 @@ fn weight_0_drains() {
     assert_eq!((report.moved, report.moves.len()), (0.0, 0));
     assert_eq!(row(&model, address(1)).expect("there").state, ServerState::Drain);
     assert_eq!(model.pick(service, client(1), &[]), None);
-    let Response::Explained(report) = model.apply(&Request::Explain { client: client(1) }, now).0 else { panic!() };
-    assert_eq!(report.skipped, [SkippedReport { server: address(1), state: ServerState::Drain }]);
+    let report = explain(&mut model, client(1), now);
+    assert_eq!(report.skipped, [SkippedReport { server: address(1), reason: Skip::Drain }]);
 }
 
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let (mut model, _, now) = model();
     changed(&mut model, &add(address(1), 2), now);
-    let before = (model.list(), model.kept());
+    let before = (list(&model), model.settings());
     let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let (zero, own, other) = (parse("10.0.0.1:0"), parse("127.0.0.1:80"), parse("10.0.0.2:80"));
     for (request, refusal) in [
@@ -206,19 +251,18 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     ] {
         assert_eq!(refused(&mut model, &request, now), refusal);
         assert_eq!(refused(&mut model, &dry(request), now), refusal);
-        assert_eq!((model.list(), model.kept()), before);
+        assert_eq!((list(&model), model.settings()), before);
     }
 }
 
 #[test]
 fn a_ring_that_would_be_too_large_is_refused_and_no_entry_is_left() {
     let now = event::now();
-    let vitals = model().0.vitals;
-    let mut model = Model::new(NonZeroU32::new(1 << 20).expect("not 0"), vitals);
+    let mut model = started(&settings("0.0.0.0:80", NonZeroU32::new(1 << 20).expect("not 0")), now);
     changed(&mut model, &add(address(1), 1), now);
     for request in [dry(add(address(2), 256)), add(address(2), 256)] {
         assert!(matches!(refused(&mut model, &request, now), Refusal::TooManyPoints { .. }));
-        assert_eq!((model.servers.len(), model.list().servers.len()), (1, 1));
+        assert_eq!((model.servers.len(), list(&model).servers.len()), (1, 1));
     }
 }
 
@@ -228,16 +272,16 @@ fn a_failed_connect_moves_on_and_is_counted() {
     for number in 1..4 {
         changed(&mut model, &add(address(number), 1), now);
     }
-    let Response::Explained(order) = model.apply(&Request::Explain { client: client(5) }, now).0 else { panic!() };
+    let order = explain(&mut model, client(5), now);
     let (mut tried, mut seen) = (Vec::new(), Vec::new());
-    model.session_began(service);
+    model.session_began(service, client(5).ip(), now).expect("let in");
     while let Some((server, address)) = model.pick(service, client(5), &tried) {
         model.connect_began(server);
         model.connect_failed(server, ConnectFailure::Refused);
         tried.push(server);
         seen.push(address);
     }
-    model.session_ended(service, None, EndReason::ConnectFailed);
+    model.session_ended(service, client(0).ip(), None, EndReason::ConnectFailed);
     let foretold: Vec<SocketAddr> = order.server.into_iter().chain(order.next).collect();
     assert_eq!(seen, foretold);
     for number in 1..4 {
@@ -256,42 +300,33 @@ fn what_is_restored_is_the_same_pool() {
         changed(&mut first, &add(address(number), u32::from(number)), now);
     }
     changed(&mut first, &add(address(7), 0), now);
-    let (mut second, other, _) = model();
-    second.restore(&first.kept()).expect("sound");
-    assert_eq!(second.list(), first.list());
-    assert_eq!(picks(&second, other), picks(&first, service));
-}
-
-#[test]
-fn a_kept_address_in_another_spelling_is_the_same_server() {
-    let (mut model, _, now) = model();
-    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
-    let kept = |text| Kept { server: parse(text), weight: 1 };
-    model.restore(&[kept("[::ffff:10.0.0.9]:80"), kept("[2001:db8::1%3]:80")]).expect("sound");
-    assert!(model.list().servers.iter().all(|row| row.share > 0.0));
-    let mapped = parse("10.0.0.9:80");
-    assert_eq!(refused(&mut model, &add(mapped, 1), now), Refusal::AlreadyThere { server: mapped, weight: 1 });
-    changed(&mut model, &remove(parse("[2001:db8::1]:80"), false), now);
-    assert_eq!(model.kept(), [Kept { server: mapped, weight: 1 }]);
+    let mut second = started(&first.settings(), first.vitals.started);
+    let other = second.service_named("default").expect("a service");
+    assert_eq!(list(&second), list(&first));
+    assert_eq!(picks(&mut second, other), picks(&mut first, service));
 }
 
 #[test]
 fn a_pool_has_a_limit_of_servers() {
-    let (mut model, _, now) = model();
-    let kept = |number: usize| Kept { server: (Ipv4Addr::from(0x0a00_0000 + number as u32), 80).into(), weight: 0 };
-    model.restore(&(0..MAX_SERVERS).map(kept).collect::<Vec<_>>()).expect("as many as may be");
-    assert_eq!(refused(&mut model, &add(kept(MAX_SERVERS).server, 0), now), Refusal::TooManyServers);
-    let (mut other, _, _) = self::model();
-    assert_eq!(other.restore(&(0..=MAX_SERVERS).map(kept).collect::<Vec<_>>()), Err(Refusal::TooManyServers));
+    let now = event::now();
+    let server = |number: usize| -> SocketAddr { (Ipv4Addr::from(0x0a00_0000 + number as u32), 80).into() };
+    let drained = ServerSettings { weight: 0, ..ServerSettings::default() };
+    let mut full = settings("0.0.0.0:81", POINTS);
+    let pool = full.pools.get_mut("default").expect("a pool");
+    pool.servers = (0..MAX_SERVERS).map(|number| (server(number), drained)).collect();
+    let mut model = started(&full, now);
+    assert_eq!(refused(&mut model, &add(server(MAX_SERVERS), 0), now), Refusal::TooManyServers);
+    full.pools.get_mut("default").expect("a pool").servers.insert(server(MAX_SERVERS), drained);
+    assert!(matches!(prepare(&full, &full, full.clone()), Err(Refusal::TooManyServers)));
 }
 
 #[test]
 fn only_what_would_come_back_to_the_listener_is_the_balancer_itself() {
     let own = |listen: &str, server: &str| {
-        let (mut model, service, _) = model();
-        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        model.listening(service, parse(listen));
-        matches!(model.check_addition(parse(server), 1), Err(Refusal::Itself { .. }))
+        let now = event::now();
+        let mut model = started(&settings(listen, POINTS), now);
+        let add = dry(add(server.parse().expect("an address"), 1));
+        matches!(model.apply(&add, now).0, Response::Refused(Refusal::Itself { .. }))
     };
     for (listen, server) in [
         ("10.0.0.1:80", "10.0.0.1:80"),
@@ -373,7 +408,7 @@ proptest! {
                     for effect in effects {
                         if let Effect::EndSessions(id, reason) = effect {
                             for gone in sessions.extract_if(.., |session| *session == id) {
-                                model.session_ended(service, Some(gone), reason);
+                                model.session_ended(service, client(0).ip(), Some(gone), reason);
                                 ended += 1;
                             }
                         }
@@ -384,8 +419,8 @@ proptest! {
                     if model.pick(service, client(number), &[]).is_some() {
                         sessions.push(connect(&mut model, service, client(number)));
                     } else {
-                        model.session_began(service);
-                        model.session_ended(service, None, EndReason::NoServer);
+                        model.session_began(service, client(5).ip(), now).expect("let in");
+                        model.session_ended(service, client(0).ip(), None, EndReason::NoServer);
                         ended += 1;
                     }
                 }
@@ -398,21 +433,19 @@ proptest! {
                 Step::End(at, reason) => {
                     if !sessions.is_empty() {
                         let server = sessions.swap_remove(at.index(sessions.len()));
-                        model.session_ended(service, Some(server), EndReason::ALL[reason]);
+                        model.session_ended(service, client(0).ip(), Some(server), EndReason::ALL[reason]);
                         ended += 1;
                     }
                 }
             }
             let eligible = weights.values().any(|weight| *weight > 0);
             prop_assert_eq!(model.pick(service, client(1), &[]).is_some(), eligible);
-            let kept: HashMap<SocketAddr, u32> =
-                model.kept().into_iter().map(|kept| (kept.server, kept.weight)).collect();
-            prop_assert_eq!(&kept, &weights);
+            prop_assert_eq!(&servers(&model), &weights);
             let report = model.status(now).services.remove(0);
             prop_assert_eq!(report.active, sessions.len() as u64);
             prop_assert_eq!(report.total, began);
             prop_assert_eq!(report.ended.values().sum::<u64>(), ended);
-            for row in model.list().servers {
+            for row in list(&model).servers {
                 let active = sessions.iter().filter(|id| model.server_address(**id) == row.server).count();
                 prop_assert_eq!(row.active, active as u64);
                 prop_assert!(row.state != ServerState::Leaving || active > 0);

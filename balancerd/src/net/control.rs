@@ -302,7 +302,7 @@ impl Peer {
             return Ok(None);
         }
         if !more && ready.readable {
-            match self.conn.read(&mut cx.scratch[..REQUEST_LIMIT]) {
+            match self.conn.read(cx.scratch) {
                 Ok(Input::Bytes(count)) => {
                     self.active = cx.now;
                     self.decoder.push(&cx.scratch[..count]);

@@ -21,11 +21,19 @@ const MOST_ACCEPTS: u32 = 16;
 /// How long a listener stays away when the system is short of something and no session of ours ends.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
+slotmap::new_key_type! {
+    /// A listener, as long as it is open.
+    pub(crate) struct ListenerId;
+}
+
 /// A listening socket and how it goes on.
 #[derive(Debug)]
 pub(crate) struct Listener {
     acceptor: Acceptor,
+    /// Whom it listens for. A reload may give it to another one.
     pub(crate) service: ServiceId,
+    /// The address as it was asked for.
+    asked: SocketAddr,
     address: SocketAddr,
     registered: Interest,
     short_until: Option<Instant>,
@@ -38,12 +46,6 @@ pub(crate) struct Listener {
 pub(crate) struct ListenError {
     address: SocketAddr,
     source: io::Error,
-}
-
-impl ListenError {
-    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
-        Self { address, source }
-    }
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -71,11 +73,18 @@ pub(crate) enum Accepted {
 }
 
 impl Listener {
-    /// Binds `address` for `service`.
-    pub(crate) fn bind(address: SocketAddr, service: ServiceId) -> io::Result<Self> {
-        let acceptor = Acceptor::bind(address, BACKLOG)?;
-        let address = acceptor.local_addr()?;
-        Ok(Self { acceptor, service, address, registered: Interest::NONE, short_until: None, portion: 1 })
+    /// Binds an address, for nobody yet.
+    pub(crate) fn bind(asked: SocketAddr, only_ipv6: bool) -> Result<Self, ListenError> {
+        let failed = |source| ListenError { address: asked, source };
+        let acceptor = Acceptor::bind(asked, only_ipv6, BACKLOG).map_err(failed)?;
+        let address = acceptor.local_addr().map_err(failed)?;
+        let service = ServiceId::default();
+        Ok(Self { acceptor, service, asked, address, registered: Interest::NONE, short_until: None, portion: 1 })
+    }
+
+    /// The address as it was asked for.
+    pub(crate) fn asked(&self) -> SocketAddr {
+        self.asked
     }
 
     /// Where it listens, with the port that the kernel chose for port 0.
@@ -173,7 +182,7 @@ mod tests {
     use crate::event::{Events, now};
 
     fn listener() -> Listener {
-        Listener::bind("127.0.0.1:0".parse().expect("an address"), ServiceId::default()).expect("bound")
+        Listener::bind("127.0.0.1:0".parse().expect("an address"), false).expect("bound")
     }
 
     #[test]

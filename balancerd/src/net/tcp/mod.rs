@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
-use slotmap::SlotMap;
+use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
-use wire::report::EndReason;
+use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
-use crate::model::{ConnectFailure, Direction, ServerId, ServiceId};
+use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter};
 use pipe::Pipe;
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
@@ -34,7 +34,6 @@ pub(crate) struct Sessions {
     slots: SlotMap<SessionId, Session>,
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
-    limit: usize,
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
@@ -50,19 +49,13 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// None yet, and never more than `limit`. `key` says what the sides of a session are called at the poller.
-    pub(crate) fn new(
-        timeouts: Timeouts,
-        limit: usize,
-        listening: Vec<SocketAddr>,
-        key: fn(SessionId, Side) -> Key,
-    ) -> Self {
+    /// None yet. `key` says what the sides of a session are called at the poller.
+    pub(crate) fn new(timeouts: Timeouts, key: fn(SessionId, Side) -> Key) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
             timeouts,
-            limit,
-            listening,
+            listening: Vec::new(),
             key,
             arrivals: Vec::new(),
             unsettled: Vec::new(),
@@ -84,15 +77,15 @@ impl Sessions {
         self.ended
     }
 
-    /// Whether there may be another one.
-    pub(crate) fn have_room(&self) -> bool {
-        self.slots.len() + self.arrivals.len() < self.limit
+    /// The process listens at these addresses from now on.
+    pub(crate) fn listens_at(&mut self, listening: Vec<SocketAddr>) {
+        self.listening = listening;
     }
 
     /// A listener is ready: takes a portion of the clients that wait there.
     pub(crate) fn accept_from(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
         for _ in 0..listener.portion() {
-            if !self.accept_one(listener, cx) {
+            if !self.accept_one(listener, false, cx) {
                 return;
             }
         }
@@ -102,25 +95,30 @@ impl Sessions {
     /// Takes the clients that wait at a listener which is about to close.
     pub(crate) fn accept_last(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
         for _ in 0..MOST_LAST_ACCEPTS {
-            if !self.accept_one(listener, cx) {
+            if !self.accept_one(listener, true, cx) {
                 return;
             }
         }
     }
 
     /// Whether there may be another client.
-    fn accept_one(&mut self, listener: &mut Listener, cx: &mut Context<'_>) -> bool {
-        if !self.have_room() {
+    fn accept_one(&mut self, listener: &mut Listener, last: bool, cx: &mut Context<'_>) -> bool {
+        if let Some((why, _)) = cx.model.waiting(listener.service, cx.now)
+            && !(last && why == Waiting::Stopping)
+        {
             return false;
         }
         match listener.accept(cx.now) {
-            Accepted::Client(stream, peer) => {
-                self.arrivals.push(Arrival { service: listener.service, client: stream, peer });
-                if !self.have_room() && self.full.on_event(cx.now) {
-                    warn!(
-                        limit = self.limit,
-                        "the session limit is reached: further clients wait in the kernel's queue"
-                    );
+            Accepted::Client(client, peer) => {
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let arrival = Arrival { service: listener.service, client, peer };
+                match cx.model.session_began(listener.service, peer.ip(), cx.now) {
+                    Ok(()) => self.arrivals.push(arrival),
+                    Err(reason) => self.turn_away(arrival, reason, cx),
+                }
+                if cx.model.is_full() && self.full.on_event(cx.now) {
+                    let limit = cx.model.session_limit();
+                    warn!(limit, "the session limit is reached: further clients wait in the kernel's queue");
                 }
                 true
             }
@@ -140,11 +138,19 @@ impl Sessions {
         }
     }
 
+    /// Closes a client that gets no server.
+    fn turn_away(&mut self, arrival: Arrival, reason: EndReason, cx: &mut Context<'_>) {
+        let Arrival { service, client, peer } = arrival;
+        drop(client);
+        debug!(client = %peer, %reason, "client turned away");
+        cx.model.session_ended(service, peer.ip(), None, reason);
+        self.ended += 1;
+        self.complain(reason, peer, cx.now);
+    }
+
     /// Takes a client: reads what it said first, picks its server and begins to connect.
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
         let Arrival { service, client, peer } = arrival;
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        cx.model.session_began(service);
         let mut inward = Pipe::new();
         let attempt = match inward.take_in(&client, cx.scratch) {
             Ok(()) => self.connect(service, peer, Vec::new(), inward.wants_write(), cx),
@@ -157,12 +163,7 @@ impl Sessions {
                 self.schedule(id);
                 self.unsettled.push(id);
             }
-            Err(reason) => {
-                drop(client);
-                cx.model.session_ended(service, None, reason);
-                self.ended += 1;
-                self.complain(reason, peer, cx.now);
-            }
+            Err(reason) => self.turn_away(Arrival { service, client, peer }, reason, cx),
         }
     }
 
@@ -219,6 +220,42 @@ impl Sessions {
         }
     }
 
+    /// Ends so many sessions of one server, those that are idle for longest.
+    pub(crate) fn end_idlest(&mut self, server: ServerId, count: u64, reason: EndReason, cx: &mut Context<'_>) {
+        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
+        let mut its: Vec<(Instant, SessionId)> = its.map(|(id, session)| (session.last_moved(), id)).collect();
+        let count = its.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        if count < its.len() {
+            its.select_nth_unstable(count);
+        }
+        for (_, id) in its.into_iter().take(count) {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// Ends the session with this number, if there is one.
+    pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
+        self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx);
+    }
+
+    /// Whether there is a session with this number.
+    pub(crate) fn has_number(&self, number: u64) -> bool {
+        self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)))
+    }
+
+    /// The live sessions that are meant, the longest idle first.
+    pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
+        let is_meant = |session: &Session| {
+            filter.service.is_none_or(|service| session.service == service)
+                && filter.pool.is_none_or(|pool| model.pool_of(session.server_id) == pool)
+                && filter.server.is_none_or(|server| model.server_address(session.server_id) == server)
+        };
+        let mut meant: Vec<(SessionId, &Session)> = self.slots.iter().filter(|(_, it)| is_meant(it)).collect();
+        meant.sort_by_key(|(_, session)| session.last_moved());
+        meant.truncate(filter.limit);
+        meant.into_iter().map(|(id, session)| report(id, session, model, now)).collect()
+    }
+
     /// Ends every session.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
         for id in self.slots.keys().collect::<Vec<_>>() {
@@ -254,8 +291,7 @@ impl Sessions {
     }
 
     /// At the end of a turn: opens a session for each arrival, tells the sides what has ended, and the poller what they
-    /// wait for now. So a session that
-    /// ended meanwhile costs neither, and one for which two things happened costs them once.
+    /// wait for now. So a session that ended meanwhile costs neither, and one for which two things happened costs them once.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         for arrival in arrivals.drain(..) {
@@ -323,7 +359,7 @@ impl Sessions {
         cx: &mut Context<'_>,
     ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
-            let Some((server, address)) = cx.model.pick(service, peer.ip(), &tried) else { break };
+            let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let begun = if is_a_circle(address, &self.listening) {
                 Err(Errno::ECONNREFUSED)
             } else {
@@ -367,7 +403,7 @@ impl Sessions {
             age_ms = age.as_millis() as u64,
             "session ended"
         );
-        cx.model.session_ended(session.service, server, reason);
+        cx.model.session_ended(session.service, session.peer.ip(), server, reason);
         self.ended += 1;
         self.complain(reason, session.peer, cx.now);
     }
@@ -393,8 +429,27 @@ struct Arrival {
     peer: SocketAddr,
 }
 
+fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> SessionReport {
+    let (service, pool) = model.names(session.service, session.server_id);
+    let milliseconds = |since: Instant| u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
+    let (bytes_in, bytes_out) = session.moved();
+    SessionReport {
+        session: id.data().as_ffi(),
+        service: service.to_owned(),
+        pool: pool.to_owned(),
+        client: session.peer,
+        server: model.server_address(session.server_id),
+        connected: session.is_connected(),
+        age_ms: milliseconds(session.began),
+        idle_ms: milliseconds(session.last_moved()),
+        bytes_in,
+        bytes_out,
+    }
+}
+
 /// Counts what happened in a session.
-fn count(session: &Session, outcome: &Outcome, cx: &mut Context<'_>) {
+fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
+    session.count(outcome);
     if outcome.connected {
         cx.model.connect_done(session.server_id);
     }

@@ -76,6 +76,8 @@ pub(super) struct Session {
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
     last_moved: Instant,
+    /// Bytes that reached the server, and the client.
+    moved: (u64, u64),
     /// The one guess that its owner holds of its deadline; a guess that is not this one is stale.
     pub(super) guess: Option<Instant>,
 }
@@ -148,6 +150,7 @@ impl Session {
             peer,
             began: now,
             last_moved: now,
+            moved: (0, 0),
             guess: None,
         }
     }
@@ -156,6 +159,27 @@ impl Session {
     pub(super) fn reconnect(&mut self, attempt: Attempt, now: Instant) {
         (self.server, self.server_id) = (attempt.server, attempt.server_id);
         self.phase = Phase::Connecting { since: now, tried: attempt.tried, fresh: true };
+    }
+
+    /// Whether the server has answered the connect.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Relaying)
+    }
+
+    /// When something moved for the last time.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.last_moved
+    }
+
+    /// Bytes that reached the server, and the client.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        self.moved
+    }
+
+    /// Counts what moved.
+    pub(super) fn count(&mut self, outcome: &Outcome) {
+        self.moved.0 += outcome.inward as u64;
+        self.moved.1 += outcome.outward as u64;
     }
 
     /// Whether the client has said something that the server is to get first.

@@ -1,46 +1,26 @@
-//! The state file: the servers that commands added, so that a restart has them. TOML, written whole and atomically.
+//! The state file: what commands have changed, so that a restart has it. Written whole and atomically; [`kept`] has what
+//! is in it.
+
+mod kept;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use serde::{Deserialize, Serialize};
+use wire::Settings;
 
 use crate::event::Waker;
-use crate::model::Kept;
-
-/// The version of the file's shape.
-const VERSION: u32 = 1;
+pub(crate) use kept::Kept;
 
 /// A file longer than this is none of ours: a server takes some 50 bytes.
 const LENGTH_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// For the daemon and its group alone.
 const MODE: u32 = 0o640;
-
-/// Stands at the top of the file for whoever opens it.
-const HEADING: &str =
-    "# The servers that commands added to this balancer. balancerd writes it; change it with balancerctl.\n";
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Text {
-    version: u32,
-    #[serde(default)]
-    server: Vec<Row>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    address: SocketAddr,
-    weight: u32,
-}
 
 /// Why the state file is of no use. It is left as it is.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +44,11 @@ pub(crate) enum StateError {
 }
 
 /// Reads the file. One that is not there keeps nothing.
-pub(crate) fn load(path: &Path) -> Result<Vec<Kept>, StateError> {
+pub(crate) fn load(path: &Path) -> Result<Kept, StateError> {
     let read = |source| StateError::Read { path: path.to_path_buf(), source };
     let broken = |fault| StateError::Broken { path: path.to_path_buf(), fault };
     let length = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
         Err(error) => return Err(read(error)),
         Ok(found) if !found.is_file() => return Err(broken("it is no regular file".to_owned())),
         Ok(found) => found.len(),
@@ -79,29 +59,12 @@ pub(crate) fn load(path: &Path) -> Result<Vec<Kept>, StateError> {
     let bytes = fs::read(path).map_err(read)?;
     let text = String::from_utf8(bytes)
         .map_err(|error| broken(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to())))?;
-    parse(&text).map_err(broken)
-}
-
-fn parse(text: &str) -> Result<Vec<Kept>, String> {
-    // A file that was cut to nothing says nothing; to take it for an empty pool would lose the servers.
-    let parsed: Text = toml::from_str(text).map_err(|error| match error.span() {
-        Some(span) => format!("line {}: {}", text[..span.start].matches('\n').count() + 1, error.message()),
-        None => error.message().to_owned(),
-    })?;
-    if parsed.version != VERSION {
-        return Err(format!("it has version {}, this balancer reads version {VERSION}", parsed.version));
-    }
-    Ok(parsed.server.into_iter().map(|Row { address, weight }| Kept { server: address, weight }).collect())
-}
-
-fn format(kept: &[Kept]) -> Result<String, toml::ser::Error> {
-    let server = kept.iter().map(|&Kept { server, weight }| Row { address: server, weight }).collect();
-    Ok(format!("{HEADING}{}", toml::to_string(&Text { version: VERSION, server })?))
+    Kept::parse(&text).map_err(broken)
 }
 
 /// Writes the file: a crash at any moment leaves the old or the new one.
-pub(crate) fn store(path: &Path, kept: &[Kept]) -> io::Result<()> {
-    let text = format(kept).map_err(io::Error::other)?;
+pub(crate) fn store(path: &Path, kept: &Kept) -> io::Result<()> {
+    let text = kept.text().map_err(io::Error::other)?;
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
@@ -138,7 +101,8 @@ struct Desk {
 #[derive(Debug)]
 struct Order {
     number: u64,
-    kept: Vec<Kept>,
+    said: Arc<Settings>,
+    present: Settings,
 }
 
 /// The file was written, or not; every order up to this number is settled by it.
@@ -159,9 +123,9 @@ impl Saver {
     }
 
     /// Orders the file to be written. The number is that of the result to wait for, or of a later one.
-    pub(crate) fn save(&mut self, kept: Vec<Kept>) -> u64 {
+    pub(crate) fn save(&mut self, said: Arc<Settings>, present: Settings) -> u64 {
         self.ordered += 1;
-        *self.desk.order() = Some(Order { number: self.ordered, kept });
+        *self.desk.order() = Some(Order { number: self.ordered, said, present });
         self.desk.laid.notify_one();
         self.ordered
     }
@@ -199,7 +163,8 @@ impl Desk {
 fn run(path: &Path, desk: &Desk, results: &Sender<Saved>, waker: &Waker) {
     loop {
         let order = desk.take();
-        let result = store(path, &order.kept).map_err(|error| format!("{} cannot be written: {error}", path.display()));
+        let kept = Kept::between(&order.said, &order.present);
+        let result = store(path, &kept).map_err(|error| format!("{} cannot be written: {error}", path.display()));
         if results.send(Saved { number: order.number, result }).is_err() {
             return;
         }
@@ -209,20 +174,29 @@ fn run(path: &Path, desk: &Desk, results: &Sender<Saved>, waker: &Waker) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings};
 
     use super::*;
 
-    fn kept(server: &str, weight: u32) -> Kept {
-        Kept { server: server.parse().expect("an address"), weight }
+    fn settings(servers: &[(&str, u32)]) -> Settings {
+        let server = |&(address, weight): &(&str, u32)| {
+            (address.parse().expect("an address"), ServerSettings { weight, ..ServerSettings::default() })
+        };
+        let servers = servers.iter().map(server).collect();
+        let pool = PoolSettings { servers, ..PoolSettings::default() };
+        Settings { pools: [(DEFAULT_POOL.to_owned(), pool)].into(), ..Settings::default() }
+    }
+
+    fn kept(servers: &[(&str, u32)]) -> Kept {
+        Kept::between(&settings(&[]), &settings(servers))
     }
 
     #[test]
     fn what_is_stored_is_loaded() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s.state");
-        assert_eq!(load(&path).expect("none"), []);
-        for all in [vec![], vec![kept("10.0.0.1:80", 1), kept("[2001:db8::1]:443", 256)]] {
+        assert_eq!(load(&path).expect("none"), Kept::default());
+        for all in [kept(&[]), kept(&[("10.0.0.1:80", 1), ("[2001:db8::1]:443", 256)])] {
             store(&path, &all).expect("stored");
             assert_eq!(load(&path).expect("loaded"), all);
         }
@@ -235,7 +209,7 @@ mod tests {
         let path = directory.path().join("s.state");
         for (bytes, said) in [
             (b"".as_slice(), "missing field `version`"),
-            (b"version = 2\n", "version 2"),
+            (b"version = 3\n", "version 3"),
             (b"version = 1\n[[server]]\naddress = \"10.0.0.1\"\nweight = 1\n", "line 3"),
             (b"version = 1\n[[server]]\naddress = \"10.0.0.1:80\"\nweight = -1\n", "line 4"),
             (b"version = 1\nservers = []\n", "servers"),
@@ -248,18 +222,6 @@ mod tests {
             assert_eq!(fs::read(&path).expect("still there"), bytes);
         }
         assert!(matches!(load(directory.path()), Err(StateError::Broken { .. })), "a directory");
-    }
-
-    proptest! {
-        #[test]
-        fn every_prefix_of_a_file_is_an_error_or_complete(count in 1usize..5, cut in any::<prop::sample::Index>()) {
-            let all: Vec<Kept> = (0..count).map(|n| kept(&format!("10.0.0.{n}:8{n}"), n as u32)).collect();
-            let text = format(&all).expect("text");
-            let cut = cut.index(text.len());
-            if let Ok(some) = parse(&text[..cut]) {
-                prop_assert!(all.starts_with(&some), "nothing that was not there");
-            }
-        }
     }
 
     /// Waits for the result that settles everything.
@@ -281,14 +243,14 @@ mod tests {
         let waker = |at: usize| Waker::new(&pollers[at], crate::event::Key(0)).expect("a waker");
         let mut saver = Saver::start(path.clone(), waker(0)).expect("a thread");
         for weight in 1..=50 {
-            saver.save(vec![kept("10.0.0.1:80", weight)]);
+            saver.save(Arc::new(settings(&[])), settings(&[("10.0.0.1:80", weight)]));
         }
         let last = finish(&mut saver);
         assert_eq!((last.number, last.result), (50, Ok(())));
-        assert_eq!(load(&path).expect("loaded"), [kept("10.0.0.1:80", 50)]);
+        assert_eq!(load(&path).expect("loaded"), kept(&[("10.0.0.1:80", 50)]));
 
         let mut saver = Saver::start(directory.path().join("none/s.state"), waker(1)).expect("a thread");
-        saver.save(Vec::new());
+        saver.save(Arc::default(), Settings::default());
         let error = finish(&mut saver).result.expect_err("no directory");
         assert!(error.contains("none/s.state"), "{error}");
     }

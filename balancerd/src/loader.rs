@@ -1,0 +1,149 @@
+//! Reads the configuration file beside the loop, which waits for no disk and builds no large ring: a thread that gets one
+//! order at a time and gives back what only has to be switched to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use ring::Ring;
+use wire::control::{FileText, Refusal};
+use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSettings, Settings};
+
+use crate::config::file::{self, File};
+use crate::event::Waker;
+use crate::model::{Prepared, ServerId, prepare};
+
+/// The thread, and the way to it.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    orders: Sender<Task>,
+    results: Receiver<Loaded>,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Task {
+    /// To read a text.
+    Load(Box<Order>),
+    /// To give memory back.
+    Discard(Vec<Ring<ServerId>>),
+}
+
+/// What is to be read, and what it comes to.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) source: Source,
+    /// What was said until now.
+    pub(crate) before: Arc<Settings>,
+    /// What holds now.
+    pub(crate) present: Settings,
+}
+
+/// Where the text is.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// In a file.
+    File(PathBuf),
+    /// Here.
+    Text(FileText),
+}
+
+/// What came of an order.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What is to be switched to, and whether the file is to be watched.
+    pub(crate) result: Result<(Prepared, bool), Refusal>,
+}
+
+impl Loader {
+    /// Starts the thread. It wakes the loop after each result, and ends with the process. `own` is what the arguments say.
+    pub(crate) fn start(own: Settings, waker: Waker) -> io::Result<Self> {
+        let (orders, incoming) = mpsc::channel::<Task>();
+        let (outgoing, results) = mpsc::channel();
+        thread::Builder::new().name("config".to_owned()).spawn(move || {
+            for task in incoming {
+                let order = match task {
+                    Task::Load(order) => order,
+                    Task::Discard(rings) => {
+                        drop(rings);
+                        continue;
+                    }
+                };
+                let Order { source, before, present } = *order;
+                let read = match &source {
+                    Source::File(path) => read(path, &own),
+                    Source::Text(given) => parse(given, &own),
+                };
+                let result = read.and_then(|File { settings, watch }| {
+                    prepare(&before, &present, settings).map(|prepared| (prepared, watch))
+                });
+                if outgoing.send(Loaded { result }).is_err() {
+                    return;
+                }
+                waker.wake();
+            }
+        })?;
+        Ok(Self { orders, results })
+    }
+
+    /// Orders a text to be read. Its result comes later.
+    pub(crate) fn order(&self, order: Order) {
+        // The thread lives as long as this end of the channel.
+        let _ = self.orders.send(Task::Load(Box::new(order)));
+    }
+
+    /// Gives rings away whose memory nobody needs any more.
+    pub(crate) fn discard(&self, rings: Vec<Ring<ServerId>>) {
+        let _ = self.orders.send(Task::Discard(rings));
+    }
+
+    /// The next result, if one is there.
+    pub(crate) fn result(&self) -> Option<Loaded> {
+        self.results.try_recv().ok()
+    }
+}
+
+/// What the file says, together with what the arguments say.
+///
+/// # Errors
+/// When it cannot be read, or makes no sense.
+pub(crate) fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
+    with_own(file::read(path).map_err(|error| bad(&error))?, own, &path.display().to_string())
+}
+
+fn parse(given: &FileText, own: &Settings) -> Result<File, Refusal> {
+    with_own(file::parse(&given.name, &given.text).map_err(|error| bad(&error))?, own, &given.name)
+}
+
+fn bad(error: &file::FileError) -> Refusal {
+    Refusal::BadFile { fault: error.to_string() }
+}
+
+fn with_own(mut file: File, own: &Settings, name: &str) -> Result<File, Refusal> {
+    for (service, settings) in &own.services {
+        if file.settings.services.insert(service.clone(), settings.clone()).is_some() {
+            let fault = format!("{name}: service {service} is given by --listen already; leave one of them out");
+            return Err(Refusal::BadFile { fault });
+        }
+    }
+    for (pool, settings) in &own.pools {
+        file.settings.pools.entry(pool.clone()).or_insert_with(|| settings.clone());
+    }
+    Ok(file)
+}
+
+/// What the arguments say: a service on the pool `default`, if there is an address to listen at.
+pub(crate) fn said_by_arguments(listen: Option<SocketAddr>, points_per_weight: NonZeroU32) -> Settings {
+    let mut settings = Settings::default();
+    if let Some(listen) = listen {
+        let service = ServiceSettings::new(vec![listen], DEFAULT_POOL);
+        settings.services.insert(DEFAULT_SERVICE.to_owned(), service);
+        let pool = PoolSettings { points_per_weight, ..PoolSettings::default() };
+        settings.pools.insert(DEFAULT_POOL.to_owned(), pool);
+    }
+    settings
+}

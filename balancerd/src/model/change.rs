@@ -1,0 +1,378 @@
+//! Single changes: checked first, and then made as a whole or, in a dry run, not at all. Each says who moves.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use ring::Diff;
+use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerValues};
+use wire::report::{ChangeReport, EndReason, Hex};
+use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
+
+use super::check::{answers_at, check_name, check_points, check_pool, check_server, check_service, collide, points_of};
+use super::pool::{Pool, refusal, without_servers};
+use super::reload::{MOST_MOVES, move_report};
+use super::server::{Ramp, Server};
+use super::service::Service;
+use super::{Effect, Model, PoolId, ServerId, canonical};
+
+type Changed = Result<(ChangeReport, Vec<Effect>), Refusal>;
+
+impl Model {
+    pub(super) fn change(&mut self, change: &Change, dry_run: bool, now: Instant) -> Changed {
+        let mut report = ChangeReport {
+            change: change.clone(),
+            dry_run,
+            moved: 0.0,
+            moves: Vec::new(),
+            sessions: 0,
+            digest: None,
+            unsaved: None,
+        };
+        let effects = match change {
+            Change::Add { pool, server, settings } => {
+                let pool = self.pool_named(pool)?;
+                self.add(pool, canonical(*server), *settings, &mut report, now)?
+            }
+            Change::Remove { pool, server, how } => {
+                let pool = self.pool_named(pool)?;
+                self.remove(pool, canonical(*server), *how, &mut report, now)?
+            }
+            Change::Set { pool, server, values } => {
+                let pool = self.pool_named(pool)?;
+                self.set(pool, canonical(*server), values, &mut report, now)?
+            }
+            Change::AddPool { pool, settings } => self.add_pool(pool, settings, &mut report)?,
+            Change::RemovePool { pool } => self.remove_pool(pool, &mut report, now)?,
+            Change::SetPool { pool, values } => self.set_pool(pool, values, &mut report)?,
+            Change::AddService { service, settings } => self.add_service(service, settings, dry_run)?,
+            Change::RemoveService { service } => {
+                let id = self.service_named(service)?;
+                report.sessions = self.services[id].traffic.active;
+                self.services[id].leaving = !dry_run;
+                vec![Effect::Save, Effect::Unlisten(id)]
+            }
+            Change::Kill { session } => {
+                report.sessions = 1;
+                vec![Effect::EndSession(*session)]
+            }
+            Change::KillAll { pool, server } => {
+                let pool = self.pool_named(pool)?;
+                let id = self.member(pool, canonical(*server))?;
+                report.sessions = self.servers[id].traffic.active;
+                vec![Effect::EndSessions(id, EndReason::Killed)]
+            }
+        };
+        Ok((report, if dry_run { Vec::new() } else { effects }))
+    }
+
+    fn member(&self, pool: PoolId, server: SocketAddr) -> Result<ServerId, Refusal> {
+        self.pools[pool].members.get(&server).copied().ok_or(Refusal::NotThere { server })
+    }
+
+    fn add(
+        &mut self,
+        pool: PoolId,
+        address: SocketAddr,
+        settings: ServerSettings,
+        report: &mut ChangeReport,
+        now: Instant,
+    ) -> Result<Vec<Effect>, Refusal> {
+        check_server(address, &settings)?;
+        if self.services.values().any(|service| {
+            service.settings.listen.iter().any(|own| answers_at(*own, address))
+                || service.addresses.iter().any(|own| answers_at(*own, address))
+        }) {
+            return Err(Refusal::Itself { server: address });
+        }
+        let known = self.pools[pool].members.get(&address).copied();
+        match known.map(|id| &self.servers[id]) {
+            Some(entry) if entry.leaving.is_none() => {
+                return Err(Refusal::AlreadyThere { server: address, weight: entry.settings.weight });
+            }
+            None if self.pools[pool].members.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers),
+            _ => {}
+        }
+        self.check_room(pool, None, &settings)?;
+        report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
+        self.tell_moves(pool, address, share_weight(&settings), report)?;
+        if !report.dry_run {
+            let had_servers = self.pools[pool].picker.len() > 0;
+            let id = known.unwrap_or_else(|| {
+                let id = self.servers.insert(Server::new(pool, address, settings));
+                self.pools[pool].members.insert(address, id);
+                id
+            });
+            let entry = &mut self.servers[id];
+            (entry.settings, entry.leaving) = (settings, None);
+            if had_servers {
+                self.start_slowly(id, now);
+            }
+            self.sync(id);
+        }
+        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, share_weight(&settings))]));
+        Ok(vec![Effect::Save])
+    }
+
+    fn remove(
+        &mut self,
+        pool: PoolId,
+        address: SocketAddr,
+        how: Removal,
+        report: &mut ChangeReport,
+        now: Instant,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let id = self.member(pool, address)?;
+        let entry = &self.servers[id];
+        report.sessions = entry.traffic.active;
+        // Another grade may be asked for while it leaves, the same as before may not.
+        if entry.leaving.is_some_and(|leave| leave.how == how) && how != Removal::Now {
+            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active });
+        }
+        self.tell_moves(pool, address, 0, report)?;
+        let mut effects = vec![Effect::Save];
+        if how == Removal::Now {
+            effects.push(Effect::EndSessions(id, EndReason::Removed));
+        }
+        if !report.dry_run {
+            self.servers[id].leave(how, now);
+            self.sync(id);
+            self.timers.retain(|(_, other)| *other != id);
+            if how != (Removal::Wait { limit_ms: None }) && how != Removal::Now {
+                self.timers.insert((now, id));
+            }
+        }
+        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, 0)]));
+        if !report.dry_run {
+            self.forget_if_gone(id);
+        }
+        Ok(effects)
+    }
+
+    fn set(
+        &mut self,
+        pool: PoolId,
+        address: SocketAddr,
+        values: &ServerValues,
+        report: &mut ChangeReport,
+        now: Instant,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let id = self.member(pool, address)?;
+        let entry = &self.servers[id];
+        report.sessions = entry.traffic.active;
+        if entry.leaving.is_some() {
+            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active });
+        }
+        if *values == ServerValues::default() {
+            return Err(Refusal::NothingToSet);
+        }
+        let before = entry.settings;
+        let settings = ServerSettings {
+            weight: values.weight.unwrap_or(before.weight),
+            state: values.state.unwrap_or(before.state),
+            max_sessions: values.max_sessions.unwrap_or(before.max_sessions),
+        };
+        check_server(address, &settings)?;
+        self.check_room(pool, Some(&before), &settings)?;
+        self.tell_moves(pool, address, share_weight(&settings), report)?;
+        if !report.dry_run {
+            let was_eligible = entry.is_eligible();
+            let others = self.pools[pool].picker.len() > usize::from(was_eligible);
+            self.servers[id].settings = settings;
+            if !self.servers[id].is_eligible() {
+                self.servers[id].ramp = None;
+            } else if !was_eligible && others {
+                self.start_slowly(id, now);
+            }
+            self.sync(id);
+        }
+        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, share_weight(&settings))]));
+        Ok(vec![Effect::Save])
+    }
+
+    fn add_pool(
+        &mut self,
+        name: &str,
+        settings: &PoolSettings,
+        report: &mut ChangeReport,
+    ) -> Result<Vec<Effect>, Refusal> {
+        check_name(name)?;
+        check_pool(settings)?;
+        if self.pool_named(name).is_ok() {
+            return Err(Refusal::PoolThere { pool: name.to_owned() });
+        }
+        if let Some((server, one)) = settings.servers.first_key_value() {
+            // A pool is made empty: its servers come by `add`, each with its own answer.
+            check_server(*server, one)?;
+            return Err(Refusal::BadValue {
+                key: "servers".to_owned(),
+                fault: "a pool is made without servers; add them one by one".to_owned(),
+            });
+        }
+        let pool = Pool::new(name, settings);
+        report.digest = Some(pool.digest(&self.servers));
+        if !report.dry_run {
+            self.pools.insert(pool);
+        }
+        Ok(vec![Effect::Save])
+    }
+
+    fn remove_pool(&mut self, name: &str, report: &mut ChangeReport, now: Instant) -> Result<Vec<Effect>, Refusal> {
+        let id = self.pool_named(name)?;
+        if let Some(service) = self.services.values().find(|service| service.pool == id && !service.leaving) {
+            return Err(Refusal::PoolInUse { pool: name.to_owned(), service: service.name.clone() });
+        }
+        report.sessions = self.pools[id].members.values().map(|server| self.servers[*server].traffic.active).sum();
+        if !report.dry_run {
+            self.take_pool(id, now);
+        }
+        Ok(vec![Effect::Save])
+    }
+
+    /// Takes a pool away. It stays out of sight until the last session of its servers has ended.
+    pub(super) fn take_pool(&mut self, id: PoolId, now: Instant) {
+        self.pools[id].leaving = true;
+        for server in self.pools[id].members.values().copied().collect::<Vec<_>>() {
+            if self.servers[server].leaving.is_none() {
+                self.servers[server].leave(Removal::Wait { limit_ms: None }, now);
+                self.sync(server);
+            }
+            self.forget_if_gone(server);
+        }
+        self.forget_pool_if_gone(id);
+    }
+
+    fn set_pool(&mut self, name: &str, values: &PoolValues, report: &mut ChangeReport) -> Result<Vec<Effect>, Refusal> {
+        let id = self.pool_named(name)?;
+        if *values == PoolValues::default() {
+            return Err(Refusal::NothingToSet);
+        }
+        let before = without_servers(&self.pools[id].settings);
+        let settings = PoolSettings {
+            policy: values.policy.unwrap_or(before.policy),
+            key: values.key.unwrap_or(before.key),
+            max_load: values.max_load.unwrap_or(before.max_load),
+            points_per_weight: values.points_per_weight.unwrap_or(before.points_per_weight),
+            slow_start_ms: values.slow_start_ms.unwrap_or(before.slow_start_ms),
+            ..PoolSettings::default()
+        };
+        check_pool(&settings)?;
+        check_points(&settings, self.points(id, &settings))?;
+        report.sessions = self.pools[id].picker.active();
+        let mut after = Pool::new(name, &settings);
+        after.members.clone_from(&self.pools[id].members);
+        if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
+            after.rebuild(&self.servers, None)?;
+            if let (Some(old), Some(new)) = (self.pools[id].picker.ring(), after.picker.ring()) {
+                tell_diff(&old.diff(new), report);
+            }
+            report.digest = Some(after.digest(&self.servers));
+            if !report.dry_run {
+                self.pools[id] = after;
+            }
+        } else if !report.dry_run {
+            self.pools[id].settings = settings;
+        }
+        report.digest.get_or_insert_with(|| self.digest_of(id));
+        Ok(vec![Effect::Save])
+    }
+
+    fn add_service(&mut self, name: &str, settings: &ServiceSettings, dry_run: bool) -> Result<Vec<Effect>, Refusal> {
+        check_name(name)?;
+        if self.service_named(name).is_ok() {
+            return Err(Refusal::ServiceThere { service: name.to_owned() });
+        }
+        let pool = self.pool_named(&settings.pool)?;
+        let others = self.services.values().filter(|service| !service.leaving);
+        let taken: Vec<(SocketAddr, &str)> = others
+            .flat_map(|service| service.settings.listen.iter().map(|listen| (*listen, service.name.as_str())))
+            .collect();
+        check_service(settings, &taken)?;
+        for pool in self.pools.values() {
+            for &server in pool.members.keys() {
+                if let Some(listen) = settings.listen.iter().find(|listen| answers_at(**listen, server)) {
+                    return Err(Refusal::ListensAtServer { listen: *listen, server, pool: pool.name.clone() });
+                }
+            }
+        }
+        debug_assert!(taken.iter().all(|(other, _)| settings.listen.iter().all(|own| !collide(*other, *own))));
+        if dry_run {
+            return Ok(Vec::new());
+        }
+        let id = self.services.insert(Service::new(name, settings.clone(), pool));
+        Ok(vec![Effect::Save, Effect::Listen(id)])
+    }
+
+    /// Nobody listens for a service any more: it goes with its last session.
+    pub(crate) fn unlistened(&mut self, id: super::ServiceId) {
+        if self.services.get(id).is_some_and(|service| service.leaving && service.traffic.active == 0) {
+            self.services.remove(id);
+        }
+    }
+
+    /// A server comes up where others are: its weight grows, if the pool is set to that.
+    pub(super) fn start_slowly(&mut self, id: ServerId, now: Instant) {
+        let server = &mut self.servers[id];
+        let Some(time) = self.pools[server.pool].slow_start() else { return };
+        if server.is_eligible() {
+            let ramp = Ramp { since: now, part: 1 };
+            server.ramp = Some(ramp);
+            self.timers.insert((ramp.next(time), id));
+        }
+    }
+
+    /// Puts a server where it belongs. That there is room for its points was checked.
+    fn sync(&mut self, id: ServerId) {
+        let server = &self.servers[id];
+        let synced = self.pools[server.pool].sync(id, server);
+        debug_assert_eq!(synced, Ok(()));
+    }
+
+    /// Whether the ring of a pool has room for a server of these settings, in place of `before`: for all of its points,
+    /// eligible or not.
+    fn check_room(
+        &self,
+        id: PoolId,
+        before: Option<&ServerSettings>,
+        settings: &ServerSettings,
+    ) -> Result<(), Refusal> {
+        let pool = &self.pools[id].settings;
+        if pool.policy != Policy::ConsistentHash {
+            return Ok(());
+        }
+        let others = self.points(id, pool) - before.map_or(0, |before| points_of(pool, before));
+        check_points(pool, others + points_of(pool, settings))
+    }
+
+    /// Points that the servers of a pool have if all are eligible.
+    fn points(&self, id: PoolId, settings: &PoolSettings) -> u64 {
+        let members = self.pools[id].members.values().map(|id| &self.servers[*id]);
+        members.filter(|server| server.leaving.is_none()).map(|server| points_of(settings, &server.settings)).sum()
+    }
+
+    /// Who moves when a server gets this weight, once it has started.
+    fn tell_moves(
+        &self,
+        pool: PoolId,
+        server: SocketAddr,
+        weight: u32,
+        report: &mut ChangeReport,
+    ) -> Result<(), Refusal> {
+        let Some(ring) = self.pools[pool].picker.ring() else { return Ok(()) };
+        tell_diff(&ring.plan(server.into(), weight).map_err(|error| refusal(&error))?, report);
+        Ok(())
+    }
+
+    pub(super) fn digest_of(&self, pool: PoolId) -> Hex {
+        self.pools[pool].digest(&self.servers)
+    }
+}
+
+/// The weight that counts: none for a server that is not ready.
+fn share_weight(settings: &ServerSettings) -> u32 {
+    if settings.state == wire::settings::AdminState::Ready { settings.weight } else { 0 }
+}
+
+fn tell_diff(diff: &Diff, report: &mut ChangeReport) {
+    report.moved = diff.moved.fraction();
+    report.moves = diff.moves.iter().take(MOST_MOVES).map(move_report).collect();
+}

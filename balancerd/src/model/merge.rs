@@ -1,0 +1,154 @@
+//! Commands and file together: a three-way merge. What a file says anew wins; what it says as before leaves what commands
+//! have changed. Pure, and the same at a reload and at a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings};
+
+/// What holds when `file` is read: `before` is what it said the last time, `present` what holds until now.
+pub(crate) fn merge(before: &Settings, present: &Settings, file: &Settings) -> Settings {
+    Settings {
+        max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
+        services: entries(&before.services, &present.services, &file.services, service),
+        pools: entries(&before.pools, &present.pools, &file.pools, pool),
+    }
+}
+
+fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSettings) -> ServiceSettings {
+    let list = |get: fn(&ServiceSettings) -> &Vec<ipnet::IpNet>| {
+        if get(file) == get(before) { get(present).clone() } else { get(file).clone() }
+    };
+    ServiceSettings {
+        protocol: value(before.protocol, present.protocol, file.protocol),
+        listen: if file.listen == before.listen { present.listen.clone() } else { file.listen.clone() },
+        pool: if file.pool == before.pool { present.pool.clone() } else { file.pool.clone() },
+        max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
+        sessions_per_second: value(before.sessions_per_second, present.sessions_per_second, file.sessions_per_second),
+        sessions_per_client: value(before.sessions_per_client, present.sessions_per_client, file.sessions_per_client),
+        allow: list(|service| &service.allow),
+        deny: list(|service| &service.deny),
+    }
+}
+
+fn pool(before: &PoolSettings, present: &PoolSettings, file: &PoolSettings) -> PoolSettings {
+    PoolSettings {
+        policy: value(before.policy, present.policy, file.policy),
+        key: value(before.key, present.key, file.key),
+        max_load: value(before.max_load, present.max_load, file.max_load),
+        points_per_weight: value(before.points_per_weight, present.points_per_weight, file.points_per_weight),
+        slow_start_ms: value(before.slow_start_ms, present.slow_start_ms, file.slow_start_ms),
+        servers: entries(&before.servers, &present.servers, &file.servers, server),
+    }
+}
+
+fn server(before: &ServerSettings, present: &ServerSettings, file: &ServerSettings) -> ServerSettings {
+    ServerSettings {
+        weight: value(before.weight, present.weight, file.weight),
+        state: value(before.state, present.state, file.state),
+        max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
+    }
+}
+
+fn value<T: PartialEq + Copy>(before: T, present: T, file: T) -> T {
+    if file == before { present } else { file }
+}
+
+/// An entry that the file changed is the file's, value by value; one that is new or gone in it, as a whole.
+fn entries<K: Ord + Clone, T: PartialEq + Clone>(
+    before: &BTreeMap<K, T>,
+    present: &BTreeMap<K, T>,
+    file: &BTreeMap<K, T>,
+    both: impl Fn(&T, &T, &T) -> T,
+) -> BTreeMap<K, T> {
+    let names: BTreeSet<&K> = present.keys().chain(file.keys()).collect();
+    let merged = |name: &K| match (before.get(name), present.get(name), file.get(name)) {
+        (before, present, file) if before == file => present.cloned(),
+        (Some(before), Some(present), Some(file)) => Some(both(before, present, file)),
+        (_, _, file) => file.cloned(),
+    };
+    names.into_iter().filter_map(|name| Some((name.clone(), merged(name)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::settings::{AdminState, Policy};
+
+    use super::*;
+
+    fn any_server() -> impl Strategy<Value = ServerSettings> {
+        let state = prop::sample::select(AdminState::ALL.as_slice());
+        (0u32..3, state).prop_map(|(weight, state)| ServerSettings { weight, state, max_sessions: None })
+    }
+
+    fn any_pool() -> impl Strategy<Value = PoolSettings> {
+        let servers =
+            prop::collection::btree_map((1u8..5).prop_map(|n| ([10, 0, 0, n], 80).into()), any_server(), 0..4);
+        (servers, prop::sample::select(Policy::ALL.as_slice())).prop_map(|(servers, policy)| PoolSettings {
+            policy,
+            servers,
+            ..PoolSettings::default()
+        })
+    }
+
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let name = || prop::sample::select(["a", "b", "c"].as_slice()).prop_map(str::to_owned);
+        let service =
+            (1u16..4, name()).prop_map(|(port, pool)| ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool));
+        let services = prop::collection::btree_map(name(), service, 0..3);
+        let pools = prop::collection::btree_map(name(), any_pool(), 0..3);
+        (services, pools).prop_map(|(services, pools)| Settings { max_sessions: None, services, pools })
+    }
+
+    proptest! {
+        #[test]
+        fn an_unchanged_file_changes_nothing(file in any_settings(), present in any_settings()) {
+            prop_assert_eq!(merge(&file, &present, &file), present);
+        }
+
+        #[test]
+        fn without_commands_the_file_holds(before in any_settings(), file in any_settings()) {
+            prop_assert_eq!(merge(&before, &before, &file), file);
+        }
+
+        #[test]
+        fn to_read_a_file_twice_is_to_read_it_once(a in any_settings(), b in any_settings(), c in any_settings()) {
+            let once = merge(&a, &b, &c);
+            prop_assert_eq!(merge(&c, &once, &c), once);
+        }
+
+        #[test]
+        fn every_value_is_the_files_or_the_commands(a in any_settings(), b in any_settings(), c in any_settings()) {
+            for (name, pool) in &merge(&a, &b, &c).pools {
+                let sources = [b.pools.get(name), c.pools.get(name)];
+                let from = || sources.into_iter().flatten();
+                prop_assert!(from().any(|source| source.policy == pool.policy));
+                for (address, server) in &pool.servers {
+                    let weights = from().filter_map(|source| source.servers.get(address)).map(|it| it.weight);
+                    prop_assert!(weights.collect::<Vec<_>>().contains(&server.weight));
+                }
+            }
+        }
+    }
+
+    fn one(weight: u32, state: AdminState) -> Settings {
+        let server = ServerSettings { weight, state, max_sessions: None };
+        let servers = [(([10, 0, 0, 1], 80).into(), server)].into();
+        let pool = PoolSettings { servers, ..PoolSettings::default() };
+        Settings { pools: [("web".to_owned(), pool)].into(), ..Settings::default() }
+    }
+
+    #[test]
+    fn values_of_one_server_are_merged_each_by_itself() {
+        let (before, present) = (one(1, AdminState::Ready), one(1, AdminState::Drain));
+        assert_eq!(merge(&before, &present, &one(5, AdminState::Ready)), one(5, AdminState::Drain));
+    }
+
+    #[test]
+    fn a_server_that_a_command_removed_comes_back_only_when_the_file_says_something_new_of_it() {
+        let (before, mut present) = (one(1, AdminState::Ready), one(1, AdminState::Ready));
+        present.pools.get_mut("web").expect("a pool").servers.clear();
+        assert_eq!(merge(&before, &present, &before), present);
+        assert_eq!(merge(&before, &present, &one(2, AdminState::Ready)), one(2, AdminState::Ready));
+    }
+}

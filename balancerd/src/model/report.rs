@@ -1,0 +1,202 @@
+//! What the model tells of itself. Nothing here changes anything.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use wire::control::{MAX_LISTED_SESSIONS, Refusal};
+use wire::report::{
+    DigestReport, EndReason, ExplainReport, Hex, ListReport, PoolReport, ServerState, SettingsReport, Skip,
+    SkippedReport, StatusReport,
+};
+use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, Subject, differences};
+
+use super::pool::{Pool, key_of, key_text, without_servers};
+use super::{Model, PoolId, ServerId, SessionFilter, canonical, milliseconds};
+
+/// How many servers behind the picked one `explain` names.
+const EXPLAINED_SUCCESSORS: usize = 2;
+
+impl Model {
+    pub(super) fn status(&self, now: Instant) -> StatusReport {
+        let vitals = &self.vitals;
+        let services = self.services.iter().map(|(id, service)| {
+            let waiting = self.waiting(id, now).map(|(why, _)| why);
+            service.report(waiting)
+        });
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: vitals.pid,
+            uptime_ms: milliseconds(now - vitals.started),
+            phase: self.phase(),
+            services: services.collect(),
+            servers: self.servers.values().filter(|server| server.leaving.is_none()).count() as u64,
+            digest: self.whole_digest(),
+            session_limit: self.session_limit() as u64,
+            state_file: vitals.state_file.clone(),
+            log: vitals.log.clone(),
+            unsaved: vitals.unsaved.clone(),
+            longest_turn_us: u64::try_from(vitals.longest_turn.as_micros()).unwrap_or(u64::MAX),
+            log_lines_dropped: vitals.log_lines_dropped,
+            config_file: vitals.config_file.clone(),
+            reload_failure: vitals.reload_failure.clone(),
+            deviations: self.deviations(),
+        }
+    }
+
+    pub(super) fn list(&self, name: &str, now: Instant) -> Result<ListReport, Refusal> {
+        let pool = &self.pools[self.pool_named(name)?];
+        let shares = pool.shares(&self.servers);
+        let mut servers: Vec<_> = pool
+            .members
+            .values()
+            .map(|id| &self.servers[*id])
+            .map(|server| server.report(shares.get(&server.address).copied().unwrap_or_default(), now))
+            .collect();
+        // The map gives the order of addresses; a stable sort keeps it within each half.
+        servers.sort_by_key(|report| report.state == ServerState::Leaving);
+        let is_of_it = |difference: &Difference| match &difference.subject {
+            Subject::Pool { pool } | Subject::Server { pool, .. } => pool == name,
+            _ => false,
+        };
+        Ok(ListReport {
+            pool: pool.name.clone(),
+            settings: without_servers(&pool.settings),
+            digest: pool.digest(&self.servers),
+            deviations: self.deviations().into_iter().filter(is_of_it).collect(),
+            servers,
+        })
+    }
+
+    pub(super) fn pool_reports(&self) -> Vec<PoolReport> {
+        let mut reports: Vec<PoolReport> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| !pool.leaving)
+            .map(|(id, pool)| PoolReport {
+                pool: pool.name.clone(),
+                settings: without_servers(&pool.settings),
+                services: self.services_of(id),
+                servers: pool.members.values().filter(|id| self.servers[**id].leaving.is_none()).count() as u64,
+                eligible: pool.picker.len() as u64,
+                active: pool.members.values().map(|id| self.servers[*id].traffic.active).sum(),
+                digest: pool.digest(&self.servers),
+            })
+            .collect();
+        reports.sort_by(|one, other| one.pool.cmp(&other.pool));
+        reports
+    }
+
+    fn services_of(&self, pool: PoolId) -> Vec<String> {
+        let its = self.services.values().filter(|service| service.pool == pool && !service.leaving);
+        let mut names: Vec<String> = its.map(|service| service.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    pub(super) fn settings_report(&self) -> SettingsReport {
+        let file = self.vitals.config_file.clone();
+        SettingsReport { said: file.as_ref().map(|_| Settings::clone(&self.said)), file, now: self.settings() }
+    }
+
+    /// What commands have changed of what the file says; nothing without a file.
+    fn deviations(&self) -> Vec<Difference> {
+        if self.vitals.config_file.is_some() { differences(&self.said, &self.settings()) } else { Vec::new() }
+    }
+
+    pub(super) fn digest(&self, name: &str) -> Result<DigestReport, Refusal> {
+        let id = self.pool_named(name)?;
+        let settings = &self.pools[id].settings;
+        Ok(DigestReport {
+            pool: name.to_owned(),
+            policy: settings.policy,
+            key: settings.key.to_string(),
+            max_load: settings.max_load.map(|factor| factor.to_string()),
+            digest: self.digest_of(id),
+            ring_format: ring::FORMAT,
+            points_per_weight: settings.points_per_weight.get(),
+        })
+    }
+
+    /// Of one pool it is that pool's; of several all of theirs, in the order of their names.
+    fn whole_digest(&self) -> Hex {
+        let mut digests: Vec<(&str, Hex)> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| !pool.leaving)
+            .map(|(id, pool)| (pool.name.as_str(), self.digest_of(id)))
+            .collect();
+        digests.sort_by_key(|(name, _)| *name);
+        match digests.as_slice() {
+            [] => Hex(0),
+            [(_, only)] => *only,
+            // Multiplying by an odd number before each addition makes the order count.
+            all => Hex(all.iter().fold(0, |sum: u64, (_, one)| sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ one.0)),
+        }
+    }
+
+    pub(super) fn session_filter(
+        &self,
+        service: Option<&str>,
+        pool: Option<&str>,
+        server: Option<SocketAddr>,
+        limit: u32,
+    ) -> Result<SessionFilter, Refusal> {
+        Ok(SessionFilter {
+            service: service.map(|name| self.service_named(name)).transpose()?,
+            pool: pool.map(|name| self.pool_named(name)).transpose()?,
+            server: server.map(canonical),
+            limit: limit.min(MAX_LISTED_SESSIONS) as usize,
+        })
+    }
+
+    pub(super) fn explain(&self, client: SocketAddr, service: Option<&str>) -> Result<ExplainReport, Refusal> {
+        let client = canonical(client);
+        let (pool, refused) = match service {
+            Some(name) => {
+                let service = &self.services[self.service_named(name)?];
+                (service.pool, (!service.lets_in(client.ip())).then_some(EndReason::Denied))
+            }
+            None => (self.pool_named(DEFAULT_POOL)?, None),
+        };
+        let pool = &self.pools[pool];
+        let hashes = pool.settings.policy == Policy::ConsistentHash;
+        let key = key_of(pool.settings.key, client);
+        let bound = pool.bound();
+        let (takers, crowded): (Vec<ServerId>, Vec<ServerId>) =
+            pool.picker.upcoming(key).into_iter().partition(|id| bound.has_room(&self.servers[*id]));
+        let address = |id: &ServerId| self.servers[*id].address;
+        let mut order = takers.iter().map(address);
+        let draws = pool.picker.draws();
+        Ok(ExplainReport {
+            client: client.ip(),
+            service: service.map(ToOwned::to_owned),
+            refused,
+            pool: pool.name.clone(),
+            policy: pool.settings.policy,
+            key: hashes.then(|| key_text(pool.settings.key, client)),
+            hash: hashes.then(|| Hex(key.hash())),
+            point: pool.picker.ring().and_then(|ring| ring.point_of(key)).map(Hex),
+            server: if draws { None } else { order.next() },
+            next: order.take(EXPLAINED_SUCCESSORS).collect(),
+            skipped: self.skipped(pool, &crowded),
+        })
+    }
+
+    fn skipped(&self, pool: &Pool, crowded: &[ServerId]) -> Vec<SkippedReport> {
+        let of_state = pool.members.values().filter_map(|id| {
+            let server = &self.servers[*id];
+            let reason = match server.state() {
+                ServerState::Ready => return None,
+                ServerState::Drain => Skip::Drain,
+                ServerState::Leaving => Skip::Leaving,
+                ServerState::Maintenance => Skip::Maintenance,
+            };
+            Some(SkippedReport { server: server.address, reason })
+        });
+        let of_load = crowded.iter().map(|id| {
+            let server = &self.servers[*id];
+            SkippedReport { server: server.address, reason: if server.is_full() { Skip::Full } else { Skip::Loaded } }
+        });
+        of_state.chain(of_load).collect()
+    }
+}

@@ -1,0 +1,324 @@
+//! What the state file keeps, and its text: TOML.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings};
+
+/// The version of the file's shape.
+const VERSION: u32 = 2;
+
+/// Stands at the top of the file for whoever opens it.
+const HEADING: &str =
+    "# What commands have changed in this balancer. balancerd writes it; change it with balancerctl.\n";
+
+/// What commands have changed of what the arguments and the file say, value by value: what was said at that time, and
+/// what holds now. So a file that says something else later can win, and one that does not leaves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pools: Vec<PoolRow>,
+    servers: Vec<ServerRow>,
+    services: Vec<ServiceRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolRow {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<PoolSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<PoolSettings>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerRow {
+    pool: String,
+    address: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<ServerSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<ServerSettings>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceRow {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    now: Option<ServiceSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<ServiceSettings>,
+}
+
+/// The file, in both of its versions.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    version: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pool: Vec<PoolRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    server: Vec<ServerRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    service: Vec<ServiceRow>,
+}
+
+/// Version 1 kept the servers of the one pool that there was.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstText {
+    #[expect(dead_code, reason = "it was read before")]
+    version: u32,
+    #[serde(default)]
+    server: Vec<FirstRow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstRow {
+    address: SocketAddr,
+    weight: u32,
+}
+
+impl Kept {
+    /// What is to be kept when `said` was said and `present` holds.
+    pub(crate) fn between(said: &Settings, present: &Settings) -> Self {
+        let mut kept = Self::default();
+        let none = BTreeMap::new();
+        for name in union(&said.pools, &present.pools) {
+            let (old, new) = (said.pools.get(name), present.pools.get(name));
+            let row = PoolRow { name: name.clone(), now: new.map(bare), said: old.map(bare) };
+            if row.now != row.said {
+                kept.pools.push(row);
+            }
+            let (old, new) = (old.map_or(&none, |pool| &pool.servers), new.map_or(&none, |pool| &pool.servers));
+            for address in union(old, new) {
+                let (said, now) = (old.get(address).copied(), new.get(address).copied());
+                if said != now {
+                    kept.servers.push(ServerRow { pool: name.clone(), address: *address, now, said });
+                }
+            }
+        }
+        for name in union(&said.services, &present.services) {
+            let (said, now) = (said.services.get(name).cloned(), present.services.get(name).cloned());
+            if said != now {
+                kept.services.push(ServiceRow { name: name.clone(), now, said });
+            }
+        }
+        kept
+    }
+
+    /// What was said when it was kept, and what held then, as far as `said` still speaks of it.
+    pub(crate) fn apply(&self, said: &Settings) -> (Settings, Settings) {
+        let (mut before, mut present) = (said.clone(), said.clone());
+        for row in &self.pools {
+            put(&mut before.pools, &row.name, row.said.clone(), said.pools.get(&row.name));
+            put(&mut present.pools, &row.name, row.now.clone(), said.pools.get(&row.name));
+        }
+        for row in &self.servers {
+            for (settings, value) in [(&mut before, row.said), (&mut present, row.now)] {
+                // The servers of a pool that is gone went with it.
+                let Some(pool) = settings.pools.get_mut(&row.pool) else { continue };
+                match value {
+                    Some(value) => drop(pool.servers.insert(row.address, value)),
+                    None => drop(pool.servers.remove(&row.address)),
+                }
+            }
+        }
+        for row in &self.services {
+            for (settings, value) in [(&mut before, &row.said), (&mut present, &row.now)] {
+                match value {
+                    Some(value) => drop(settings.services.insert(row.name.clone(), value.clone())),
+                    None => drop(settings.services.remove(&row.name)),
+                }
+            }
+        }
+        (before, present)
+    }
+
+    /// From the text of a file, of this version or the one before.
+    ///
+    /// # Errors
+    /// Says what is wrong, and in which line if that is known.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        // A file that was cut to nothing says nothing; to take it for an empty one would lose the servers.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version } = read(text)?;
+        match version {
+            1 => {
+                let FirstText { server, .. } = read(text)?;
+                let now = |weight| Some(ServerSettings { weight, ..ServerSettings::default() });
+                let row = |FirstRow { address, weight }| ServerRow {
+                    pool: DEFAULT_POOL.to_owned(),
+                    address,
+                    now: now(weight),
+                    said: None,
+                };
+                Ok(canonical(Kept { servers: server.into_iter().map(row).collect(), ..Kept::default() })?)
+            }
+            VERSION => {
+                let Text { pool, server, service, .. } = read(text)?;
+                Ok(canonical(Kept { pools: pool, servers: server, services: service })?)
+            }
+            _ => Err(format!("it has version {version}, this balancer reads versions 1 and {VERSION}")),
+        }
+    }
+
+    /// The text of a file.
+    pub(super) fn text(&self) -> Result<String, toml::ser::Error> {
+        let Self { pools, servers, services } = self.clone();
+        let text = Text { version: VERSION, pool: pools, server: servers, service: services };
+        Ok(format!("{HEADING}{}", toml::to_string(&text)?))
+    }
+}
+
+/// A pool without its servers, for they have rows of their own.
+fn bare(pool: &PoolSettings) -> PoolSettings {
+    let PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *pool;
+    PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
+}
+
+/// Puts the values of a pool in. The servers stay those that are said of it.
+fn put(
+    pools: &mut BTreeMap<String, PoolSettings>,
+    name: &str,
+    value: Option<PoolSettings>,
+    said: Option<&PoolSettings>,
+) {
+    match value {
+        Some(value) => {
+            let servers = said.map_or_else(BTreeMap::new, |pool| pool.servers.clone());
+            pools.insert(name.to_owned(), PoolSettings { servers, ..value });
+        }
+        None => drop(pools.remove(name)),
+    }
+}
+
+fn union<'a, K: Ord, V>(one: &'a BTreeMap<K, V>, other: &'a BTreeMap<K, V>) -> BTreeSet<&'a K> {
+    one.keys().chain(other.keys()).collect()
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| match error.span() {
+        Some(span) => format!("line {}: {}", text[..span.start].matches('\n').count() + 1, error.message()),
+        None => error.message().to_owned(),
+    })
+}
+
+/// With each address in the form in which it is compared, and nothing there twice.
+fn canonical(mut kept: Kept) -> Result<Kept, String> {
+    for row in &mut kept.servers {
+        row.address = SocketAddr::new(row.address.ip().to_canonical(), row.address.port());
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(row) = kept.servers.iter().find(|row| !seen.insert((&row.pool, row.address))) {
+        return Err(format!("server {} is there twice in pool {}", row.address, row.pool));
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+
+    use proptest::prelude::*;
+    use wire::settings::{AdminState, HashKey, LoadFactor, Policy};
+
+    use super::*;
+
+    fn any_server() -> impl Strategy<Value = ServerSettings> {
+        let state = prop::sample::select(AdminState::ALL.as_slice());
+        (0u32..3, state, prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0"))))
+            .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions })
+    }
+
+    fn any_pool() -> impl Strategy<Value = PoolSettings> {
+        let servers =
+            prop::collection::btree_map((1u8..5).prop_map(|n| ([10, 0, 0, n], 80).into()), any_server(), 0..4);
+        let key = prop_oneof![
+            Just(HashKey::ClientIp),
+            Just(HashKey::ClientIpPort),
+            Just(HashKey::ClientSubnet { ipv4: 24, ipv6: 56 })
+        ];
+        let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
+        (servers, prop::sample::select(Policy::ALL.as_slice()), key, load).prop_map(
+            |(servers, policy, key, max_load)| PoolSettings {
+                policy,
+                key,
+                max_load,
+                servers,
+                ..PoolSettings::default()
+            },
+        )
+    }
+
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let name = || prop::sample::select(["a", "b", "c"].as_slice()).prop_map(str::to_owned);
+        let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
+            sessions_per_second: limited.then_some(NonZeroU32::MIN),
+            deny: vec!["192.0.2.0/24".parse().expect("a network")],
+            ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
+        });
+        let services = prop::collection::btree_map(name(), service, 0..3);
+        let pools = prop::collection::btree_map(name(), any_pool(), 0..3);
+        (services, pools).prop_map(|(services, pools)| Settings { max_sessions: None, services, pools })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_comes_back_when_the_same_is_said(said in any_settings(), present in any_settings()) {
+            let kept = Kept::between(&said, &present);
+            let back = Kept::parse(&kept.text().expect("text")).expect("our own text");
+            prop_assert_eq!(&back, &kept);
+            prop_assert_eq!(back.apply(&said), (said, present));
+        }
+
+        #[test]
+        fn a_restart_is_a_reload(said in any_settings(), present in any_settings(), anew in any_settings()) {
+            let (before, then) = Kept::between(&said, &present).apply(&anew);
+            let restarted = crate::model::merge(&before, &then, &anew);
+            prop_assert_eq!(restarted, crate::model::merge(&said, &present, &anew));
+        }
+
+        #[test]
+        fn every_prefix_of_a_file_is_an_error_or_says_nothing_new(
+            present in any_settings(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let kept = Kept::between(&Settings::default(), &present);
+            let text = kept.text().expect("text");
+            let cut = cut.index(text.len());
+            if let Ok(some) = Kept::parse(&text[..cut]) {
+                let addresses = |kept: &Kept| -> BTreeSet<_> {
+                    kept.servers.iter().map(|row| (row.pool.clone(), row.address)).collect()
+                };
+                prop_assert!(addresses(&some).is_subset(&addresses(&kept)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_the_pool_default() {
+        let text = "version = 1\n[[server]]\naddress = \"[::ffff:10.0.0.1]:80\"\nweight = 3\n";
+        let (_, present) = Kept::parse(text).expect("version 1").apply(&Settings {
+            pools: [(DEFAULT_POOL.to_owned(), PoolSettings::default())].into(),
+            ..Settings::default()
+        });
+        let server = ServerSettings { weight: 3, ..ServerSettings::default() };
+        assert_eq!(present.pools[DEFAULT_POOL].servers, [(([10, 0, 0, 1], 80).into(), server)].into());
+    }
+
+    #[test]
+    fn a_server_twice_is_an_error() {
+        let row = "[[server]]\naddress = \"10.0.0.1:80\"\nweight = 3\n";
+        let error = Kept::parse(&format!("version = 1\n{row}{row}")).expect_err("twice");
+        assert_eq!(error, "server 10.0.0.1:80 is there twice in pool default");
+    }
+}
