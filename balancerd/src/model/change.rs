@@ -283,8 +283,12 @@ impl Model {
         }
         let pool = self.pool_named(&settings.pool)?;
         let others = self.services.values().filter(|service| !service.leaving);
+        // As they were asked for, and with the ports that the kernel chose.
         let taken: Vec<(SocketAddr, &str)> = others
-            .flat_map(|service| service.settings.listen.iter().map(|listen| (*listen, service.name.as_str())))
+            .flat_map(|service| {
+                let addresses = service.settings.listen.iter().chain(&service.addresses);
+                addresses.map(|listen| (*listen, service.name.as_str()))
+            })
             .collect();
         check_service(settings, &taken)?;
         for pool in self.pools.values() {

@@ -422,7 +422,7 @@ impl Model {
     }
 
     fn forget_pool_if_gone(&mut self, id: PoolId) {
-        if self.pools[id].leaving && self.pools[id].members.is_empty() {
+        if self.pools.get(id).is_some_and(|pool| pool.leaving && pool.members.is_empty()) {
             self.pools.remove(id);
         }
     }
