@@ -245,6 +245,16 @@ impl<'d> Place<'d> {
     }
 }
 
+/// What comes, and where to.
+#[derive(Default)]
+struct Added<'d> {
+    pieces: Vec<Piece>,
+    /// By the place of the table: keys that come between braces.
+    into_braces: BTreeMap<usize, (&'d InlineTable, Vec<String>)>,
+    /// Sections for the end of the text.
+    sections: Vec<String>,
+}
+
 /// The address of a server's table.
 fn address(place: Place<'_>) -> Option<SocketAddr> {
     let address: SocketAddr = place.get("address")?.as_str()?.parse().ok()?;
@@ -426,7 +436,7 @@ impl<'d> Source<'d> {
 
     /// What comes is put in.
     fn add(&self, wanted: &Wanted<'_>) -> Result<Vec<Piece>, EditError> {
-        let (mut pieces, mut sections) = (Vec::new(), Vec::new());
+        let mut added = Added::default();
         // Keys whose table has no line of its own yet.
         let mut headless: BTreeMap<String, Values> = BTreeMap::new();
         for (subject, key, value) in &wanted.values {
@@ -447,7 +457,7 @@ impl<'d> Source<'d> {
                     let name = format!("pool.{}", key_text(pool));
                     headless.entry(name).or_default().push((key, Some(value.clone())));
                 }
-                _ => pieces.push(self.insert(place, key, &bare(value), subject)?),
+                _ => self.insert(place, key, &bare(value), subject, &mut added)?,
             }
         }
         let mut servers: BTreeMap<&str, Vec<Values>> = BTreeMap::new();
@@ -461,17 +471,25 @@ impl<'d> Source<'d> {
                     let Some(settings) = wanted.now.pools.get(pool) else { continue };
                     let servers: Vec<Values> =
                         settings.servers.iter().map(|(address, server)| new_server(*address, server)).collect();
-                    self.add_section("pool", pool, &new_pool(settings), &servers, &mut pieces, &mut sections)?;
+                    self.add_section("pool", pool, &new_pool(settings), &servers, &mut added)?;
                 }
                 Subject::Service { service } => {
                     let Some(settings) = wanted.now.services.get(service) else { continue };
-                    self.add_section("service", service, &service_values(settings), &[], &mut pieces, &mut sections)?;
+                    self.add_section("service", service, &service_values(settings), &[], &mut added)?;
                 }
                 Subject::Balancer => {}
             }
         }
         for (pool, servers) in servers {
-            self.add_servers(&Subject::Pool { pool: pool.to_owned() }, &servers, &mut pieces)?;
+            self.add_servers(&Subject::Pool { pool: pool.to_owned() }, &servers, &mut added)?;
+        }
+        let Added { mut pieces, into_braces, sections } = added;
+        for (table, pairs) in into_braces.into_values() {
+            let pairs = pairs.join(", ");
+            pieces.push(match table.iter().filter_map(|(_, item)| item.span()).map(|span| span.end).max() {
+                Some(end) => (end..end, format!(", {pairs}")),
+                None => (table.span().unwrap_or_default(), format!("{{ {pairs} }}")),
+            });
         }
         let headless = headless.into_iter().map(|(name, values)| self.section_text(&name, &values, &[]));
         let text: String = headless.chain(sections).collect::<Vec<_>>().join(self.newline);
@@ -493,8 +511,7 @@ impl<'d> Source<'d> {
         name: &str,
         values: &Values,
         servers: &[Values],
-        pieces: &mut Vec<Piece>,
-        sections: &mut Vec<String>,
+        added: &mut Added<'d>,
     ) -> Result<(), EditError> {
         if let Some(place @ Place::Braces(_)) = self.root.get(section).and_then(Place::of) {
             let mut all = inline(values, " ");
@@ -503,9 +520,9 @@ impl<'d> Source<'d> {
                 all.truncate(all.len() - 2);
                 all.push_str(&format!(", servers = [{}] }}", servers.join(", ")));
             }
-            pieces.push(self.insert(place, &key_text(name), &all, &Subject::Balancer)?);
+            self.insert(place, &key_text(name), &all, &Subject::Balancer, added)?;
         } else {
-            sections.push(self.section_text(&format!("{section}.{}", key_text(name)), values, servers));
+            added.sections.push(self.section_text(&format!("{section}.{}", key_text(name)), values, servers));
         }
         Ok(())
     }
@@ -528,19 +545,19 @@ impl<'d> Source<'d> {
         format!("[{}{lines}]", self.newline)
     }
 
-    fn add_servers(&self, pool: &Subject, servers: &[Values], pieces: &mut Vec<Piece>) -> Result<(), EditError> {
+    fn add_servers(&self, pool: &Subject, servers: &[Values], added: &mut Added<'d>) -> Result<(), EditError> {
         let place = self.there(pool)?;
         let lost = || EditError::NotFound(pool.clone());
         match (place.get("servers"), place) {
             (None, Place::Lines(_)) => {
-                pieces.push(self.insert(place, "servers", &self.array_text(servers), pool)?);
+                self.insert(place, "servers", &self.array_text(servers), pool, added)?;
             }
             (None, Place::Braces(_)) => {
                 let servers: Vec<String> = servers.iter().map(|one| inline(one, " ")).collect();
-                pieces.push(self.insert(place, "servers", &format!("[{}]", servers.join(", ")), pool)?);
+                self.insert(place, "servers", &format!("[{}]", servers.join(", ")), pool, added)?;
             }
             (Some(Item::Value(Value::Array(array))), _) => {
-                self.extend_array(array, array.span().ok_or_else(lost)?, servers, pieces);
+                self.extend_array(array, array.span().ok_or_else(lost)?, servers, &mut added.pieces);
             }
             (Some(Item::ArrayOfTables(tables)), _) => {
                 let last = tables.iter().last().ok_or_else(lost)?;
@@ -558,7 +575,7 @@ impl<'d> Source<'d> {
                         text.push_str(&format!("{keys}{key} = {}{newline}", bare(value)));
                     }
                 }
-                pieces.push((at..at, text));
+                added.pieces.push((at..at, text));
             }
             _ => return Err(lost()),
         }
@@ -595,12 +612,18 @@ impl<'d> Source<'d> {
     }
 
     /// A key for a table that does not have it.
-    fn insert(&self, place: Place<'_>, key: &str, value: &str, subject: &Subject) -> Result<Piece, EditError> {
+    fn insert(
+        &self,
+        place: Place<'d>,
+        key: &str,
+        value: &str,
+        subject: &Subject,
+        added: &mut Added<'d>,
+    ) -> Result<(), EditError> {
         let lost = || EditError::NotFound(subject.clone());
         match place {
             Place::Lines(table) => {
-                let end = body_end(table).ok_or_else(lost)?;
-                let at = self.line_end(end);
+                let at = self.line_end(body_end(table).ok_or_else(lost)?);
                 let begin = match self.last_entry(table) {
                     Some(start) => self.before(start),
                     None if table.is_dotted() => return Err(lost()),
@@ -609,16 +632,16 @@ impl<'d> Source<'d> {
                 let newline = self.newline;
                 let line = format!("{begin}{key} = {value}");
                 let is_last = !self.text[..at].ends_with('\n');
-                Ok((at..at, if is_last { format!("{newline}{line}") } else { format!("{line}{newline}") }))
+                let line = if is_last { format!("{newline}{line}") } else { format!("{line}{newline}") };
+                added.pieces.push((at..at, line));
             }
             Place::Braces(table) => {
-                let last = table.iter().filter_map(|(_, item)| item.span()).map(|span| span.end).max();
-                match last {
-                    Some(at) => Ok((at..at, format!(", {key} = {value}"))),
-                    None => Ok((table.span().ok_or_else(lost)?, format!("{{ {key} = {value} }}"))),
-                }
+                let at = table.span().ok_or_else(lost)?.start;
+                let (_, pairs) = added.into_braces.entry(at).or_insert_with(|| (table, Vec::new()));
+                pairs.push(format!("{key} = {value}"));
             }
         }
+        Ok(())
     }
 
     /// Where the last key begins that is written in this very table.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use wire::report::{ChangeReport, ListReport, ServerReport, ServerState};
 use wire::{Client, ClientError, Refusal, Request, Response};
 
+use crate::cli::milliseconds;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::quantity::{count, time};
@@ -50,6 +51,7 @@ enum Place<'a> {
 /// When the balancer ends before, or the server is added again.
 pub(crate) fn wait(client: &mut Client, pool: &str, server: SocketAddr, output: &Output) -> Result<(), Failure> {
     let mut progress = Progress { on_terminal: stdout().is_terminal(), shown: String::new() };
+    let mut waited = Duration::ZERO;
     loop {
         let response = client.call(&Request::List { pool: pool.to_owned() }).map_err(|error| match error {
             ClientError::Closed(_) | ClientError::NoDaemon(_) => LeaveError::BalancerEnded(server).into(),
@@ -68,10 +70,11 @@ pub(crate) fn wait(client: &mut Client, pool: &str, server: SocketAddr, output: 
                 progress.end(output)?;
                 return Err(LeaveError::AddedAgain(server).into());
             }
-            Place::Leaving(report) => progress.show(&left(report), output)?,
+            Place::Leaving(report) => progress.show(&left(report, waited), output)?,
         }
         // Nobody unparks this thread: it is a pause.
         thread::park_timeout(PAUSE);
+        waited += PAUSE;
     }
     progress.end(output)?;
     output.text(format_args!("{server} is gone"))
@@ -85,12 +88,15 @@ fn place(report: &ListReport, server: SocketAddr) -> Place<'_> {
     }
 }
 
-fn left(server: &ServerReport) -> String {
-    let mut text = format!("{} left", count(server.active, "session"));
-    if let Some(left) = server.removal.and_then(|removal| removal.left_ms) {
-        text.push_str(&format!(", {} at most", time(left / 1000 * 1000)));
+/// Sessions that are left, and the time: that which is left, if there is a limit, otherwise that which has gone by.
+fn left(server: &ServerReport, waited: Duration) -> String {
+    let sessions = format!("{} left", count(server.active, "session"));
+    let whole_seconds = |milliseconds: u64| time(milliseconds / 1000 * 1000);
+    match server.removal.and_then(|removal| removal.left_ms) {
+        Some(left) => format!("{sessions}, {} at most", whole_seconds(left)),
+        None if waited.as_secs() > 0 => format!("{sessions}, {} so far", whole_seconds(milliseconds(waited))),
+        None => sessions,
     }
-    text
 }
 
 /// A line that is written over on a terminal; elsewhere a line for each number of sessions.
@@ -165,7 +171,9 @@ mod tests {
 
     #[test]
     fn what_is_left_is_sessions_and_time() {
-        assert_eq!(left(&server(ServerState::Leaving, None)), "3 sessions left");
-        assert_eq!(left(&server(ServerState::Leaving, Some(61_900))), "3 sessions left, 1 min 1 s at most");
+        let left = |left_ms, waited| left(&server(ServerState::Leaving, left_ms), Duration::from_millis(waited));
+        assert_eq!(left(None, 500), "3 sessions left");
+        assert_eq!(left(None, 61_750), "3 sessions left, 1 min 1 s so far");
+        assert_eq!(left(Some(61_900), 61_750), "3 sessions left, 1 min 1 s at most");
     }
 }

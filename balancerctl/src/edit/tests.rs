@@ -456,6 +456,18 @@ fn tables_between_braces_stay_between_braces() {
 }
 
 #[test]
+fn several_keys_come_between_empty_braces() {
+    let mut now = read("pool = { a = {} }");
+    let pool = now.pools.get_mut("a").expect("a pool");
+    pool.slow_start_ms = 1000;
+    pool.policy = Policy::RoundRobin;
+    pool.servers.insert("10.0.0.1:80".parse().expect("an address"), ServerSettings::default());
+    let edited = edit("pool = { a = {} }", &read("pool = { a = {} }"), &now).expect("it can be edited");
+    let servers = "servers = [{ address = \"10.0.0.1:80\" }]";
+    assert_eq!(edited, format!("pool = {{ a = {{ policy = \"round-robin\", slow_start = \"1s\", {servers} }} }}"));
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let (said, now) = (read(FILE), Settings::default());
     let error = edit("[pool]\n", &said, &now).expect_err("it is not there");
