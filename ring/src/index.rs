@@ -6,6 +6,8 @@
 //! two it is. Compares without branches were no quicker at 100 servers and far slower at 1000, where the guessing of
 //! branches is what lets the reads of memory overlap; one array of (hash, owner) was slower than two.
 
+use crate::room::Room;
+
 /// The index over a sorted list of hashes. It holds positions only; its owner keeps the hashes.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
@@ -13,12 +15,14 @@ pub(crate) struct Index {
     shift: u32,
     /// By bucket: how many points lie in the buckets before it. Empty when there are no points.
     starts: Vec<u32>,
+    /// Where `starts` goes when there have to be twice as many.
+    next: Room<u32>,
 }
 
 impl Index {
     /// The index over these hashes, which are sorted. Linear.
     pub(crate) fn of(hashes: &[u64]) -> Self {
-        let mut index = Self { shift: u64::BITS - 1, starts: Vec::new() };
+        let mut index = Self { shift: u64::BITS - 1, starts: Vec::new(), next: Room::none() };
         index.rebuild(hashes);
         index
     }
@@ -33,6 +37,11 @@ impl Index {
     pub(crate) fn inserted(&mut self, new: &[u64], all: &[u64]) {
         if self.fits(all.len()) {
             self.shift_starts(new, |start, count| start + count);
+            // The last quarter before there are twice as many buckets.
+            let full = 1 << (u64::BITS - self.shift);
+            if all.len() > full / 4 * 3 && self.starts.capacity() < 2 * full {
+                self.next.prepare(2 * full, new.len(), full - all.len());
+            }
         } else {
             self.rebuild(all);
         }
@@ -43,18 +52,23 @@ impl Index {
         if self.fits(all.len()) {
             self.shift_starts(old, |start, count| start - count);
         } else {
+            self.next = Room::none();
             self.rebuild(all);
         }
     }
 
-    /// Counts anew, in the memory that is there: new memory costs more than the counting.
+    /// Counts anew, in memory that is there: new memory costs more than the counting.
     fn rebuild(&mut self, hashes: &[u64]) {
         self.starts.clear();
         if hashes.is_empty() {
             return;
         }
         self.shift = shift_for(hashes.len());
-        self.starts.resize(1 << (u64::BITS - self.shift), 0);
+        let buckets = 1 << (u64::BITS - self.shift);
+        if self.starts.capacity() < buckets {
+            self.starts = self.next.take(buckets, buckets);
+        }
+        self.starts.resize(buckets, 0);
         // Each bucket's number goes to the next one, then they are summed up. No branch depends on the hashes: they are
         // random, and the processor would guess every second bucket wrong.
         let (starts, shift) = (self.starts.as_mut_slice(), self.shift);
@@ -72,7 +86,7 @@ impl Index {
 
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.starts.capacity() * size_of::<u32>()
+        self.starts.capacity() * size_of::<u32>() + self.next.heap_bytes()
     }
 
     /// Whether an index over so many points has as many buckets as this one.

@@ -35,6 +35,7 @@ mod key;
 mod plan;
 mod point;
 mod ring;
+mod room;
 mod share;
 mod successors;
 

@@ -2,6 +2,7 @@
 //! ranks in a list that somebody else keeps, sorted; it knows no server and no weight.
 
 use crate::index::Index;
+use crate::room::Room;
 
 /// The points of a ring, sorted by (hash, owner). Hashes and owners are two arrays, so that a search touches hashes only
 /// and a merge is a plain move of memory.
@@ -11,6 +12,8 @@ pub(crate) struct Points {
     /// By point: the rank of the server it belongs to.
     owners: Vec<u32>,
     index: Index,
+    /// Where the two arrays go when they are full.
+    next: (Room<u64>, Room<u32>),
 }
 
 impl Points {
@@ -32,7 +35,10 @@ impl Points {
             let start = before;
             before + std::mem::replace(end, start)
         });
-        let (mut hashes, mut owners) = (vec![0; count], vec![0; count]);
+        // With room for the first servers that come; what is not used of it stays untouched.
+        let (mut hashes, mut owners) = (vec![0; with_spare(count)], vec![0; with_spare(count)]);
+        hashes.truncate(count);
+        owners.truncate(count);
         pairs.for_each(|(hash, owner)| {
             let end = &mut ends[part(hash)];
             (hashes[*end], owners[*end]) = (hash, owner);
@@ -45,7 +51,7 @@ impl Points {
             start = end;
         }
         let index = Index::of(&hashes);
-        Self { hashes, owners, index }
+        Self { hashes, owners, index, next: (Room::none(), Room::none()) }
     }
 
     /// The sorted hashes.
@@ -67,7 +73,8 @@ impl Points {
 
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.hashes.capacity() * size_of::<u64>() + self.owners.capacity() * size_of::<u32>() + self.index.heap_bytes()
+        let arrays = self.hashes.capacity() * size_of::<u64>() + self.owners.capacity() * size_of::<u32>();
+        arrays + self.next.0.heap_bytes() + self.next.1.heap_bytes() + self.index.heap_bytes()
     }
 
     /// Makes room for a new owner of this rank: the ranks from it on move up by one.
@@ -118,16 +125,16 @@ impl Points {
     /// Merges points of one owner in. Their hashes are sorted. Linear, in place.
     pub(crate) fn insert(&mut self, owner: u32, hashes: &[u64]) {
         let gaps = self.gaps(owner, hashes);
-        fill_gaps(&mut self.hashes, &gaps, |nth| hashes[nth]);
-        fill_gaps(&mut self.owners, &gaps, |_| owner);
+        fill_gaps(&mut self.hashes, &mut self.next.0, &gaps, |nth| hashes[nth]);
+        fill_gaps(&mut self.owners, &mut self.next.1, &gaps, |_| owner);
         self.index.inserted(hashes, &self.hashes);
     }
 
     /// Takes points of one owner out. Their hashes are sorted, and each is there. Linear, in place.
     pub(crate) fn remove(&mut self, owner: u32, hashes: &[u64]) {
         let gaps = self.positions(owner, hashes);
-        close_gaps(&mut self.hashes, &gaps);
-        close_gaps(&mut self.owners, &gaps);
+        close_gaps(&mut self.hashes, &mut self.next.0, &gaps);
+        close_gaps(&mut self.owners, &mut self.next.1, &gaps);
         self.index.removed(hashes, &self.hashes);
     }
 
@@ -194,32 +201,54 @@ impl Sorter {
     }
 }
 
+/// The capacity of an array of so many points: an eighth more, since doubling would keep too much memory.
+fn with_spare(points: usize) -> usize {
+    points + points / 8
+}
+
 /// Puts a value before each of the positions `gaps` (ascending), the nth being `value(nth)`. Every run between two gaps
-/// moves once, from the back.
-fn fill_gaps<V: Copy>(values: &mut Vec<V>, gaps: &[usize], value: impl Fn(usize) -> V) {
+/// moves once: from the back, or to the next memory when this is full.
+fn fill_gaps<V: Copy + Default>(values: &mut Vec<V>, next: &mut Room<V>, gaps: &[usize], value: impl Fn(usize) -> V) {
     if gaps.is_empty() {
         return;
     }
-    let mut end = values.len();
-    // An eighth at a time: new memory is the dear part of a change, and doubling would keep too much of it.
-    if values.capacity() - values.len() < gaps.len() {
-        values.reserve_exact(gaps.len().max(values.len() / 8));
+    let (mut end, len) = (values.len(), values.len() + gaps.len());
+    if len > values.capacity() {
+        let mut grown = next.take(len, with_spare(len));
+        let mut start = 0;
+        for (nth, &gap) in gaps.iter().enumerate() {
+            grown.extend_from_slice(&values[start..gap]);
+            grown.push(value(nth));
+            start = gap;
+        }
+        grown.extend_from_slice(&values[start..]);
+        *values = grown;
+        return;
     }
-    values.resize(end + gaps.len(), value(0));
+    values.resize(len, value(0));
     for (nth, &gap) in gaps.iter().enumerate().rev() {
         values.copy_within(gap..end, gap + nth + 1);
         values[gap + nth] = value(nth);
         end = gap;
     }
+    // The last sixteenth is the time to make the next memory ready.
+    let capacity = values.capacity();
+    if len > capacity - capacity / 16 {
+        next.prepare(with_spare(capacity), gaps.len(), capacity - len);
+    }
 }
 
 /// Takes the values at the positions `gaps` (ascending, each once) out. Every run between two gaps moves once.
-fn close_gaps<V: Copy>(values: &mut Vec<V>, gaps: &[usize]) {
+fn close_gaps<V: Copy + Default>(values: &mut Vec<V>, next: &mut Room<V>, gaps: &[usize]) {
     for (nth, &gap) in gaps.iter().enumerate() {
         let end = gaps.get(nth + 1).copied().unwrap_or(values.len());
         values.copy_within(gap + 1..end, gap - nth);
     }
     values.truncate(values.len() - gaps.len());
+    // Far from full it is not kept.
+    if values.len() < values.capacity() - values.capacity() / 8 {
+        *next = Room::none();
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +345,24 @@ mod tests {
         points.remove(2, &[2, 4]);
         points.close_rank(2);
         assert_eq!(pairs(&points), [(1, 0), (2, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn arrays_that_outgrow_their_memory_stay_sorted() {
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut points = Points::sorted(std::iter::empty());
+        let mut all = Vec::new();
+        // One, a few and many at a time, so that memory is used up with and without notice.
+        for (step, count) in [1, 3, 40, 7, 300, 2, 5].into_iter().cycle().take(200).enumerate() {
+            let mut new: Vec<u64> = (0..count).map(|n| hash(step as u64 * 1000 + n)).collect();
+            new.sort_unstable();
+            points.insert(step as u32, &new);
+            all.extend(new.iter().map(|hash| (*hash, step as u32)));
+        }
+        all.sort_unstable();
+        assert!(pairs(&points) == all);
+        assert!(all.iter().enumerate().all(|(at, (hash, _))| points.at_or_after(*hash) == Some(at)));
+        assert!(points.hashes.capacity() <= all.len() + all.len() / 4, "an eighth at a time, and not twice as much");
     }
 
     #[test]
