@@ -397,8 +397,12 @@ impl fmt::Display for Difference {
     }
 }
 
+/// Keys of a pool that mean nothing with another policy than `consistent-hash`, and that a file has only with that one.
+const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
+
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
-/// new or gone one line stands for all; of a pool that is, so do its servers' lines.
+/// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
+/// use of, in the settings that it comes to, is no difference.
 #[must_use]
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
@@ -411,8 +415,11 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         }
         let (empty, old_settings, new_settings) = (BTreeMap::new(), old, new);
         if let (Some(old), Some(new)) = (old_settings, new_settings) {
+            let counts = |key: &str| new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key);
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
-                found.value(key, was, is);
+                if counts(key) {
+                    found.value(key, was, is);
+                }
             }
         }
         let (old, new) = (old.map_or(&empty, |pool| &pool.servers), new.map_or(&empty, |pool| &pool.servers));
@@ -496,7 +503,12 @@ impl Found {
             (Some(from), Some(to)) => return Some((from, to)),
             (None, None) => {}
             _ => {
-                self.all.push(Difference { subject: self.subject.clone(), key: None, from: there(from), to: there(to) });
+                self.all.push(Difference {
+                    subject: self.subject.clone(),
+                    key: None,
+                    from: there(from),
+                    to: there(to),
+                });
             }
         }
         None
@@ -553,6 +565,25 @@ mod tests {
                 "service web: deny none -> 192.0.2.0/24",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_policy_makes_no_use_of_is_no_difference() {
+        let mut changed = settings();
+        let pool = changed.pools.get_mut("web").expect("a pool");
+        pool.policy = Policy::RoundRobin;
+        pool.key = HashKey::ClientIpPort;
+        pool.max_load = LoadFactor::from_thousandths(1250);
+        pool.slow_start_ms = 1000;
+        let texts = |from: &Settings, to: &Settings| -> Vec<String> {
+            differences(from, to).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            texts(&settings(), &changed),
+            ["pool web: policy consistent-hash -> round-robin", "pool web: slow_start 0s -> 1s"]
+        );
+        let key = "pool web: key client-ip-port -> client-ip".to_owned();
+        assert!(texts(&changed, &settings()).contains(&key), "it does now");
     }
 
     #[test]
