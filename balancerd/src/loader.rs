@@ -36,7 +36,7 @@ enum Task {
 /// What is to be read, and what it comes to.
 #[derive(Debug)]
 pub(crate) struct Order {
-    pub(crate) source: Source,
+    pub(crate) source: Text,
     /// What was said until now.
     pub(crate) before: Arc<Settings>,
     /// What holds now.
@@ -45,11 +45,11 @@ pub(crate) struct Order {
 
 /// Where the text is.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum Text {
     /// In a file.
     File(PathBuf),
     /// Here.
-    Text(FileText),
+    Given(FileText),
 }
 
 /// What came of an order.
@@ -75,8 +75,8 @@ impl Loader {
                 };
                 let Order { source, before, present } = *order;
                 let read = match &source {
-                    Source::File(path) => read(path, &own),
-                    Source::Text(given) => parse(given, &own),
+                    Text::File(path) => read(path, &own),
+                    Text::Given(given) => parse(given, &own),
                 };
                 let result = read.and_then(|File { settings, watch }| {
                     prepare(&before, &present, settings).map(|prepared| (prepared, watch))

@@ -101,11 +101,11 @@ mod tests {
             for other in ADDRESSES {
                 let family = |text| holder("", text, 0).address.ip().to_canonical().is_ipv4();
                 let only_ipv6 = |own, other| !family(own) && family(other);
-                let bound = Acceptor::bind(holder("a", one, 0).address, only_ipv6(one, other), Backlog(1));
+                let bound = Acceptor::bind(holder("a", one, 0).address, only_ipv6(one, other), false, Backlog(1));
                 let bound = bound.expect("bound");
                 let port = bound.local_addr().expect("bound").port();
                 let second = holder("b", other, port).address;
-                let by_kernel = match Acceptor::bind(second, only_ipv6(other, one), Backlog(1)) {
+                let by_kernel = match Acceptor::bind(second, only_ipv6(other, one), false, Backlog(1)) {
                     Ok(_) => true,
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
                     Err(error) => panic!("{other}: {error}"),

@@ -19,8 +19,8 @@ pub(crate) struct Acceptor(mio::net::TcpListener);
 
 impl Acceptor {
     /// Binds and listens. `[::]` takes IPv4 clients too, unless it is for IPv6 alone. What accepted sockets inherit is set
-    /// here, once: TCP_NODELAY.
-    pub(crate) fn bind(address: SocketAddr, only_ipv6: bool, backlog: Backlog) -> io::Result<Self> {
+    /// here, once: TCP_NODELAY. With `sharing` it may overlap with sockets of this user that [share](Self::share) theirs.
+    pub(crate) fn bind(address: SocketAddr, only_ipv6: bool, sharing: bool, backlog: Backlog) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let descriptor: OwnedFd = socket(family, SockType::Stream, flags, None)?;
@@ -29,10 +29,16 @@ impl Acceptor {
         if address.is_ipv6() {
             setsockopt(&descriptor, sockopt::Ipv6V6Only, &only_ipv6)?;
         }
+        setsockopt(&descriptor, sockopt::ReusePort, &sharing)?;
         let storage = SockaddrStorage::from(address);
         bind(std::os::fd::AsRawFd::as_raw_fd(&descriptor), &storage)?;
         listen(&descriptor, socket::Backlog::new(backlog.0)?)?;
         Ok(Self(mio::net::TcpListener::from_std(TcpListener::from(descriptor))))
+    }
+
+    /// Lets further sockets of this user overlap with this one, or no more.
+    pub(crate) fn share(&self, sharing: bool) -> io::Result<()> {
+        Ok(setsockopt(&self.0, sockopt::ReusePort, &sharing)?)
     }
 
     /// The address it is bound to, with the port that the kernel chose for port 0.
@@ -59,7 +65,8 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_nodelay_and_do_not_block() {
-        let acceptor = Acceptor::bind("127.0.0.1:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
+        let acceptor =
+            Acceptor::bind("127.0.0.1:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
         let client = TcpStream::connect(acceptor.local_addr().expect("bound")).expect("connected");
         let (stream, peer) = acceptor.accept().expect("accepted");
         assert_eq!(peer, client.local_addr().expect("connected"));
@@ -71,11 +78,11 @@ mod tests {
 
     #[test]
     fn the_ipv6_wildcard_leaves_ipv4_to_another_if_told_so() {
-        let four = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
+        let four = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
         let port = four.local_addr().expect("bound").port();
         let six = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
-        assert_eq!(Acceptor::bind(six, false, Backlog(16)).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
-        let six = Acceptor::bind(six, true, Backlog(16)).expect("bound");
+        assert_eq!(Acceptor::bind(six, false, false, Backlog(16)).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+        let six = Acceptor::bind(six, true, false, Backlog(16)).expect("bound");
         for (acceptor, to) in [(&four, "127.0.0.1"), (&six, "::1")] {
             let client = TcpStream::connect((to, port)).expect("connected");
             assert_eq!(acceptor.accept().expect("accepted").1, client.local_addr().expect("connected"));
@@ -83,8 +90,27 @@ mod tests {
     }
 
     #[test]
+    fn those_who_share_may_overlap_and_afterwards_nobody_else_may() {
+        let wide = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
+        let port = wide.local_addr().expect("bound").port();
+        let narrow = ([127, 0, 0, 1], port).into();
+        assert_eq!(
+            Acceptor::bind(narrow, false, true, Backlog(16)).expect_err("taken").kind(),
+            io::ErrorKind::AddrInUse
+        );
+        wide.share(true).expect("shared");
+        let second = Acceptor::bind(narrow, false, true, Backlog(16)).expect("bound");
+        wide.share(false).and_then(|()| second.share(false)).expect("no more");
+        let client = TcpStream::connect(narrow).expect("connected");
+        assert_eq!(second.accept().expect("accepted").1, client.local_addr().expect("connected"));
+        for sharing in [false, true] {
+            Acceptor::bind(narrow, false, sharing, Backlog(16)).expect_err("taken");
+        }
+    }
+
+    #[test]
     fn the_ipv6_wildcard_takes_both_families() {
-        let acceptor = Acceptor::bind("[::]:0".parse().expect("an address"), false, Backlog(16)).expect("bound");
+        let acceptor = Acceptor::bind("[::]:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
         let port = acceptor.local_addr().expect("bound").port();
         for (to, from) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
             let _client = TcpStream::connect((to, port)).expect("connected");

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use tracing::debug;
 
 use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
 use crate::model::ServiceId;
@@ -32,12 +33,19 @@ pub(crate) struct Listener {
     acceptor: Acceptor,
     /// Whom it listens for. A reload may give it to another one.
     pub(crate) service: ServiceId,
-    /// The address as it was asked for.
-    asked: SocketAddr,
+    place: Place,
     address: SocketAddr,
     registered: Interest,
     short_until: Option<Instant>,
     portion: u32,
+}
+
+/// Where a listener is to be, as it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    /// It takes no IPv4 clients, although it is the IPv6 wildcard: somebody else is there for them.
+    pub(crate) only_ipv6: bool,
 }
 
 /// Why an address could not be listened on, and what to do about it.
@@ -73,18 +81,25 @@ pub(crate) enum Accepted {
 }
 
 impl Listener {
-    /// Binds an address, for nobody yet.
-    pub(crate) fn bind(asked: SocketAddr, only_ipv6: bool) -> Result<Self, ListenError> {
-        let failed = |source| ListenError { address: asked, source };
-        let acceptor = Acceptor::bind(asked, only_ipv6, BACKLOG).map_err(failed)?;
+    /// Binds a place, for nobody yet. With `sharing` it may overlap with listeners that [share](Self::share) theirs.
+    pub(crate) fn bind(place: Place, sharing: bool) -> Result<Self, ListenError> {
+        let failed = |source| ListenError { address: place.address, source };
+        let acceptor = Acceptor::bind(place.address, place.only_ipv6, sharing, BACKLOG).map_err(failed)?;
         let address = acceptor.local_addr().map_err(failed)?;
         let service = ServiceId::default();
-        Ok(Self { acceptor, service, asked, address, registered: Interest::NONE, short_until: None, portion: 1 })
+        Ok(Self { acceptor, service, place, address, registered: Interest::NONE, short_until: None, portion: 1 })
     }
 
-    /// The address as it was asked for.
-    pub(crate) fn asked(&self) -> SocketAddr {
-        self.asked
+    /// Where it is, as it was asked for.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Lets further listeners overlap with this one, or no more. A socket that cannot do it lets nobody.
+    pub(crate) fn share(&self, sharing: bool) {
+        if let Err(error) = self.acceptor.share(sharing) {
+            debug!(%error, "a listener's port cannot be shared");
+        }
     }
 
     /// Where it listens, with the port that the kernel chose for port 0.
@@ -182,7 +197,8 @@ mod tests {
     use crate::event::{Events, now};
 
     fn listener() -> Listener {
-        Listener::bind("127.0.0.1:0".parse().expect("an address"), false).expect("bound")
+        let place = Place { address: "127.0.0.1:0".parse().expect("an address"), only_ipv6: false };
+        Listener::bind(place, false).expect("bound")
     }
 
     #[test]

@@ -1,8 +1,19 @@
-//! The daemon: owns every part and runs the loop. The only place where the parts meet.
+//! The daemon: owns every part and runs the loop. The only place where the parts meet. `reload` has what is done when the
+//! configuration file is read again, `listening` where services listen.
 
-use std::collections::{HashMap, VecDeque};
+/// What a handler may use of the daemon, beside the part that it belongs to: a macro, since a method would borrow the
+/// other parts, too.
+macro_rules! lend {
+    ($daemon:expr, $now:expr) => {
+        Context { poller: &$daemon.poller, model: &mut $daemon.model, scratch: &mut $daemon.scratch, now: $now }
+    };
+}
+
+mod listening;
+mod reload;
+
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,22 +22,23 @@ use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
-use wire::control::{Change, FileText, Refusal, Request, Response};
+use wire::control::{Request, Response};
 use wire::report::{EndReason, Phase};
-use wire::settings::Settings;
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
-use crate::loader::{self, Loader, Order};
+use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, Model, Prepared, ServiceId, Vitals, prepare};
+use crate::model::{Effect, Model, Vitals, prepare};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
-use crate::net::listen::{ListenError, Listener, ListenerId};
+use crate::net::listen::{Listener, ListenerId};
 use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Saver};
+use listening::bind;
+use reload::{Asked, Reloading};
 
 /// The one buffer that all reads go through, and so what one event moves at most. HAProxy reads 16 KiB at a time and
 /// nginx as much; 64 KiB halves the calls of a bulk transfer and still fits the second-level cache.
@@ -43,17 +55,6 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listeners that the first line of the log names.
 const MOST_NAMED: usize = 8;
-
-/// How long after the first news of the configuration file it is read: an editor may not be done with them.
-const SETTLE_TIME: Duration = Duration::from_millis(200);
-
-/// What a handler may use of the daemon, beside the part that it belongs to: a macro, since a method would borrow the
-/// other parts, too.
-macro_rules! lend {
-    ($daemon:expr, $now:expr) => {
-        Context { poller: &$daemon.poller, model: &mut $daemon.model, scratch: &mut $daemon.scratch, now: $now }
-    };
-}
 
 /// The whole daemon.
 pub(crate) struct Daemon {
@@ -97,22 +98,6 @@ struct Unsaved {
     id: ControlId,
     response: Response,
     until: Instant,
-}
-
-/// A file that is being read.
-struct Reloading {
-    asked: Asked,
-    /// What it is called.
-    name: String,
-    dry_run: bool,
-}
-
-/// Who wants the file to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    By(ControlId),
-    BySignal,
-    ByWatch,
 }
 
 /// The service manager restarts a loop that stands still.
@@ -364,184 +349,6 @@ impl Daemon {
         self.saver.save(self.model.said().clone(), self.model.settings())
     }
 
-    /// Does beforehand what a change needs of the operating system, so that it is refused or made as a whole.
-    fn bind_for(&mut self, change: &Change, now: Instant) -> Result<Vec<Listener>, Refusal> {
-        match change {
-            Change::Kill { session } if !self.sessions.has_number(*session) => {
-                Err(Refusal::NoSession { session: *session })
-            }
-            Change::AddService { service, settings } => {
-                let dry = Request::Change { change: change.clone(), dry_run: true };
-                if let (Response::Refused(refusal), _) = self.model.apply(&dry, now) {
-                    return Err(refusal);
-                }
-                let mut wanted = self.model.settings();
-                wanted.services.insert(service.clone(), settings.clone());
-                bind(&wanted, &self.listeners).map_err(|error| not_bound(&error))
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Begins to read the file again, or to look at another text.
-    fn reload(&mut self, asked: Asked, instead: Option<FileText>, dry_run: bool) -> Result<(), Refusal> {
-        if self.model.phase() == Phase::Stopping {
-            return Err(Refusal::Stopping);
-        }
-        let source = match (instead, &self.config_file) {
-            (Some(text), _) => loader::Source::Text(text),
-            (None, Some(file)) => loader::Source::File(file.clone()),
-            (None, None) => return Err(Refusal::NoFile),
-        };
-        let name = match &source {
-            loader::Source::File(path) => path.display().to_string(),
-            loader::Source::Text(text) => text.name.clone(),
-        };
-        self.loader.order(Order { source, before: self.model.said().clone(), present: self.model.settings() });
-        self.reloading = Some(Reloading { asked, name, dry_run });
-        Ok(())
-    }
-
-    /// The file was read: switches to it as a whole, or says why not and leaves everything as it is.
-    fn on_loaded(&mut self, now: Instant) {
-        while let Some(loaded) = self.loader.result() {
-            let Some(reloading) = self.reloading.take() else { continue };
-            let result = loaded.result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
-            match result {
-                Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
-                Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
-            }
-        }
-        while self.reloading.is_none()
-            && let Some((id, request)) = self.postponed.pop_front()
-        {
-            self.serve(id, request, now);
-        }
-    }
-
-    fn switch(
-        &mut self,
-        reloading: &Reloading,
-        prepared: Prepared,
-        watched: bool,
-        now: Instant,
-    ) -> Result<(Response, Vec<Effect>), Refusal> {
-        let report = prepared.report(&reloading.name, reloading.dry_run);
-        if reloading.dry_run {
-            return Ok((Response::Reloaded(report), Vec::new()));
-        }
-        if self.model.phase() == Phase::Stopping {
-            return Err(Refusal::Stopping);
-        }
-        let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
-        let effects = self.model.adopt(prepared, false, now);
-        self.loader.discard(self.model.take_old_rings());
-        self.relisten(listeners, now);
-        self.watch(watched);
-        self.model.vitals.reload_failure = None;
-        if !effects.is_empty() || reloading.asked != Asked::ByWatch {
-            info!(file = reloading.name, changes = report.changes.len(), "configuration file read");
-        }
-        Ok((Response::Reloaded(report), effects))
-    }
-
-    fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
-        if !reloading.dry_run {
-            warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
-            self.model.vitals.reload_failure = Some(refusal.to_string());
-        }
-        if let Asked::By(id) = reloading.asked {
-            self.answer(id, &Response::Refused(refusal), now);
-        }
-    }
-
-    /// Reads the file because nobody asked who waits for an answer. One that is being read may be the old one: after it.
-    fn reload_unasked(&mut self, asked: Asked, now: Instant) {
-        if self.reloading.is_some() {
-            self.read_at = Some(now + SETTLE_TIME);
-        } else if let Err(refusal) = self.reload(asked, None, false) {
-            info!(%refusal, "the configuration file is not read");
-        }
-    }
-
-    /// Watches the file, or does not.
-    fn watch(&mut self, wanted: bool) {
-        let Some(file) = self.config_file.as_ref().filter(|_| wanted) else {
-            (self.watch, self.read_at) = (None, None);
-            return;
-        };
-        if self.watch.is_some() {
-            return;
-        }
-        let watch = Watch::new(file).and_then(|watch| {
-            self.poller.set(&watch, Source::Watch.key(), &mut Interest::NONE.clone(), Interest::READ)?;
-            Ok(watch)
-        });
-        match watch {
-            Ok(watch) => self.watch = Some(watch),
-            Err(error) => warn!(file = %file.display(), %error, "the configuration file cannot be watched"),
-        }
-    }
-
-    fn on_watch(&mut self, now: Instant) {
-        if let Some(watch) = &self.watch {
-            watch.take();
-            // The first news sets the time: a directory that is never quiet puts nothing off for ever.
-            self.read_at.get_or_insert(now + SETTLE_TIME);
-        }
-    }
-
-    /// Lets every service listen where it is to: with the listeners there are, and with those that were bound for it.
-    fn relisten(&mut self, bound: Vec<Listener>, now: Instant) {
-        for listener in bound {
-            self.listeners.insert(listener);
-        }
-        // An address may be there several times, with port 0: then each keeps its own.
-        let mut wanted: Vec<(SocketAddr, ServiceId)> = self.model.wanted_listeners().collect();
-        let mut take = |is_it: &dyn Fn((SocketAddr, ServiceId)) -> bool| {
-            let at = wanted.iter().position(|one| is_it(*one))?;
-            Some(wanted.swap_remove(at).1)
-        };
-        let its_own = |listener: &Listener| (listener.asked(), listener.service);
-        let others: Vec<ListenerId> = self
-            .listeners
-            .iter()
-            .filter(|(_, it)| take(&|one| one == its_own(it)).is_none())
-            .map(|(id, _)| id)
-            .collect();
-        let mut unwanted = Vec::new();
-        for id in others {
-            let asked = self.listeners[id].asked();
-            match take(&|(address, _)| address == asked) {
-                Some(service) => self.listeners[id].service = service,
-                None => unwanted.push(id),
-            }
-        }
-        for id in unwanted {
-            self.unlisten(id, true, now);
-        }
-        let mut addresses: HashMap<ServiceId, Vec<SocketAddr>> = HashMap::new();
-        for listener in self.listeners.values() {
-            addresses.entry(listener.service).or_default().push(listener.address());
-        }
-        self.sessions.listens_at(self.listeners.values().map(Listener::address).collect());
-        for (service, mut addresses) in addresses {
-            addresses.sort_unstable();
-            self.model.listening(service, addresses);
-        }
-    }
-
-    /// Closes a listener. Who waits in the kernel's queue was let in before, and is still served if `serve` says so.
-    fn unlisten(&mut self, id: ListenerId, serve: bool, now: Instant) {
-        let Some(mut listener) = self.listeners.remove(id) else { return };
-        let cx = &mut lend!(self, now);
-        if serve {
-            self.sessions.accept_last(&mut listener, cx);
-        }
-        self.model.accepting(listener.service, false);
-        self.model.unlistened(listener.service);
-    }
-
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
             let cx = &mut lend!(self, now);
@@ -645,23 +452,9 @@ impl Daemon {
         }
     }
 
-    /// Tells the poller what the listeners wait for now. One that epoll has no room for comes back after a pause.
+    /// Tells the poller what the listeners wait for now.
     fn settle(&mut self, now: Instant) {
-        self.opens_at = None;
-        for (id, listener) in &mut self.listeners {
-            let waiting = self.model.waiting(listener.service, now);
-            if let Some((_, Some(opens))) = waiting {
-                self.opens_at = Some(self.opens_at.map_or(opens, |at| at.min(opens)));
-            }
-            let key = Source::Listener(id).key();
-            let accepting = listener.settle(&self.poller, key, waiting.is_none(), now).unwrap_or_else(|error| {
-                if self.unpolled.on_event(now) {
-                    warn!(%error, "epoll has no room for a listener: clients wait in the kernel's queue");
-                }
-                false
-            });
-            self.model.accepting(listener.service, accepting);
-        }
+        self.settle_listeners(now);
         let cx = &mut lend!(self, now);
         if let Err(error) = self.control.settle_listener(Source::ControlListener.key(), cx)
             && self.unpolled.on_event(now)
@@ -711,29 +504,6 @@ enum Follow {
     Signals,
     Threads,
     Watch,
-}
-
-/// Binds the addresses of the settings at which nobody listens yet: all of them, or none.
-fn bind(settings: &Settings, listeners: &SlotMap<ListenerId, Listener>) -> Result<Vec<Listener>, ListenError> {
-    let wanted = || settings.services.values().flat_map(|service| &service.listen);
-    let mut there: Vec<SocketAddr> = listeners.values().map(Listener::asked).collect();
-    let fresh = wanted().filter(|address| match there.iter().position(|other| other == *address) {
-        Some(at) => {
-            there.swap_remove(at);
-            false
-        }
-        None => true,
-    });
-    // The IPv6 wildcard takes IPv4 clients, too, where nobody else is there for them.
-    let only_ipv6 = |address: &SocketAddr| {
-        let is_ipv4 = |address: &SocketAddr| address.ip().to_canonical().is_ipv4();
-        !is_ipv4(address) && wanted().any(|other| is_ipv4(other) && other.port() == address.port())
-    };
-    fresh.map(|address| Listener::bind(*address, only_ipv6(address))).collect()
-}
-
-fn not_bound(error: &ListenError) -> Refusal {
-    Refusal::NotBound { fault: error.to_string() }
 }
 
 /// Tells the service manager, if there is one.

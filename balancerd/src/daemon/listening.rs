@@ -1,0 +1,151 @@
+//! Where the services listen: what is bound before a change, what is closed after it, and who waits meanwhile.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use slotmap::SlotMap;
+use tracing::warn;
+use wire::control::{Change, Refusal, Request, Response};
+use wire::settings::Settings;
+
+use super::Daemon;
+use crate::model::ServiceId;
+use crate::net::Context;
+use crate::net::listen::{ListenError, Listener, ListenerId, Place};
+use crate::source::Source;
+
+impl Daemon {
+    /// Does beforehand what a change needs of the operating system, so that it is refused or made as a whole.
+    pub(super) fn bind_for(&mut self, change: &Change, now: Instant) -> Result<Vec<Listener>, Refusal> {
+        match change {
+            Change::Kill { session } if !self.sessions.has_number(*session) => {
+                Err(Refusal::NoSession { session: *session })
+            }
+            Change::AddService { service, settings } => {
+                let dry = Request::Change { change: change.clone(), dry_run: true };
+                if let (Response::Refused(refusal), _) = self.model.apply(&dry, now) {
+                    return Err(refusal);
+                }
+                let mut wanted = self.model.settings();
+                wanted.services.insert(service.clone(), settings.clone());
+                bind(&wanted, &self.listeners).map_err(|error| not_bound(&error))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Lets every service listen where it is to: with the listeners there are, and with those that were bound for it.
+    pub(super) fn relisten(&mut self, bound: Vec<Listener>, now: Instant) {
+        for listener in bound {
+            self.listeners.insert(listener);
+        }
+        // A place may be there several times, with port 0: then each keeps its own.
+        let (addresses, services): (Vec<SocketAddr>, Vec<ServiceId>) = self.model.wanted_listeners().unzip();
+        let mut wanted: Vec<(Place, ServiceId)> = places(&addresses).into_iter().zip(services).collect();
+        let mut take = |is_it: &dyn Fn((Place, ServiceId)) -> bool| {
+            let at = wanted.iter().position(|one| is_it(*one))?;
+            Some(wanted.swap_remove(at).1)
+        };
+        let its_own = |listener: &Listener| (listener.place(), listener.service);
+        let listeners = self.listeners.iter();
+        let others = listeners.filter(|(_, it)| take(&|one| one == its_own(it)).is_none()).map(|(id, _)| id);
+        let others: Vec<ListenerId> = others.collect();
+        let mut unwanted = Vec::new();
+        for id in others {
+            let place = self.listeners[id].place();
+            match take(&|one| one.0 == place) {
+                Some(service) => self.listeners[id].service = service,
+                None => unwanted.push(id),
+            }
+        }
+        for id in unwanted {
+            self.unlisten(id, true, now);
+        }
+        let mut addresses: HashMap<ServiceId, Vec<SocketAddr>> = HashMap::new();
+        for listener in self.listeners.values() {
+            addresses.entry(listener.service).or_default().push(listener.address());
+        }
+        self.sessions.listens_at(self.listeners.values().map(Listener::address).collect());
+        for (service, mut addresses) in addresses {
+            addresses.sort_unstable();
+            self.model.listening(service, addresses);
+        }
+    }
+
+    /// Closes a listener. Who waits in the kernel's queue was let in before, and is still served if `serve` says so.
+    pub(super) fn unlisten(&mut self, id: ListenerId, serve: bool, now: Instant) {
+        let Some(mut listener) = self.listeners.remove(id) else { return };
+        let cx = &mut lend!(self, now);
+        if serve {
+            self.sessions.accept_last(&mut listener, cx);
+        }
+        self.model.accepting(listener.service, false);
+        self.model.unlistened(listener.service);
+    }
+
+    /// Tells the poller what the listeners wait for now. One that epoll has no room for comes back after a pause.
+    pub(super) fn settle_listeners(&mut self, now: Instant) {
+        self.opens_at = None;
+        for (id, listener) in &mut self.listeners {
+            let waiting = self.model.waiting(listener.service, now);
+            if let Some((_, Some(opens))) = waiting {
+                self.opens_at = Some(self.opens_at.map_or(opens, |at| at.min(opens)));
+            }
+            let key = Source::Listener(id).key();
+            let accepting = listener.settle(&self.poller, key, waiting.is_none(), now).unwrap_or_else(|error| {
+                if self.unpolled.on_event(now) {
+                    warn!(%error, "epoll has no room for a listener: clients wait in the kernel's queue");
+                }
+                false
+            });
+            self.model.accepting(listener.service, accepting);
+        }
+    }
+}
+
+/// Binds the addresses of the settings at which nobody listens yet: all of them, or none. One may overlap with those
+/// of ours that are closed afterwards: a service that goes from `0.0.0.0:80` to `10.0.0.1:80` misses nobody.
+pub(super) fn bind(
+    settings: &Settings,
+    listeners: &SlotMap<ListenerId, Listener>,
+) -> Result<Vec<Listener>, ListenError> {
+    let wanted: Vec<SocketAddr> = settings.services.values().flat_map(|service| service.listen.clone()).collect();
+    let (mut going, mut fresh): (Vec<&Listener>, Vec<Place>) = (listeners.values().collect(), Vec::new());
+    for place in places(&wanted) {
+        match going.iter().position(|listener| listener.place() == place) {
+            Some(at) => drop(going.swap_remove(at)),
+            None => fresh.push(place),
+        }
+    }
+    let in_the_way = |place: Place| {
+        let port = place.address.port();
+        going.iter().any(|listener| port != 0 && listener.address().port() == port)
+    };
+    let mut bound = Vec::with_capacity(fresh.len());
+    for place in fresh {
+        let sharing = in_the_way(place);
+        going.iter().filter(|_| sharing).for_each(|listener| listener.share(true));
+        let listener = Listener::bind(place, sharing);
+        going.iter().filter(|_| sharing).for_each(|listener| listener.share(false));
+        let listener = listener?;
+        if sharing {
+            listener.share(false);
+        }
+        bound.push(listener);
+    }
+    Ok(bound)
+}
+
+/// Where listeners of these addresses are to be. The IPv6 wildcard takes IPv4 clients, too, where nobody else is there
+/// for them.
+fn places(addresses: &[SocketAddr]) -> Vec<Place> {
+    let is_ipv4 = |address: &SocketAddr| address.ip().to_canonical().is_ipv4();
+    let ipv4: HashSet<u16> = addresses.iter().filter(|address| is_ipv4(address)).map(SocketAddr::port).collect();
+    let only_ipv6 = |address: &SocketAddr| !is_ipv4(address) && ipv4.contains(&address.port());
+    addresses.iter().map(|address| Place { address: *address, only_ipv6: only_ipv6(address) }).collect()
+}
+
+pub(super) fn not_bound(error: &ListenError) -> Refusal {
+    Refusal::NotBound { fault: error.to_string() }
+}

@@ -1,0 +1,144 @@
+//! Reading the configuration file again: who asks for it, what waits meanwhile, and the switch.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+use wire::control::{FileText, Refusal, Response};
+use wire::report::Phase;
+
+use super::Daemon;
+use super::listening::{bind, not_bound};
+use crate::event::{Interest, Watch};
+use crate::loader::{Order, Text};
+use crate::model::{Effect, Prepared};
+use crate::net::control::ControlId;
+use crate::source::Source;
+
+/// How long after the first news of the configuration file it is read: an editor may not be done with them.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// A file that is being read.
+pub(super) struct Reloading {
+    asked: Asked,
+    /// What it is called.
+    name: String,
+    dry_run: bool,
+}
+
+/// Who wants the file to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    By(ControlId),
+    BySignal,
+    ByWatch,
+}
+
+impl Daemon {
+    /// Begins to read the file again, or to look at another text.
+    pub(super) fn reload(&mut self, asked: Asked, instead: Option<FileText>, dry_run: bool) -> Result<(), Refusal> {
+        if self.model.phase() == Phase::Stopping {
+            return Err(Refusal::Stopping);
+        }
+        let source = match (instead, &self.config_file) {
+            (Some(text), _) => Text::Given(text),
+            (None, Some(file)) => Text::File(file.clone()),
+            (None, None) => return Err(Refusal::NoFile),
+        };
+        let name = match &source {
+            Text::File(path) => path.display().to_string(),
+            Text::Given(text) => text.name.clone(),
+        };
+        self.loader.order(Order { source, before: self.model.said().clone(), present: self.model.settings() });
+        self.reloading = Some(Reloading { asked, name, dry_run });
+        Ok(())
+    }
+
+    /// The file was read: switches to it as a whole, or says why not and leaves everything as it is.
+    pub(super) fn on_loaded(&mut self, now: Instant) {
+        while let Some(loaded) = self.loader.result() {
+            let Some(reloading) = self.reloading.take() else { continue };
+            let result = loaded.result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
+            match result {
+                Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
+                Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
+            }
+        }
+        while self.reloading.is_none()
+            && let Some((id, request)) = self.postponed.pop_front()
+        {
+            self.serve(id, request, now);
+        }
+    }
+
+    fn switch(
+        &mut self,
+        reloading: &Reloading,
+        prepared: Prepared,
+        watched: bool,
+        now: Instant,
+    ) -> Result<(Response, Vec<Effect>), Refusal> {
+        let report = prepared.report(&reloading.name, reloading.dry_run);
+        if reloading.dry_run {
+            return Ok((Response::Reloaded(report), Vec::new()));
+        }
+        if self.model.phase() == Phase::Stopping {
+            return Err(Refusal::Stopping);
+        }
+        let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
+        let effects = self.model.adopt(prepared, false, now);
+        self.loader.discard(self.model.take_old_rings());
+        self.relisten(listeners, now);
+        self.watch(watched);
+        self.model.vitals.reload_failure = None;
+        if !effects.is_empty() || reloading.asked != Asked::ByWatch {
+            info!(file = reloading.name, changes = report.changes.len(), "configuration file read");
+        }
+        Ok((Response::Reloaded(report), effects))
+    }
+
+    fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
+        if !reloading.dry_run {
+            warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
+            self.model.vitals.reload_failure = Some(refusal.to_string());
+        }
+        if let Asked::By(id) = reloading.asked {
+            self.answer(id, &Response::Refused(refusal), now);
+        }
+    }
+
+    /// Reads the file because nobody asked who waits for an answer. One that is being read may be the old one: after it.
+    pub(super) fn reload_unasked(&mut self, asked: Asked, now: Instant) {
+        if self.reloading.is_some() {
+            self.read_at = Some(now + SETTLE_TIME);
+        } else if let Err(refusal) = self.reload(asked, None, false) {
+            info!(%refusal, "the configuration file is not read");
+        }
+    }
+
+    /// Watches the file, or does not.
+    pub(super) fn watch(&mut self, wanted: bool) {
+        let Some(file) = self.config_file.as_ref().filter(|_| wanted) else {
+            (self.watch, self.read_at) = (None, None);
+            return;
+        };
+        if self.watch.is_some() {
+            return;
+        }
+        let watch = Watch::new(file).and_then(|watch| {
+            self.poller.set(&watch, Source::Watch.key(), &mut Interest::NONE.clone(), Interest::READ)?;
+            Ok(watch)
+        });
+        match watch {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => warn!(file = %file.display(), %error, "the configuration file cannot be watched"),
+        }
+    }
+
+    pub(super) fn on_watch(&mut self, now: Instant) {
+        if let Some(watch) = &self.watch {
+            watch.take();
+            // The first news sets the time: a directory that is never quiet puts nothing off for ever.
+            self.read_at.get_or_insert(now + SETTLE_TIME);
+        }
+    }
+}
