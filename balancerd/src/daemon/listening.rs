@@ -35,6 +35,17 @@ impl Daemon {
         }
     }
 
+    /// Lets those in who wait at a listener that is about to go, and gives them their servers, as those who came in this
+    /// turn: what serves them now may go with it.
+    pub(super) fn serve_those_who_wait(&mut self, settings: &Settings, now: Instant) {
+        let kept = wanted_places(settings);
+        let cx = &mut lend!(self, now);
+        for listener in self.listeners.values_mut().filter(|listener| !kept.contains(&listener.place())) {
+            self.sessions.accept_last(listener, cx);
+        }
+        self.sessions.settle(cx);
+    }
+
     /// Lets every service listen where it is to: with the listeners there are, and with those that were bound for it.
     pub(super) fn relisten(&mut self, bound: Vec<Listener>, now: Instant) {
         for listener in bound {
@@ -110,9 +121,8 @@ pub(super) fn bind(
     settings: &Settings,
     listeners: &SlotMap<ListenerId, Listener>,
 ) -> Result<Vec<Listener>, ListenError> {
-    let wanted: Vec<SocketAddr> = settings.services.values().flat_map(|service| service.listen.clone()).collect();
     let (mut going, mut fresh): (Vec<&Listener>, Vec<Place>) = (listeners.values().collect(), Vec::new());
-    for place in places(&wanted) {
+    for place in wanted_places(settings) {
         match going.iter().position(|listener| listener.place() == place) {
             Some(at) => drop(going.swap_remove(at)),
             None => fresh.push(place),
@@ -135,6 +145,12 @@ pub(super) fn bind(
         bound.push(listener);
     }
     Ok(bound)
+}
+
+/// Where the services are to listen.
+fn wanted_places(settings: &Settings) -> Vec<Place> {
+    let addresses: Vec<SocketAddr> = settings.services.values().flat_map(|service| service.listen.clone()).collect();
+    places(&addresses)
 }
 
 /// Where listeners of these addresses are to be. The IPv6 wildcard takes IPv4 clients, too, where nobody else is there

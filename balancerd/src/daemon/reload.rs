@@ -85,6 +85,7 @@ impl Daemon {
             return Err(Refusal::Stopping);
         }
         let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
+        self.serve_those_who_wait(&prepared.settings, now);
         let effects = self.model.adopt(prepared, false, now);
         self.loader.discard(self.model.take_old_rings());
         self.relisten(listeners, now);
