@@ -437,14 +437,27 @@ impl<'d> Source<'d> {
     /// What comes is put in.
     fn add(&self, wanted: &Wanted<'_>) -> Result<Vec<Piece>, EditError> {
         let mut added = Added::default();
-        // Keys whose table has no line of its own yet.
-        let mut headless: BTreeMap<String, Values> = BTreeMap::new();
+        // Tables that have no line of their own yet, or have lost the last one: their keys and servers.
+        let mut headless: BTreeMap<String, (Values, Vec<Values>)> = BTreeMap::new();
+        let is_lost = |pool: &str| self.place(&Subject::Pool { pool: pool.to_owned() }).is_none();
+        let heading = |pool: &str| format!("pool.{}", key_text(pool));
+        for subject in &wanted.gone {
+            if let Subject::Server { pool, .. } = subject
+                && is_lost(pool)
+            {
+                headless.entry(heading(pool)).or_default();
+            }
+        }
         for (subject, key, value) in &wanted.values {
             let Some(value) = value else { continue };
             let place = match (self.place(subject), subject) {
                 (Some(place), _) => place,
                 (None, Subject::Balancer) => {
-                    headless.entry("balancer".to_owned()).or_default().push((key, Some(value.clone())));
+                    headless.entry("balancer".to_owned()).or_default().0.push((key, Some(value.clone())));
+                    continue;
+                }
+                (None, Subject::Pool { pool }) => {
+                    headless.entry(heading(pool)).or_default().0.push((key, Some(value.clone())));
                     continue;
                 }
                 (None, _) => return Err(EditError::NotFound(subject.clone())),
@@ -454,8 +467,7 @@ impl<'d> Source<'d> {
             }
             match (place, subject) {
                 (Place::Lines(table), Subject::Pool { pool }) if body_end(table).is_none() => {
-                    let name = format!("pool.{}", key_text(pool));
-                    headless.entry(name).or_default().push((key, Some(value.clone())));
+                    headless.entry(heading(pool)).or_default().0.push((key, Some(value.clone())));
                 }
                 _ => self.insert(place, key, &bare(value), subject, &mut added)?,
             }
@@ -481,7 +493,11 @@ impl<'d> Source<'d> {
             }
         }
         for (pool, servers) in servers {
-            self.add_servers(&Subject::Pool { pool: pool.to_owned() }, &servers, &mut added)?;
+            if is_lost(pool) {
+                headless.entry(heading(pool)).or_default().1.extend(servers);
+            } else {
+                self.add_servers(&Subject::Pool { pool: pool.to_owned() }, &servers, &mut added)?;
+            }
         }
         let Added { mut pieces, into_braces, sections } = added;
         for (table, pairs) in into_braces.into_values() {
@@ -491,7 +507,8 @@ impl<'d> Source<'d> {
                 None => (table.span().unwrap_or_default(), format!("{{ {pairs} }}")),
             });
         }
-        let headless = headless.into_iter().map(|(name, values)| self.section_text(&name, &values, &[]));
+        let headless =
+            headless.into_iter().map(|(name, (values, servers))| self.section_text(&name, &values, &servers));
         let text: String = headless.chain(sections).collect::<Vec<_>>().join(self.newline);
         if !text.is_empty() {
             let before = match self.text {

@@ -116,6 +116,7 @@ enum Style {
     OneLine,
     Lines { comma: bool },
     Tables { gap: bool },
+    TablesAlone,
     Dotted,
     Braces,
 }
@@ -125,6 +126,7 @@ fn any_style() -> impl Strategy<Value = Style> {
         Just(Style::OneLine),
         any::<bool>().prop_map(|comma| Style::Lines { comma }),
         any::<bool>().prop_map(|gap| Style::Tables { gap }),
+        Just(Style::TablesAlone),
         Just(Style::Dotted),
         Just(Style::Braces),
     ]
@@ -197,9 +199,14 @@ fn render_pool(name: &str, pool: &PoolSettings, style: Style, top: &mut Text, te
             }
             text.line(&owner, "]");
         }
-        Style::Tables { gap } => {
-            text.line(&owner, format!("[pool.{key}]"));
-            text.values(&owner, "", &values);
+        Style::Tables { .. } | Style::TablesAlone => {
+            let gap = matches!(style, Style::Tables { gap: true });
+            // Only a pool that is as usual, and has servers, can do without its own heading.
+            let plain = PoolSettings { servers: pool.servers.clone(), ..PoolSettings::default() };
+            if !matches!(style, Style::TablesAlone) || *pool != plain || servers.is_empty() {
+                text.line(&owner, format!("[pool.{key}]"));
+                text.values(&owner, "", &values);
+            }
             for (index, (owner, one)) in servers.iter().enumerate() {
                 if gap {
                     text.line(&Owner::AllOf(name.to_owned()), "");
@@ -265,9 +272,12 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         prop::sample::select(vec![0u64, 1500]),
         prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
     )
-        .prop_map(|(policy, key, load, points, slow_start_ms, servers)| {
+        .prop_flat_map(|values| (Just(values), any::<bool>()))
+        .prop_map(|((policy, key, load, points, slow_start_ms, servers), is_plain)| {
             let usual = PoolSettings::default();
-            if policy == Policy::ConsistentHash {
+            if is_plain {
+                PoolSettings { servers, ..usual }
+            } else if policy == Policy::ConsistentHash {
                 let points_per_weight = NonZeroU32::new(points).expect("not 0");
                 let max_load = load.and_then(LoadFactor::from_thousandths);
                 PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers }
@@ -465,6 +475,23 @@ fn several_keys_come_between_empty_braces() {
     let edited = edit("pool = { a = {} }", &read("pool = { a = {} }"), &now).expect("it can be edited");
     let servers = "servers = [{ address = \"10.0.0.1:80\" }]";
     assert_eq!(edited, format!("pool = {{ a = {{ policy = \"round-robin\", slow_start = \"1s\", {servers} }} }}"));
+}
+
+#[test]
+fn a_pool_outlives_the_last_line_of_its_own() {
+    let text = "[[pool.a.servers]]\naddress = \"10.0.0.1:80\"\n";
+    let said = read(text);
+    let mut now = said.clone();
+    let pool = now.pools.get_mut("a").expect("a pool");
+    pool.servers.clear();
+    assert_eq!(edit(text, &said, &now).expect("it can be edited"), "[pool.a]\n");
+    let pool = now.pools.get_mut("a").expect("a pool");
+    pool.slow_start_ms = 1000;
+    pool.servers.insert("10.0.0.2:80".parse().expect("an address"), ServerSettings::default());
+    assert_eq!(
+        edit(text, &said, &now).expect("it can be edited"),
+        "[pool.a]\nslow_start = \"1s\"\nservers = [\n    { address = \"10.0.0.2:80\" },\n]\n"
+    );
 }
 
 #[test]
