@@ -2,8 +2,8 @@
 //!
 //! Each is used the way its documentation shows, with a comparable number of points, on the same servers and the same
 //! client addresses (IPv4, hashed within the lookup by each in its own way). Rounds are interleaved, so that a noisy
-//! machine is noisy to all of them, and the median is shown. Two more tables say what the points per weight and large
-//! weights do: `-- points` and `-- weights`. `docs/ring-format-1.md` quotes all three.
+//! machine is noisy to all of them, and the median is shown. Three more tables say what the points per weight and large
+//! weights do, and what each change costs: `-- points`, `-- weights` and `-- changes`. `docs/ring-format-1.md` quotes all.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,6 +41,8 @@ enum What {
     Points,
     /// What large weights cost.
     Weights,
+    /// What each change costs at most, on the way past a power of two of the points and back.
+    Changes,
     /// Print the resident bytes of one ring; the benchmark runs itself with this.
     #[command(hide = true)]
     Memory {
@@ -57,6 +59,7 @@ fn main() -> Result<()> {
         None => compare(&arguments),
         Some(What::Points) => points(&arguments.servers),
         Some(What::Weights) => weights(&arguments.servers),
+        Some(What::Changes) => changes(&arguments.servers),
         Some(What::Memory { name, count }) => memory(name, *count),
     }
 }
@@ -425,6 +428,58 @@ fn weights(sizes: &[u32]) -> Result<()> {
                 format!("{:.2}", median(&mut add) / 1e6),
                 format!("{:.2}", median(&mut remove) / 1e6),
                 format!("{:.1}", median(&mut pick)),
+            ]);
+        }
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// What each change costs: a pool grows by a tenth or a hundred servers, its new servers become heavier and lighter again, and it shrinks
+/// back. The first change of each size meets memory that is new to the ring, and one of them a greater index.
+fn changes(sizes: &[u32]) -> Result<()> {
+    const ROUNDS: usize = 5;
+    let mut table = table(["servers", "build ms", "what", "median ms", "worst ms", "worst median ms"]);
+    for &count in sizes {
+        let more = (count / 10).clamp(10, 100);
+        let mut servers = server_set(0, count + more);
+        let new = servers.split_off(count as usize);
+        let steps = ["plan add", "add", "plan heavier", "heavier", "lighter", "plan remove", "remove", "digest"];
+        // By step and server, what each round took.
+        let mut taken = vec![vec![Vec::new(); new.len()]; steps.len()];
+        let mut build = Vec::new();
+        for _ in 0..ROUNDS {
+            let (nanoseconds, ring) = timed(|| Ring::build(POINTS_PER_WEIGHT, members(&servers, 1)));
+            build.push(nanoseconds);
+            let mut ring = ring?;
+            for (step, what) in steps.iter().enumerate() {
+                for (nth, addr) in new.iter().enumerate() {
+                    let new = Identity::from(*addr);
+                    let nanoseconds = match *what {
+                        "plan add" => timed(|| ring.plan(new, 1)).0,
+                        "plan heavier" => timed(|| ring.plan(new, 2)).0,
+                        "plan remove" => timed(|| ring.plan(new, 0)).0,
+                        "heavier" => timed(|| ring.set(new, 2, ())).0,
+                        "remove" => timed(|| ring.remove(new)).0,
+                        "digest" => timed(|| ring.digest()).0,
+                        _ => timed(|| ring.set(new, 1, ())).0,
+                    };
+                    taken[step][nth].push(nanoseconds);
+                }
+            }
+        }
+        let build = median(&mut build) / 1e6;
+        for (what, taken) in steps.iter().zip(&mut taken) {
+            let mut all: Vec<f64> = taken.iter().flatten().copied().collect();
+            // Of the same change in all rounds: what somebody else's work cost once is not in it.
+            let worst_median = taken.iter_mut().map(|rounds| median(rounds)).fold(0.0, f64::max);
+            table.add_row([
+                count.to_string(),
+                format!("{build:.2}"),
+                (*what).to_owned(),
+                format!("{:.3}", median(&mut all) / 1e6),
+                format!("{:.3}", all.last().context("there are changes")? / 1e6),
+                format!("{:.3}", worst_median / 1e6),
             ]);
         }
     }
