@@ -10,7 +10,6 @@ use serde::Serialize;
 use wire::report::{ChangeReport, ListReport, ServerReport, ServerState};
 use wire::{Client, ClientError, Refusal, Request, Response};
 
-use crate::cli::milliseconds;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::quantity::{count, time};
@@ -91,10 +90,9 @@ fn place(report: &ListReport, server: SocketAddr) -> Place<'_> {
 /// Sessions that are left, and the time: that which is left, if there is a limit, otherwise that which has gone by.
 fn left(server: &ServerReport, waited: Duration) -> String {
     let sessions = format!("{} left", count(server.active, "session"));
-    let whole_seconds = |milliseconds: u64| time(milliseconds / 1000 * 1000);
     match server.removal.and_then(|removal| removal.left_ms) {
-        Some(left) => format!("{sessions}, {} at most", whole_seconds(left)),
-        None if waited.as_secs() > 0 => format!("{sessions}, {} so far", whole_seconds(milliseconds(waited))),
+        Some(left) => format!("{sessions}, {} at most", time(left.div_ceil(1000) * 1000)),
+        None if waited.as_secs() > 0 => format!("{sessions}, {} so far", time(waited.as_secs() * 1000)),
         None => sessions,
     }
 }
@@ -174,6 +172,6 @@ mod tests {
         let left = |left_ms, waited| left(&server(ServerState::Leaving, left_ms), Duration::from_millis(waited));
         assert_eq!(left(None, 500), "3 sessions left");
         assert_eq!(left(None, 61_750), "3 sessions left, 1 min 1 s so far");
-        assert_eq!(left(Some(61_900), 61_750), "3 sessions left, 1 min 1 s at most");
+        assert_eq!(left(Some(61_900), 61_750), "3 sessions left, 1 min 2 s at most");
     }
 }
