@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
-use wire::control::{AddressFault, Change, MAX_SERVERS, Removal};
+use wire::control::{AddressFault, Change, MAX_SERVERS, PoolValues, Removal, ServerValues};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
-use wire::settings::{ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
@@ -451,6 +451,329 @@ proptest! {
                 prop_assert!(row.state != ServerState::Leaving || active > 0);
                 prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready);
             }
+        }
+    }
+}
+
+fn set(server: SocketAddr, values: ServerValues) -> Request {
+    Request::Change { change: Change::Set { pool: "default".to_owned(), server, values }, dry_run: false }
+}
+
+fn state(state: AdminState) -> ServerValues {
+    ServerValues { state: Some(state), ..ServerValues::default() }
+}
+
+fn set_pool(values: PoolValues) -> Request {
+    Request::Change { change: Change::SetPool { pool: "default".to_owned(), values }, dry_run: false }
+}
+
+fn policy(policy: Policy) -> Request {
+    set_pool(PoolValues { policy: Some(policy), ..PoolValues::default() })
+}
+
+#[test]
+fn who_is_not_ready_gets_nobody_and_gets_its_own_back() {
+    let (mut model, service, now) = model();
+    for number in 1..5 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let before = picks(&mut model, service);
+    for out in [AdminState::Drain, AdminState::Maintenance] {
+        let foretold = changed(&mut model, &dry(set(address(2), state(out))), now).0;
+        let (report, effects) = changed(&mut model, &set(address(2), state(out)), now);
+        assert_eq!((report.moved, report.digest), (foretold.moved, foretold.digest));
+        assert_eq!(effects, [Effect::Save]);
+        let after = picks(&mut model, service);
+        for (before, after) in before.iter().zip(&after) {
+            assert_ne!(*after, Some(address(2)));
+            assert!(before == after || *before == Some(address(2)), "only its own clients move");
+        }
+        let report = explain(&mut model, client(1), now);
+        let reason = if out == AdminState::Drain { Skip::Drain } else { Skip::Maintenance };
+        assert_eq!(report.skipped, [SkippedReport { server: address(2), reason }]);
+        changed(&mut model, &set(address(2), state(AdminState::Ready)), now);
+        assert_eq!(picks(&mut model, service), before);
+    }
+    assert_eq!(refused(&mut model, &set(address(2), ServerValues::default()), now), Refusal::NothingToSet);
+    assert_eq!(
+        refused(&mut model, &set(address(9), state(AdminState::Drain)), now),
+        Refusal::NotThere { server: address(9) }
+    );
+}
+
+#[test]
+fn round_robin_goes_through_the_servers_and_comes_back_to_the_first() {
+    let (mut model, service, now) = model();
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    changed(&mut model, &policy(Policy::RoundRobin), now);
+    let order: Vec<SocketAddr> = picks(&mut model, service).into_iter().take(7).flatten().collect();
+    assert_eq!(order, [1, 2, 3, 1, 2, 3, 1].map(address));
+    let next = explain(&mut model, client(1), now);
+    assert_eq!((next.policy, next.hash, next.key), (Policy::RoundRobin, None, None));
+    let foretold = next.server.expect("a server");
+    assert_eq!(model.pick(service, client(1), &[]).map(|(_, address)| address), Some(foretold));
+}
+
+#[test]
+fn least_connections_goes_to_the_emptiest_for_its_weight() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &policy(Policy::LeastConnections), now);
+    changed(&mut model, &add(address(1), 1), now);
+    changed(&mut model, &add(address(2), 3), now);
+    let sessions: Vec<ServerId> = (0..40).map(|number| connect(&mut model, service, client(number))).collect();
+    assert_eq!(
+        (row(&model, address(1)).expect("there").active, row(&model, address(2)).expect("there").active),
+        (10, 30)
+    );
+    let first = sessions[0];
+    let its = model.server_address(first);
+    model.session_ended(service, client(0).ip(), Some(first), EndReason::ClientClosed);
+    assert_eq!(model.pick(service, client(1), &[]).map(|(_, address)| address), Some(its), "there is room again");
+}
+
+#[test]
+fn no_server_holds_more_than_the_bound_and_what_it_passes_on_is_counted() {
+    let (mut model, service, now) = model();
+    for number in 1..5 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let factor = LoadFactor::from_thousandths(1250);
+    changed(&mut model, &set_pool(PoolValues { max_load: Some(factor), ..PoolValues::default() }), now);
+    for count in 1..=100u64 {
+        // One client only: without the bound all would go to one server.
+        connect(&mut model, service, client(7));
+        let most = list(&model).servers.iter().map(|row| row.active).max().expect("servers");
+        assert!(most <= (count * 1250).div_ceil(4000), "{most} of {count}");
+    }
+    let order = explain(&mut model, client(7), now);
+    let overflows: u64 = list(&model).servers.iter().map(|row| row.overflows).sum();
+    assert!(overflows >= 60, "{overflows}");
+    assert!(order.skipped.iter().all(|skipped| skipped.reason == Skip::Loaded), "{order:?}");
+}
+
+#[test]
+fn a_full_server_passes_its_clients_on_and_takes_them_back() {
+    let (mut model, service, now) = model();
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let (first, its) = model.pick(service, client(7), &[]).expect("a server");
+    let next = explain(&mut model, client(7), now).next[0];
+    let limit = ServerValues { max_sessions: Some(NonZeroU64::new(1)), ..ServerValues::default() };
+    changed(&mut model, &set(its, limit), now);
+    assert_eq!(connect(&mut model, service, client(7)), first);
+    assert_eq!(model.pick(service, client(7), &[]).map(|(_, address)| address), Some(next));
+    let explained = explain(&mut model, client(7), now);
+    assert_eq!(explained.skipped, [SkippedReport { server: its, reason: Skip::Full }]);
+    assert_eq!(row(&model, its).expect("there").overflows, 1);
+    model.session_ended(service, client(7).ip(), Some(first), EndReason::ClientClosed);
+    assert_eq!(model.pick(service, client(7), &[]).map(|(_, address)| address), Some(its));
+}
+
+#[test]
+fn neighbours_share_a_server_by_their_network_and_connections_spread_by_their_port() {
+    let (mut model, service, now) = model();
+    for number in 1..9 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let key = |key| set_pool(PoolValues { key: Some(key), ..PoolValues::default() });
+    let mut of = |key_: HashKey, clients: &mut dyn Iterator<Item = SocketAddr>| {
+        changed(&mut model, &key(key_), now);
+        clients
+            .filter_map(|client| model.pick(service, client, &[]))
+            .map(|(_, address)| address)
+            .collect::<BTreeSet<_>>()
+    };
+    let network = HashKey::ClientSubnet { ipv4: 24, ipv6: 56 };
+    let mut neighbours = (0..200u8).map(|number| SocketAddr::from(([192, 0, 2, number], 4000)));
+    assert_eq!(of(network, &mut neighbours.clone()).len(), 1);
+    assert!(of(HashKey::ClientIp, &mut neighbours).len() > 4);
+    let mut ports = (4000..4200).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    assert_eq!(of(HashKey::ClientIp, &mut ports.clone()).len(), 1);
+    assert!(of(HashKey::ClientIpPort, &mut ports).len() > 4);
+}
+
+#[test]
+fn a_slow_start_takes_clients_little_by_little_and_moves_nobody_else() {
+    let (mut model, service, now) = model();
+    let second = Duration::from_secs(1);
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let before = picks(&mut model, service);
+    changed(&mut model, &set_pool(PoolValues { slow_start_ms: Some(64_000), ..PoolValues::default() }), now);
+    let (report, _) = changed(&mut model, &add(address(9), 1), now);
+    let mut shares = Vec::new();
+    for at in 0..=70 {
+        while model.next_deadline().is_some_and(|due| due <= now + at * second) {
+            let due = model.next_deadline().expect("something is due");
+            assert_eq!(model.expire(due.max(now + at * second)), []);
+        }
+        let after = picks(&mut model, service);
+        assert!(before.iter().zip(&after).all(|(before, after)| before == after || *after == Some(address(9))));
+        shares.push(row(&model, address(9)).expect("there").share);
+    }
+    assert!(shares.is_sorted(), "{shares:?}");
+    assert!(shares[0] > 0.0 && shares[0] < 0.03 && shares[32] > 0.08 && shares[32] < 0.18, "{shares:?}");
+    assert_eq!(shares.last(), Some(&report.moved));
+    assert_eq!(Some(list(&model).digest), report.digest, "at the end it is a ring as any other");
+    assert_eq!((row(&model, address(9)).expect("there").ramp, model.next_deadline()), (1.0, None));
+}
+
+#[test]
+fn a_removal_within_a_time_closes_what_is_left_and_another_grade_may_follow() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    let server = connect(&mut model, service, client(1));
+    connect(&mut model, service, client(2));
+    let remove = |how| Request::Change {
+        change: Change::Remove { pool: "default".to_owned(), server: address(1), how },
+        dry_run: false,
+    };
+    let over = Removal::Over { time_ms: 10_000 };
+    changed(&mut model, &remove(over), now);
+    assert_eq!(refused(&mut model, &remove(over), now), Refusal::Leaving { server: address(1), sessions: 2 });
+    assert_eq!(model.expire(now), []);
+    let half = model.next_deadline().expect("a time");
+    assert_eq!(half, now + Duration::from_secs(5));
+    assert_eq!(model.expire(half), [Effect::EndIdlest(server, 1, EndReason::Removed)]);
+    changed(&mut model, &remove(Removal::Wait { limit_ms: Some(1000) }), half);
+    assert_eq!(model.expire(half), []);
+    let end = model.next_deadline().expect("a time");
+    assert_eq!(end, half + Duration::from_secs(1));
+    assert_eq!(model.expire(end), [Effect::EndSessions(server, EndReason::Removed)]);
+}
+
+fn two_pools() -> Settings {
+    let mut settings = settings("127.0.0.1:80", POINTS);
+    let servers =
+        |range: std::ops::Range<u8>| range.map(|number| (address(number), ServerSettings::default())).collect();
+    settings.pools.get_mut("default").expect("a pool").servers = servers(1..4);
+    let other = PoolSettings { policy: Policy::RoundRobin, servers: servers(3..6), ..PoolSettings::default() };
+    settings.pools.insert("other".to_owned(), other);
+    let service = ServiceSettings::new(vec!["127.0.0.1:81".parse().expect("an address")], "other");
+    settings.services.insert("other".to_owned(), service);
+    settings
+}
+
+/// What a reload of this file comes to.
+fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
+    let prepared = prepare(model.said(), &model.settings(), file)?;
+    Ok(model.adopt(prepared, false, now))
+}
+
+#[test]
+fn a_file_that_says_nothing_new_changes_nothing() {
+    let now = event::now();
+    let file = two_pools();
+    let mut model = started(&file, now);
+    let service = model.service_named("default").expect("a service");
+    connect(&mut model, service, client(1));
+    changed(&mut model, &set(address(1), state(AdminState::Drain)), now);
+    let before = format!("{model:?}");
+    assert_eq!(reload(&mut model, file, now), Ok(vec![]));
+    assert_eq!(format!("{model:?}"), before, "not the least thing");
+}
+
+#[test]
+fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let (one, other) = (model.service_named("default").expect("one"), model.service_named("other").expect("another"));
+    let (first, second) = (connect(&mut model, one, client(1)), connect(&mut model, other, client(1)));
+    let (its, other_its) = (model.server_address(first), model.server_address(second));
+    let mut file = two_pools();
+    file.services.remove("other");
+    file.pools.remove("other");
+    file.services.get_mut("default").expect("a service").max_sessions = NonZeroU64::new(5);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.servers.remove(&its);
+    pool.servers.insert(address(8), ServerSettings { weight: 3, ..ServerSettings::default() });
+    assert_eq!(reload(&mut model, file.clone(), now), Ok(vec![Effect::Save, Effect::Unlisten(other)]));
+    assert_eq!(model.settings(), file);
+    assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
+    assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
+    assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
+    model.session_ended(one, client(1).ip(), Some(first), EndReason::ClientClosed);
+    model.session_ended(other, client(1).ip(), Some(second), EndReason::ClientClosed);
+    model.unlistened(other);
+    assert_eq!((model.services.len(), model.pools.len(), model.servers.len()), (1, 1, 3), "nothing is left behind");
+}
+
+#[test]
+fn a_file_that_cannot_be_is_refused_and_names_what_is_wrong() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let before = format!("{model:?}");
+    let wrong = |change: fn(&mut Settings)| {
+        let mut file = two_pools();
+        change(&mut file);
+        file
+    };
+    for (file, refusal) in [
+        (wrong(|file| drop(file.pools.remove("other"))), Refusal::NoPool { pool: "other".to_owned() }),
+        (
+            wrong(|file| {
+                let taken = file.services["default"].listen.clone();
+                file.services.get_mut("other").expect("a service").listen = taken;
+            }),
+            Refusal::AddressTaken {
+                listen: "127.0.0.1:80".parse().expect("an address"),
+                service: "default".to_owned(),
+            },
+        ),
+        (
+            wrong(|file| {
+                let heavy = ServerSettings { weight: 257, ..ServerSettings::default() };
+                file.pools.get_mut("other").expect("a pool").servers.insert(address(9), heavy);
+            }),
+            Refusal::WeightTooLarge { weight: 257 },
+        ),
+        (
+            wrong(|file| {
+                let own = file.services["other"].listen[0];
+                file.pools.get_mut("default").expect("a pool").servers.insert(own, ServerSettings::default());
+            }),
+            Refusal::Itself { server: "127.0.0.1:81".parse().expect("an address") },
+        ),
+    ] {
+        assert_eq!(reload(&mut model, file, now), Err(refusal));
+        assert_eq!(format!("{model:?}"), before);
+    }
+}
+
+proptest! {
+    /// A reload comes to the same picks as a start with what it means, whatever was there before.
+    #[test]
+    fn a_reload_comes_to_what_a_start_comes_to(
+        weights in prop::collection::vec((1u8..12, 0u32..4), 0..12),
+        others in prop::collection::vec((1u8..12, 0u32..4), 0..12),
+        by_ring in any::<bool>(),
+    ) {
+        let now = event::now();
+        let file = |weights: &[(u8, u32)]| {
+            let mut file = settings("127.0.0.1:80", POINTS);
+            let pool = file.pools.get_mut("default").expect("a pool");
+            pool.policy = if by_ring { Policy::ConsistentHash } else { Policy::RoundRobin };
+            let server = |&(number, weight): &(u8, u32)| {
+                (address(number), ServerSettings { weight, ..ServerSettings::default() })
+            };
+            pool.servers = weights.iter().map(server).collect();
+            file
+        };
+        let mut model = started(&file(&weights), now);
+        reload(&mut model, file(&others), now).expect("sound");
+        let mut fresh = started(&file(&others), now);
+        let (one, other) = (model.service_named("default").expect("one"), fresh.service_named("default").expect("one"));
+        prop_assert_eq!(list(&model).servers, list(&fresh).servers);
+        let (model_picks, fresh_picks) = (picks(&mut model, one), picks(&mut fresh, other));
+        if by_ring {
+            prop_assert_eq!(model_picks, fresh_picks);
+        } else {
+            let count = |picks: &[Option<SocketAddr>]| picks.iter().flatten().collect::<BTreeSet<_>>().len();
+            prop_assert_eq!(count(&model_picks), count(&fresh_picks));
         }
     }
 }

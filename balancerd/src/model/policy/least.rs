@@ -15,8 +15,11 @@ use std::hash::Hash;
 /// The servers of a pool, by their load.
 #[derive(Debug, Clone)]
 pub(crate) struct LeastConnections<T> {
-    /// A heap: none comes before its [parent](parent).
+    /// A heap: none comes before its [parent](parent), but the first one if it is `late`.
     heap: Vec<Entry<T>>,
+    /// The first one has changed and is to go down to its place. That waits until somebody needs the order: a pick is
+    /// mostly followed by a session of the picked one, and so it goes down once for both.
+    late: bool,
     /// The place of each server in `places`.
     slots: HashMap<T, u32>,
     /// Where in the heap it is: a server that moves tells it here, which costs no look-up by its id.
@@ -29,7 +32,8 @@ pub(crate) struct LeastConnections<T> {
 #[derive(Debug, Clone, Copy)]
 struct Entry<T> {
     id: T,
-    sessions: u64,
+    /// Its live sessions and one more.
+    load: u64,
     weight: u32,
     slot: u32,
     /// When it was picked last, by the clock of the policy; different for each server.
@@ -45,7 +49,7 @@ struct Candidate<'a, T> {
 impl<T: Copy + Eq + Hash> LeastConnections<T> {
     /// Without servers.
     pub(crate) fn new() -> Self {
-        Self { heap: Vec::new(), slots: HashMap::new(), places: Vec::new(), clock: 0 }
+        Self { heap: Vec::new(), late: false, slots: HashMap::new(), places: Vec::new(), clock: 0 }
     }
 
     /// Puts a server in that has so many live sessions, or changes its weight and their number; the weight 0 takes it
@@ -55,6 +59,7 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
             self.remove(id);
             return;
         }
+        self.catch_up();
         let place = match self.slots.get(&id) {
             Some(slot) => self.places[*slot as usize] as usize,
             None => {
@@ -62,18 +67,19 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
                 self.slots.insert(id, slot);
                 self.places.push(slot);
                 self.clock += 1;
-                self.heap.push(Entry { id, sessions, weight, slot, picked: self.clock });
+                self.heap.push(Entry { id, load: 0, weight, slot, picked: self.clock });
                 place
             }
         };
         let entry = &mut self.heap[place];
-        (entry.weight, entry.sessions) = (weight, sessions);
+        (entry.weight, entry.load) = (weight, sessions.saturating_add(1));
         self.restore(place);
     }
 
     /// Takes a server out, if it is there.
     pub(crate) fn remove(&mut self, id: T) {
         let Some(slot) = self.slots.remove(&id) else { return };
+        self.catch_up();
         let place = self.places.swap_remove(slot as usize) as usize;
         // The slot of the last one is now that of the removed one; so is the place in the heap.
         if let Some(moved) = self.places.get(slot as usize) {
@@ -90,23 +96,34 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
 
     /// The number of live sessions of a server is now this. Of one that is not there it is not kept.
     pub(crate) fn sessions(&mut self, id: T, sessions: u64) {
-        let Some(slot) = self.slots.get(&id) else { return };
-        let place = self.places[*slot as usize] as usize;
-        self.heap[place].sessions = sessions;
+        let Some(slot) = self.slots.get(&id).copied() else { return };
+        let place = self.places[slot as usize] as usize;
+        if place == 0 {
+            self.heap[0].load = sessions.saturating_add(1);
+            self.late = true;
+            return;
+        }
+        self.catch_up();
+        let place = self.places[slot as usize] as usize;
+        self.heap[place].load = sessions.saturating_add(1);
         self.restore(place);
     }
 
-    /// The one with the least load of those who `may`. If the first one may, at the cost of one way down the heap;
-    /// otherwise they are asked one after the other in their order. Nothing is counted: a session that begins is told
-    /// with [`sessions`](Self::sessions).
+    /// The one with the least load of those who `may`; they are asked in their order until one may. Nothing is counted:
+    /// who begins a session tells it with [`sessions`](Self::sessions).
     pub(crate) fn pick(&mut self, mut may: impl FnMut(T) -> bool) -> Option<T> {
+        self.catch_up();
         let first = self.heap.first()?.id;
         let place = if may(first) { 0 } else { self.search(may)? };
         let entry = &mut self.heap[place];
         let id = entry.id;
         self.clock += 1;
         entry.picked = self.clock;
-        self.sift_down(place);
+        if place == 0 {
+            self.late = true;
+        } else {
+            self.sift_down(place);
+        }
         Some(id)
     }
 
@@ -115,8 +132,8 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
         let mut copy = self.clone();
         let mut next = || {
             let id = copy.pick(|_| true)?;
-            let sessions = copy.heap[copy.places[*copy.slots.get(&id)? as usize] as usize].sessions;
-            copy.sessions(id, sessions + 1);
+            let load = copy.heap[copy.places[*copy.slots.get(&id)? as usize] as usize].load;
+            copy.sessions(id, load);
             Some(id)
         };
         (0..count).map_while(|_| next()).collect()
@@ -134,6 +151,14 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
             candidates.extend(children(place).filter_map(candidate));
         }
         None
+    }
+
+    /// Lets the first one go down to its place, if it has to.
+    fn catch_up(&mut self) {
+        if self.late {
+            self.late = false;
+            self.sift_down(0);
+        }
     }
 
     /// Brings a server whose load has changed to its place.
@@ -158,13 +183,12 @@ impl<T: Copy + Eq + Hash> LeastConnections<T> {
     fn sift_down(&mut self, mut place: usize) {
         let entry = self.heap[place];
         loop {
-            let first = 2 * place + 1;
-            let Some(mut child) = self.heap.get(first) else { break };
-            let mut next = first;
-            if let Some(second) = self.heap.get(first + 1)
-                && second.before(child)
-            {
-                (child, next) = (second, first + 1);
+            let mut next = 2 * place + 1;
+            let Some(mut child) = self.heap.get(next) else { break };
+            if let Some(second) = self.heap.get(next + 1) {
+                // No branch: which one is nobody's guess.
+                next += usize::from(second.before(child));
+                child = &self.heap[next];
             }
             if !child.before(&entry) {
                 break;
@@ -195,8 +219,8 @@ impl<T> Entry<T> {
     }
 
     fn order(&self, other: &Self) -> Ordering {
-        let load = |one: &Self, two: &Self| (u128::from(one.sessions) + 1) * u128::from(two.weight);
-        load(self, other).cmp(&load(other, self)).then(self.picked.cmp(&other.picked))
+        let crosswise = |one: &Self, two: &Self| u128::from(one.load) * u128::from(two.weight);
+        (crosswise(self, other), self.picked).cmp(&(crosswise(other, self), other.picked))
     }
 }
 
@@ -250,7 +274,7 @@ mod tests {
 
         fn pick(&mut self, may: impl Fn(u16) -> bool) -> Option<u16> {
             let best = self.servers.iter_mut().filter(|server| may(server.0)).min_by(|one, two| {
-                let (first, second) = (u128::from(one.2) + 1, u128::from(two.2) + 1);
+                let (first, second) = (u128::from(one.2.saturating_add(1)), u128::from(two.2.saturating_add(1)));
                 (first * u128::from(two.1)).cmp(&(second * u128::from(one.1))).then(one.3.cmp(&two.3))
             })?;
             self.clock += 1;
