@@ -125,6 +125,12 @@ impl Failure {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 
+    /// Whether the words are balancerd's about a file: they begin with its name, the line and the column, as editors and
+    /// other tools understand it, so that nothing goes before them.
+    pub(crate) fn begins_with_its_place(&self) -> bool {
+        matches!(self, Self::File(FileError::Wrong { .. }))
+    }
+
     /// What programs read.
     pub(crate) fn report(&self) -> FailureReport<'_> {
         let (refused, error) = match self {

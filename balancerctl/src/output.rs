@@ -73,7 +73,11 @@ impl Output {
 
     /// Says why a command failed: one line on standard error, and for programs one on standard output.
     pub(crate) fn failure(&self, failure: &Failure) {
-        self.note(failure);
+        if failure.begins_with_its_place() {
+            let _ = writeln!(io::stderr(), "{failure}");
+        } else {
+            self.note(failure);
+        }
         // The failure is what counts now, not whether somebody still reads.
         let _ = self.value(&failure.report());
     }

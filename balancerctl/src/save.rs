@@ -168,9 +168,10 @@ fn verify(path: &Path, written: &Path, now: &Settings) -> Result<(), Failure> {
         Ok(settings) if settings == *now => Ok(()),
         Ok(_) => Err(SaveError::NotWritten(path.to_path_buf()).into()),
         Err(Failure::File(FileError::Wrong { said, .. })) => {
-            // It is the name of nothing that anybody knows.
-            let said = said.replace(&written.display().to_string(), "it");
-            Err(SaveError::NotSaid(said).into())
+            // The place is one in a text that nobody knows.
+            let said = said.strip_prefix(&written.display().to_string()).unwrap_or(&said);
+            let said = said.trim_start_matches(|c: char| c == ':' || c == ' ' || c.is_ascii_digit());
+            Err(SaveError::NotSaid(said.to_owned()).into())
         }
         Err(failure) => Err(failure),
     }

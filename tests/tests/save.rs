@@ -158,7 +158,7 @@ fn what_no_file_can_say_is_refused() {
     let started = WithFile::start(FILE);
     let before = started.text();
     done(&started.ctl("pool add spare"));
-    refused(&started.ctl("save"), "no file can say what the balancer is set to");
+    refused(&started.ctl("save"), "no file can say what the balancer is set to: pool.spare: no service uses this pool");
     assert_eq!(started.text(), before);
     done(&started.ctl(&format!("service add spare {} 0 --pool spare --deny 10.0.0.0/8", loopback::fresh())));
     done(&started.ctl("save"));
