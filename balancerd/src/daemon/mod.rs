@@ -36,7 +36,7 @@ use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
 use crate::net::tcp::Sessions;
 use crate::source::Source;
-use crate::state::{self, Saver};
+use crate::state::{self, Kept, Saver};
 use listening::bind;
 use reload::{Asked, Reloading};
 
@@ -139,7 +139,8 @@ impl Daemon {
                 .map_err(|refusal| anyhow::anyhow!("{refusal}"))?,
             None => (own.clone(), false),
         };
-        let (before, present) = state::load(&config.places.state)?.apply(&said);
+        let kept = state::load(&config.places.state)?;
+        let (before, present) = kept.apply(&said);
         let prepared = prepare(&before, &present, said).map_err(|refusal| match &config.file {
             Some(file) if before == present => anyhow::anyhow!("{}: {refusal}", file.display()),
             _ => state::StateError::Broken { path: config.places.state.clone(), fault: refusal.to_string() }.into(),
@@ -182,6 +183,10 @@ impl Daemon {
         };
         daemon.relisten(listeners, now);
         daemon.watch(watched);
+        // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
+        if Kept::between(daemon.model.said(), &daemon.model.settings()) != kept {
+            daemon.save();
+        }
         daemon.settle(now);
         let addresses = daemon.listeners.values().map(|listener| listener.address().to_string());
         let mut named: Vec<String> = addresses.take(MOST_NAMED).collect();

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ring::{Member, Ring};
 use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
-use wire::settings::{AdminState, Difference, Policy, PoolSettings, Settings, differences};
+use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, differences};
 
 use super::check::check;
 use super::merge::merge;
@@ -38,6 +38,7 @@ pub(crate) struct Prepared {
 /// When what would hold then cannot be.
 pub(crate) fn prepare(before: &Settings, present: &Settings, said: Settings) -> Result<Prepared, Refusal> {
     let settings = merge(before, present, &said);
+    check_pools_of_services(&said, &settings)?;
     check(&settings)?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
@@ -54,6 +55,22 @@ pub(crate) fn prepare(before: &Settings, present: &Settings, said: Settings) -> 
     let changes = differences(present, &settings);
     let deviations = differences(&said, &settings);
     Ok(Prepared { said, settings, rings, changes, deviations, moves })
+}
+
+/// Whether every service has its pool. Each by itself, file and commands were right, so it is said how they are not
+/// together.
+fn check_pools_of_services(said: &Settings, settings: &Settings) -> Result<(), Refusal> {
+    let has_pool = |service: &ServiceSettings| settings.pools.contains_key(&service.pool);
+    let Some((name, service)) = settings.services.iter().find(|(_, service)| !has_pool(service)) else { return Ok(()) };
+    let pool = &service.pool;
+    let fault = if said.pools.contains_key(pool) {
+        format!("service {name} is to be served by pool {pool}, which a command has removed; add that again")
+    } else {
+        format!(
+            "service {name}, which a command has made or changed, is served by pool {pool}, which the file does not have; remove the service, or keep the pool"
+        )
+    };
+    Err(Refusal::BadFile { fault })
 }
 
 /// Members of the ring of a pool, and their weights.

@@ -713,7 +713,6 @@ fn a_file_that_cannot_be_is_refused_and_names_what_is_wrong() {
         file
     };
     for (file, refusal) in [
-        (wrong(|file| drop(file.pools.remove("other"))), Refusal::NoPool { pool: "other".to_owned() }),
         (
             wrong(|file| {
                 let taken = file.services["default"].listen.clone();
@@ -776,4 +775,18 @@ proptest! {
             prop_assert_eq!(count(&model_picks), count(&fresh_picks));
         }
     }
+}
+
+#[test]
+fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let settings = ServiceSettings::new(vec!["127.0.0.1:82".parse().expect("an address")], "other");
+    let add = Request::Change { change: Change::AddService { service: "more".to_owned(), settings }, dry_run: false };
+    changed(&mut model, &add, now);
+    let mut file = two_pools();
+    file.pools.remove("other");
+    file.services.remove("other");
+    let refusal = reload(&mut model, file, now).expect_err("more has no pool then").to_string();
+    assert!(refusal.contains("service more, which a command has made") && refusal.contains("pool other"), "{refusal}");
 }
