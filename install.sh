@@ -269,6 +269,8 @@ Type=notify
 Environment=BALANCER_LISTEN=$listen
 EnvironmentFile=-$settings
 ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --socket /run/balancer/control.sock --state /var/lib/balancer --log journald \$BALANCER_OPTIONS
+# The configuration file that BALANCER_OPTIONS may name is read again; without one it is only logged.
+ExecReload=/bin/kill -HUP \$MAINPID
 Restart=on-failure
 RestartSec=1s
 # balancerd says that its loop turns; one that stands still for so long is killed and started again.
@@ -286,7 +288,7 @@ RuntimeDirectoryMode=0750
 StateDirectory=balancer
 StateDirectoryMode=0750
 
-# Two descriptors for each session. Three threads: the loop, the log, the state file.
+# Two descriptors for each session. Four threads: the loop, the log, the state file, the configuration file.
 LimitNOFILE=1048576
 TasksMax=32
 
@@ -341,6 +343,8 @@ Type=notify
 Environment=BALANCER_LISTEN=$listen
 EnvironmentFile=-$settings
 ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --log journald \$BALANCER_OPTIONS
+# The configuration file that BALANCER_OPTIONS may name is read again; without one it is only logged.
+ExecReload=/bin/kill -HUP \$MAINPID
 Restart=on-failure
 RestartSec=1s
 WatchdogSec=30s
