@@ -10,15 +10,14 @@ use crate::source::MOST_ENTRIES;
 /// A session has two sockets.
 const PER_SESSION: u64 = 2;
 
-/// What is not for sessions: control connections, and the epoll instances, listeners, signals, locks, log and state
-/// file with room to spare.
+/// What is not for sessions: control connections, and the epoll instances, a listener, signals, locks, log and files,
+/// with room to spare. Further listeners come on top.
 const RESERVED: u64 = MOST_CONNECTIONS as u64 + 32;
 
 /// The limits, after the soft one was raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptors {
     pub(crate) limit: u64,
-    pub(crate) sessions: usize,
 }
 
 impl Descriptors {
@@ -28,12 +27,14 @@ impl Descriptors {
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         }
-        Ok(Self::for_limit(hard))
+        Ok(Self { limit: hard })
     }
 
-    fn for_limit(limit: u64) -> Self {
-        let sessions = limit.saturating_sub(RESERVED) / PER_SESSION;
-        Self { limit, sessions: usize::try_from(sessions).unwrap_or(usize::MAX).min(MOST_ENTRIES - 1) }
+    /// Sessions that there may be beside so many listeners.
+    pub(crate) fn sessions(self, listeners: usize) -> usize {
+        let others = RESERVED + (listeners as u64).saturating_sub(1);
+        let sessions = self.limit.saturating_sub(others) / PER_SESSION;
+        usize::try_from(sessions).unwrap_or(usize::MAX).min(MOST_ENTRIES - 1)
     }
 }
 
@@ -42,9 +43,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_allows_half_as_many_sessions_less_the_reserve() {
-        assert_eq!(Descriptors::for_limit(1024).sessions, 480);
-        assert_eq!(Descriptors::for_limit(64).sessions, 0);
-        assert_eq!(Descriptors::for_limit(u64::MAX).sessions, MOST_ENTRIES - 1);
+    fn a_limit_allows_half_as_many_sessions_less_the_reserve_and_the_listeners() {
+        assert_eq!(Descriptors { limit: 1024 }.sessions(1), 480);
+        assert_eq!(Descriptors { limit: 1024 }.sessions(101), 430);
+        assert_eq!(Descriptors { limit: 64 }.sessions(1), 0);
+        assert_eq!(Descriptors { limit: u64::MAX }.sessions(1), MOST_ENTRIES - 1);
     }
 }

@@ -24,6 +24,12 @@ pub const MAX_SERVERS: usize = 65_536;
 /// Sessions that one answer lists at most.
 pub const MAX_LISTED_SESSIONS: u32 = 100_000;
 
+/// Pools that there may be, and services as well: more than anybody has, and few enough to be looked through.
+pub const MAX_POOLS: usize = 4096;
+
+/// Addresses that all services together may listen at. Each takes a descriptor.
+pub const MAX_LISTENERS: usize = 4096;
+
 /// What a program may ask of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -433,6 +439,10 @@ pub enum Refusal {
     },
     /// Nothing was asked to change.
     NothingToSet,
+    /// There are [`MAX_POOLS`] pools.
+    TooManyPools,
+    /// The services listen at [`MAX_LISTENERS`] addresses, or there are as many services.
+    TooManyListeners,
 }
 
 /// What is wrong with an address that no server can have.
@@ -538,6 +548,10 @@ impl fmt::Display for Refusal {
                 f.write_str("the balancer was started without a configuration file; start it with --config")
             }
             Self::NothingToSet => f.write_str("nothing was said to be changed"),
+            Self::TooManyPools => write!(f, "there are {MAX_POOLS} pools, which is the limit; remove one first"),
+            Self::TooManyListeners => {
+                write!(f, "services listen at {MAX_LISTENERS} addresses, which is the limit; remove one first")
+            }
             Self::NotPermitted { uid } => write!(
                 f,
                 "user {uid} may not steer this balancer; be root, the user it runs as, or a member of its socket's group"

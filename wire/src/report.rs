@@ -439,7 +439,7 @@ pub struct ExplainReport {
     pub point: Option<Hex>,
     /// The server that the client gets; for a policy that draws, nothing when there are several.
     pub server: Option<SocketAddr>,
-    /// Who is tried next, in order, when that server does not answer.
+    /// Who is tried next, in order, when that server does not answer; for a policy that draws, all that it draws from.
     pub next: Vec<SocketAddr>,
     /// Servers that do not get the client though it may look so, and why.
     pub skipped: Vec<SkippedReport>,

@@ -40,7 +40,9 @@ impl Daemon {
     pub(super) fn serve_those_who_wait(&mut self, settings: &Settings, now: Instant) {
         let kept = wanted_places(settings);
         let cx = &mut lend!(self, now);
-        for listener in self.listeners.values_mut().filter(|listener| !kept.contains(&listener.place())) {
+        for listener in
+            self.listeners.values_mut().filter(|listener| !kept.iter().any(|place| listener.place().does_for(*place)))
+        {
             self.sessions.accept_last(listener, cx);
         }
         self.sessions.settle(cx);
@@ -58,14 +60,15 @@ impl Daemon {
             let at = wanted.iter().position(|one| is_it(*one))?;
             Some(wanted.swap_remove(at).1)
         };
-        let its_own = |listener: &Listener| (listener.place(), listener.service);
         let listeners = self.listeners.iter();
-        let others = listeners.filter(|(_, it)| take(&|one| one == its_own(it)).is_none()).map(|(id, _)| id);
+        let others = listeners
+            .filter(|(_, it)| take(&|(place, service)| it.place().does_for(place) && it.service == service).is_none())
+            .map(|(id, _)| id);
         let others: Vec<ListenerId> = others.collect();
         let mut unwanted = Vec::new();
         for id in others {
             let place = self.listeners[id].place();
-            match take(&|one| one.0 == place) {
+            match take(&|(wanted, _)| place.does_for(wanted)) {
                 Some(service) => self.listeners[id].service = service,
                 None => unwanted.push(id),
             }
@@ -77,6 +80,7 @@ impl Daemon {
         for listener in self.listeners.values() {
             addresses.entry(listener.service).or_default().push(listener.address());
         }
+        self.model.vitals.session_limit = self.descriptors.sessions(self.listeners.len());
         self.sessions.listens_at(self.listeners.values().map(Listener::address).collect());
         for (service, mut addresses) in addresses {
             addresses.sort_unstable();
@@ -123,7 +127,7 @@ pub(super) fn bind(
 ) -> Result<Vec<Listener>, ListenError> {
     let (mut going, mut fresh): (Vec<&Listener>, Vec<Place>) = (listeners.values().collect(), Vec::new());
     for place in wanted_places(settings) {
-        match going.iter().position(|listener| listener.place() == place) {
+        match going.iter().position(|listener| listener.place().does_for(place)) {
             Some(at) => drop(going.swap_remove(at)),
             None => fresh.push(place),
         }

@@ -63,6 +63,7 @@ pub(crate) struct Daemon {
     scratch: Box<[u8]>,
     signals: Signals,
     log: Log,
+    descriptors: Descriptors,
     model: Model,
     listeners: SlotMap<ListenerId, Listener>,
     sessions: Sessions,
@@ -112,7 +113,7 @@ impl Daemon {
         let now = event::now();
         let descriptors = Descriptors::raise().context("the descriptor limit")?;
         anyhow::ensure!(
-            descriptors.sessions > 0,
+            descriptors.sessions(1) > 0,
             "a limit of {} descriptors allows no session; raise it with `ulimit -Hn`",
             descriptors.limit
         );
@@ -122,7 +123,7 @@ impl Daemon {
         let vitals = Vitals {
             pid: std::process::id(),
             started: now,
-            session_limit: descriptors.sessions,
+            session_limit: descriptors.sessions(1),
             drain_timeout: config.drain,
             config_file: config.file.as_ref().map(|file| file.display().to_string()),
             reload_failure: None,
@@ -161,6 +162,7 @@ impl Daemon {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             signals,
             log,
+            descriptors,
             model,
             sessions: Sessions::new(config.timeouts, |id, side| Source::Session(id, side).key()),
             listeners: SlotMap::with_key(),
@@ -199,7 +201,7 @@ impl Daemon {
             socket = %config.places.socket.display(),
             servers = daemon.model.settings().pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
             descriptors = descriptors.limit,
-            sessions = descriptors.sessions,
+            sessions = daemon.model.session_limit(),
             "balancer started"
         );
         Ok(daemon)

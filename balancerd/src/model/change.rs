@@ -8,7 +8,9 @@ use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerVal
 use wire::report::{ChangeReport, EndReason, Hex};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
-use super::check::{answers_at, check_name, check_points, check_pool, check_server, check_service, collide, points_of};
+use super::check::{
+    answers_at, check_name, check_points, check_pool, check_room, check_server, check_service, collide, points_of,
+};
 use super::pool::{Pool, refusal, without_servers};
 use super::reload::{MOST_MOVES, move_report};
 use super::server::{Ramp, Server};
@@ -92,7 +94,7 @@ impl Model {
             None if self.pools[pool].members.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers),
             _ => {}
         }
-        self.check_room(pool, None, &settings)?;
+        self.check_points_of(pool, None, &settings)?;
         report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
         self.tell_moves(pool, address, share_weight(&settings), report)?;
         if !report.dry_run {
@@ -172,7 +174,7 @@ impl Model {
             max_sessions: values.max_sessions.unwrap_or(before.max_sessions),
         };
         check_server(address, &settings)?;
-        self.check_room(pool, Some(&before), &settings)?;
+        self.check_points_of(pool, Some(&before), &settings)?;
         self.tell_moves(pool, address, share_weight(&settings), report)?;
         if !report.dry_run {
             let was_eligible = entry.is_eligible();
@@ -208,6 +210,7 @@ impl Model {
                 fault: "a pool is made without servers; add them one by one".to_owned(),
             });
         }
+        check_room(self.pools.len() + 1, 0)?;
         let pool = Pool::new(name, settings);
         report.digest = Some(pool.digest(&self.servers));
         if !report.dry_run {
@@ -282,6 +285,7 @@ impl Model {
             return Err(Refusal::ServiceThere { service: name.to_owned() });
         }
         let pool = self.pool_named(&settings.pool)?;
+        check_room(0, self.wanted_listeners().count() + settings.listen.len())?;
         let others = self.services.values().filter(|service| !service.leaving);
         // As they were asked for, and with the ports that the kernel chose.
         let taken: Vec<(SocketAddr, &str)> = others
@@ -333,7 +337,7 @@ impl Model {
 
     /// Whether the ring of a pool has room for a server of these settings, in place of `before`: for all of its points,
     /// eligible or not.
-    fn check_room(
+    fn check_points_of(
         &self,
         id: PoolId,
         before: Option<&ServerSettings>,

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use wire::control::{MAX_SERVERS, MAX_WEIGHT, Refusal, check_address};
+use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal, check_address};
 use wire::settings::{HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name};
 
 /// Checks everything.
@@ -11,6 +11,7 @@ use wire::settings::{HashKey, Policy, PoolSettings, ServerSettings, ServiceSetti
 /// # Errors
 /// The first fault, by pools and then by services in the order of their names.
 pub(crate) fn check(settings: &Settings) -> Result<(), Refusal> {
+    check_room(settings.pools.len(), settings.services.values().map(|service| service.listen.len()).sum())?;
     for (name, pool) in &settings.pools {
         check_name(name)?;
         check_pool(pool)?;
@@ -34,6 +35,14 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Refusal> {
         taken.extend(service.listen.iter().map(|listen| (*listen, name.as_str())));
     }
     check_circles(settings, &taken)
+}
+
+/// Whether there may be so many pools, and addresses to listen at.
+pub(super) fn check_room(pools: usize, listeners: usize) -> Result<(), Refusal> {
+    if pools > MAX_POOLS {
+        return Err(Refusal::TooManyPools);
+    }
+    if listeners > MAX_LISTENERS { Err(Refusal::TooManyListeners) } else { Ok(()) }
 }
 
 /// Whether a text names a service or a pool.

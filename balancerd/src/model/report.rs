@@ -177,7 +177,7 @@ impl Model {
             hash: hashes.then(|| Hex(key.hash())),
             point: pool.picker.ring().and_then(|ring| ring.point_of(key)).map(Hex),
             server: if draws { None } else { order.next() },
-            next: order.take(EXPLAINED_SUCCESSORS).collect(),
+            next: order.take(if draws { usize::MAX } else { EXPLAINED_SUCCESSORS }).collect(),
             skipped: self.skipped(pool, &crowded),
         })
     }

@@ -48,6 +48,14 @@ pub(crate) struct Place {
     pub(crate) only_ipv6: bool,
 }
 
+impl Place {
+    /// Whether a listener that is here does for one that is wanted there. One that has left IPv4 clients to another goes
+    /// on to do so when the other goes: whoever took that one away did not mean its clients to come here.
+    pub(crate) fn does_for(self, wanted: Self) -> bool {
+        self.address == wanted.address && (self.only_ipv6 || !wanted.only_ipv6)
+    }
+}
+
 /// Why an address could not be listened on, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("listening on {address} failed{}", advice(.source))]
