@@ -15,6 +15,7 @@ pub mod process;
 pub mod programs;
 pub mod questions;
 pub mod server;
+pub mod unprivileged;
 pub mod wait;
 
 pub use balancer::{Balancer, Setup};

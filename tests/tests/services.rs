@@ -1,15 +1,14 @@
 //! Many services and many pools: who serves whom, and how they come and go.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
 use tests::config::{pool, service};
 use tests::load;
-use tests::programs::{installed, programs};
 use tests::questions::served_at;
-use tests::{Balancer, Client, Process, Server, Setup, loopback, wait};
+use tests::unprivileged::Unprivileged;
+use tests::{Balancer, Client, Server, Setup, loopback, wait};
 use wire::control::{PoolValues, Removal};
 use wire::report::{EndReason, Phase, Waiting};
 use wire::settings::{DEFAULT_POOL, Policy, PoolSettings, ServiceSettings};
@@ -365,46 +364,26 @@ fn an_address_that_cannot_be_is_one_line_of_balancerctl_and_code_1() {
     assert_eq!(balancer.status().services.len(), 1);
 }
 
-/// Runs balancerd without any privilege of root, if this is root. `None` where there is no program for that.
-fn unprivileged(setup: &Setup) -> Option<Process> {
-    let mut command = if nix::unistd::geteuid().is_root() {
-        let [setpriv] = installed(["setpriv"])?;
-        let mut command = Command::new(setpriv);
-        command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(&programs().balancerd);
-        command
-    } else {
-        Command::new(&programs().balancerd)
-    };
-    command.arg("--config").arg(setup.config_path()).arg("--socket").arg(setup.directory().join("control.sock"));
-    Some(Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())))
-}
-
-fn ask(socket: &Path, request: &Request) -> Response {
-    let mut control = wait::for_some("it listens", || wire::Client::connect(socket).ok());
-    control.call(request).expect("it answers")
-}
-
 #[test]
 fn a_port_without_the_right_to_bind_it_is_one_error_and_changes_nothing() {
     let server = Server::start();
     let first = loopback::free();
     let setup = Setup::new().config(&(service("web", first, "web") + &pool("web", "", [&server])));
-    let Some(_balancer) = unprivileged(&setup) else { return };
-    let socket = setup.directory().join("control.sock");
-    let Response::Status(before) = ask(&socket, &Request::Status) else { panic!("a status") };
+    let Some(balancer) = Unprivileged::start(&setup) else { return };
+    let Response::Status(before) = balancer.call(&Request::Status) else { panic!("a status") };
     let low = SocketAddr::new(loopback::fresh(), 80);
     let change = add_service("low", &[low], "web");
-    let Response::Refused(refusal) = ask(&socket, &Request::Change { change, dry_run: false }) else {
+    let Response::Refused(refusal) = balancer.call(&Request::Change { change, dry_run: false }) else {
         panic!("it is refused")
     };
     assert!(refusal.to_string().contains("CAP_NET_BIND_SERVICE"), "{refusal}");
     let text = service("web", first, "web") + &service("low", low, "web") + &pool("web", "", [&server]);
     std::fs::write(setup.config_path(), text).expect("written");
-    let Response::Refused(refusal) = ask(&socket, &Request::Reload { instead: None, dry_run: false }) else {
+    let Response::Refused(refusal) = balancer.call(&Request::Reload { instead: None, dry_run: false }) else {
         panic!("it is refused")
     };
     assert!(refusal.to_string().contains("CAP_NET_BIND_SERVICE"), "{refusal}");
-    let Response::Status(after) = ask(&socket, &Request::Status) else { panic!("a status") };
+    let Response::Status(after) = balancer.call(&Request::Status) else { panic!("a status") };
     assert_eq!((after.services, after.phase), (before.services, Phase::Running));
     assert_eq!(after.reload_failure, Some(refusal.to_string()));
     assert!(!listens(low));

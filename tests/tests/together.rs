@@ -423,6 +423,33 @@ fn a_server_that_leaves_can_be_named_by_the_file_and_is_there_again() {
 }
 
 #[test]
+fn the_service_of_the_command_line_stands_beside_those_of_the_file() {
+    let servers = Server::several(3);
+    let (own, listen) = (loopback::free(), loopback::free());
+    let setup = Setup::new().config(&file(listen, &servers[..1], &[1])).options(&format!("--listen {own}"));
+    let mut balancer = setup.start();
+    balancer.add(servers[1].address());
+    assert_eq!(balancer.deviations(), [format!("server {} of pool default: new", servers[1].address())]);
+    balancer.configure(&file(listen, &servers[2..], &[1]));
+    for way in read_again(&mut balancer) {
+        way(&mut balancer);
+        assert_eq!(Client::connect(own).server(), servers[1].address());
+        assert_eq!(Client::connect(listen).server(), servers[2].address());
+    }
+    // The file may say more of the pool, but not of the service.
+    let more =
+        pool("default", "policy = \"round-robin\"", &servers[..1]) + &service("more", loopback::free(), "default");
+    balancer.configure(&(file(listen, &servers[2..], &[1]) + &more));
+    balancer.reload().expect("it is taken");
+    let served: Vec<_> = (0..4).map(|_| Client::connect(own).server()).collect();
+    assert!(served[0] != served[1] && served[..2] == served[2..], "{served:?}");
+    balancer.configure(&(file(listen, &servers[2..], &[1]) + &service("default", loopback::free(), "web")));
+    let said = balancer.reload().expect_err("it is refused").to_string();
+    assert!(said.contains("--listen"), "{said}");
+    assert_eq!(Client::connect(listen).server(), servers[2].address());
+}
+
+#[test]
 fn whatever_happens_each_value_is_the_files_or_a_later_commands() {
     let servers: Vec<Server> = (0..4).map(|_| Server::refusing()).collect();
     let (mut balancer, listen) = configured(&servers);

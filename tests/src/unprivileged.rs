@@ -1,0 +1,51 @@
+//! A balancer that may do no more than any user: for files that it may not read, and ports that it may not bind.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use wire::{Request, Response};
+
+use crate::programs::{installed, programs};
+use crate::{Process, Setup, wait};
+
+/// The balancer. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Unprivileged {
+    _process: Process,
+    socket: PathBuf,
+}
+
+impl Unprivileged {
+    /// Starts one with the configuration file of this setup, and waits until it answers. `None` where this is root and
+    /// there is no program to leave that behind.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(setup: &Setup) -> Option<Self> {
+        let daemon = &programs().balancerd;
+        let mut command = if nix::unistd::geteuid().is_root() {
+            let [setpriv] = installed(["setpriv"])?;
+            let mut command = Command::new(setpriv);
+            command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(daemon);
+            command
+        } else {
+            Command::new(daemon)
+        };
+        let socket = setup.directory().join("control.sock");
+        command.arg("--config").arg(setup.config_path()).arg("--socket").arg(&socket);
+        let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        wait::until("it listens", || wire::Client::connect(&socket).is_ok());
+        Some(Self { _process: process, socket })
+    }
+
+    /// Asks it.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    #[must_use]
+    pub fn call(&self, request: &Request) -> Response {
+        let mut control = wire::Client::connect(&self.socket).expect("it listens");
+        control.call(request).expect("it answers")
+    }
+}
