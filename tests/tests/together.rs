@@ -41,10 +41,19 @@ fn weights_of(balancer: &Balancer, servers: &[Server]) -> Vec<Option<u32>> {
     servers.iter().map(|server| weight_of(balancer, server)).collect()
 }
 
+/// A crash and a start. What the start makes of file and commands is saved in its own time.
+fn restart(balancer: &mut Balancer) {
+    balancer.restart();
+    wait::until("it is saved", || {
+        let kept = fs::read_to_string(balancer.file("control.state")).unwrap_or_default();
+        kept.matches("[[").count() <= balancer.status().deviations.len()
+    });
+}
+
 /// A file is read again in each of these ways; what holds must not depend on which.
 fn read_again(balancer: &mut Balancer) -> [fn(&mut Balancer); 2] {
     assert!(balancer.has_ended().is_none());
-    [|balancer| drop(balancer.reload().expect("it is taken")), Balancer::restart]
+    [|balancer| drop(balancer.reload().expect("it is taken")), restart]
 }
 
 /// haproxy#199: state and weight were lost with every reload unless somebody saved them just before.
