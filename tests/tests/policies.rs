@@ -378,6 +378,68 @@ fn a_server_that_starts_slowly_has_few_clients_at_first_under_every_policy() {
 }
 
 #[test]
+fn a_slow_start_goes_on_where_it_was_when_a_file_is_read() {
+    let servers = Server::several(3);
+    let keys = "slow_start = \"20h\"";
+    let balancer = balancer(keys, &servers[..2], &[1, 1]);
+    let (listen, new) = (balancer.address(), servers[2].address());
+    let before = picks(&balancer);
+    let file = |weights: [u32; 3]| {
+        let servers = servers.iter().map(Server::address).zip(weights);
+        service("web", listen, "web") + &weighted("web", keys, servers)
+    };
+    balancer.configure(&file([1, 1, 1]));
+    balancer.reload().expect("it is taken");
+    for weights in [[1, 1, 1], [1, 2, 1], [1, 1, 1]] {
+        balancer.configure(&file(weights));
+        balancer.reload().expect("it is taken");
+        let listed = balancer.listed_in("web", new).expect("it is there");
+        assert!(listed.ramp < 0.05 && listed.share < 0.05, "{weights:?}: {listed:?}");
+        let its = picks(&balancer).into_iter().filter(|server| *server == Some(new)).count();
+        assert!(its < 30, "{weights:?}: {its} of 300");
+    }
+    for (old, now) in before.iter().zip(picks(&balancer)) {
+        assert!(now == *old || now == Some(new), "{old:?} to {now:?}");
+    }
+    assert_eq!(balancer.diff(None).expect("it would be taken").changes, []);
+}
+
+#[test]
+fn the_sessions_that_were_there_before_count_under_a_new_policy_and_after_a_reload() {
+    let servers = Server::several(3);
+    let balancer = equal("", &servers[..2]);
+    let listen = balancer.address();
+    let kept = held(&balancer, 0..30);
+    let of = |server: &Server| kept.iter().filter(|(_, its)| *its == server.address()).count();
+    let values = PoolValues { policy: Some(Policy::LeastConnections), ..PoolValues::default() };
+    balancer.change(Change::SetPool { pool: "web".to_owned(), values }, false).expect("it is set");
+    let gap = of(&servers[0]).abs_diff(of(&servers[1]));
+    let fewer = if of(&servers[0]) < of(&servers[1]) { &servers[0] } else { &servers[1] };
+    let more = held(&balancer, 0..gap as u32);
+    assert!(more.iter().all(|(_, server)| *server == fewer.address()), "until both have as many");
+    let each = (kept.len() + more.len()) / 2;
+    let text = service("web", listen, "web") + &pool("web", "", &servers);
+    balancer.configure(&text);
+    balancer.reload().expect("it is taken");
+    let filled = held(&balancer, 0..each as u32);
+    assert!(filled.iter().all(|(_, server)| *server == servers[2].address()), "the new one has the fewest");
+    assert_eq!(counted(held(&balancer, 0..3).into_iter().map(|(_, server)| server)).len(), 3);
+}
+
+#[test]
+fn a_bounded_load_counts_the_sessions_that_were_there_before() {
+    let servers = Server::several(2);
+    let balancer = equal("", &servers);
+    let own = balancer.explain_at("web", loopback::client(1), 0).server.expect("a server");
+    let kept = held(&balancer, [1; 10]);
+    assert!(kept.iter().all(|(_, server)| *server == own));
+    let values = PoolValues { max_load: Some("1".parse().ok()), ..PoolValues::default() };
+    balancer.change(Change::SetPool { pool: "web".to_owned(), values }, false).expect("it is set");
+    let more = held(&balancer, [1; 10]);
+    assert!(more.iter().all(|(_, server)| *server != own), "its own has all that it may have");
+}
+
+#[test]
 fn the_first_server_of_a_pool_has_all_of_its_weight_at_once() {
     let servers = Server::several(1);
     let balancer = equal("slow_start = \"20h\"", &[]);

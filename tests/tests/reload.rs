@@ -561,6 +561,53 @@ fn a_reload_while_the_balancer_stops_is_refused() {
 }
 
 #[test]
+fn a_stop_during_a_reload_ends_the_balancer_and_answers_both() {
+    let listen = loopback::free();
+    let many = |weight| {
+        let many = (0..2000).map(|number| (SocketAddr::new(loopback::client(number), 9), weight));
+        service("web", listen, "web") + &weighted("web", "points_per_weight = 50", many)
+    };
+    let mut balancer = Setup::new().config(&many(1)).start();
+    balancer.configure(&many(2));
+    let mut reloading = wire::Client::connect(balancer.socket()).expect("it listens");
+    let mut stopping = wire::Client::connect(balancer.socket()).expect("it listens");
+    thread::scope(|scope| {
+        let reload = scope.spawn(move || reloading.call(&Request::Reload { instead: None, dry_run: false }));
+        let stopped = stopping.call(&Request::Stop { now: true, drain_ms: None }).expect("an answer");
+        assert!(matches!(stopped, Response::Stopping(_)), "{stopped:?}");
+        // Which of the two came first is not for a test to say.
+        match reload.join().expect("no panic") {
+            Ok(Response::Reloaded(_) | Response::Refused(Refusal::Stopping)) | Err(_) => {}
+            other => panic!("{other:?}"),
+        }
+    });
+    assert!(balancer.wait_for_end().success());
+}
+
+#[test]
+fn a_removal_over_a_time_goes_on_when_the_file_is_read() {
+    let servers = Server::several(3);
+    let (balancer, listen) = configured("", &servers);
+    let clients: Vec<Client> = (0..30).map(|number| balancer.client_number(number)).collect();
+    let gone = servers[0].address();
+    let its = clients.iter().filter(|client| client.server() == gone).count() as u64;
+    assert!(its > 0);
+    let how = Removal::Over { time_ms: 24 * 3_600_000 };
+    balancer.remove_from("web", gone, how);
+    for weight in [1, 1, 5] {
+        let servers = servers.iter().map(Server::address).zip([1, weight, 1]);
+        balancer.configure(&(service("web", listen, "web") + &weighted("web", "", servers)));
+        balancer.reload().expect("it is taken");
+        let listed = balancer.listed_in("web", gone).expect("it is there");
+        assert_eq!((listed.state, listed.active), (ServerState::Leaving, its));
+        assert_eq!(listed.removal.map(|removal| removal.how), Some(how));
+    }
+    for client in &clients {
+        assert_eq!(client.exchange(b"x"), b"x");
+    }
+}
+
+#[test]
 fn an_address_that_moves_from_one_service_to_another_refuses_nobody() {
     let (left, right) = (Server::several(2), Server::several(2));
     let (contested, other) = (loopback::free(), loopback::free());

@@ -273,6 +273,24 @@ fn services_and_pools_made_by_command_survive_a_restart() {
 }
 
 #[test]
+fn without_any_service_it_lives_on_and_takes_new_ones() {
+    let server = Server::start();
+    let setup = Setup::new().listen(loopback::free());
+    let balancer = setup.start();
+    balancer.add(server.address());
+    let kept = balancer.client();
+    assert_eq!(kept.server(), server.address());
+    balancer.change(remove_service("default"), false).expect("it is removed");
+    assert!(!listens(balancer.address()));
+    assert_eq!(kept.exchange(b"x"), b"x");
+    drop(kept);
+    wait::until("it is gone", || balancer.status().services.is_empty());
+    assert!(balancer.ctl("status").status.success() && balancer.ctl("service list").status.success());
+    balancer.change(add_service("default", &[balancer.address()], DEFAULT_POOL), false).expect("it is added");
+    assert_eq!(balancer.client().server(), server.address());
+}
+
+#[test]
 fn a_port_that_the_kernel_chooses_is_shown() {
     let server = Server::start();
     let balancer = Balancer::of([&server]);

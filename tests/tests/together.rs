@@ -274,7 +274,7 @@ fn what_file_and_commands_cannot_be_together_is_refused_as_a_whole() {
     let taken = file(listen, &servers, &[2, 2]) + &service("mine", more, "web");
     let itself =
         file(listen, &servers, &[2, 2]).replace("servers = [", &format!("servers = [ {{ address = \"{more}\" }},"));
-    for (text, words) in [(renamed, "more"), (taken, "more"), (itself, "")] {
+    for (text, words) in [(renamed, "more"), (taken, &more.to_string()), (itself, &more.to_string())] {
         balancer.configure(&text);
         let said = balancer.reload().expect_err("it is refused").to_string();
         assert!(said.contains(words) && said.lines().count() == 1, "{said}");
