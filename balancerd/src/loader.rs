@@ -15,7 +15,7 @@ use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSetting
 
 use crate::config::file::{self, File};
 use crate::event::Waker;
-use crate::model::{Prepared, ServerId, prepare};
+use crate::model::{Prepared, ServerId, Starting, prepare};
 
 /// The thread, and the way to it.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(crate) struct Order {
     pub(crate) before: Arc<Settings>,
     /// What holds now.
     pub(crate) present: Settings,
+    /// Who starts slowly now.
+    pub(crate) starting: Starting,
 }
 
 /// Where the text is.
@@ -73,13 +75,13 @@ impl Loader {
                         continue;
                     }
                 };
-                let Order { source, before, present } = *order;
+                let Order { source, before, present, starting } = *order;
                 let read = match &source {
                     Text::File(path) => read(path, &own),
                     Text::Given(given) => parse(given, &own),
                 };
                 let result = read.and_then(|File { settings, watch }| {
-                    prepare(&before, &present, settings).map(|prepared| (prepared, watch))
+                    prepare(&before, &present, settings, starting).map(|prepared| (prepared, watch))
                 });
                 if outgoing.send(Loaded { result }).is_err() {
                     return;

@@ -82,10 +82,7 @@ impl Daemon {
         }
         self.model.vitals.session_limit = self.descriptors.sessions(self.listeners.len());
         self.sessions.listens_at(self.listeners.values().map(Listener::address).collect());
-        for (service, mut addresses) in addresses {
-            addresses.sort_unstable();
-            self.model.listening(service, addresses);
-        }
+        self.model.listening(addresses);
     }
 
     /// Closes a listener. Who waits in the kernel's queue was let in before, and is still served if `serve` says so.
@@ -96,7 +93,6 @@ impl Daemon {
             self.sessions.accept_last(&mut listener, cx);
         }
         self.model.accepting(listener.service, false);
-        self.model.unlistened(listener.service);
     }
 
     /// Tells the poller what the listeners wait for now. One that epoll has no room for comes back after a pause.

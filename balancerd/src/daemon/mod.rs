@@ -30,7 +30,7 @@ use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, Model, Vitals, prepare};
+use crate::model::{Effect, Model, Starting, Vitals, prepare, what_goes_with};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
@@ -72,8 +72,8 @@ pub(crate) struct Daemon {
     loader: Loader,
     config_file: Option<PathBuf>,
     watch: Option<Watch>,
-    /// When the watched file is read.
-    read_at: Option<Instant>,
+    /// When the file is read without being asked for it by command, and why.
+    read_at: Option<(Instant, Asked)>,
     /// The file is being read.
     reloading: Option<Reloading>,
     /// Changes that came meanwhile: they are carried out after it, in their order. There is one for a connection at most.
@@ -142,9 +142,17 @@ impl Daemon {
         };
         let kept = state::load(&config.places.state)?;
         let (before, present) = kept.apply(&said);
-        let prepared = prepare(&before, &present, said).map_err(|refusal| match &config.file {
-            Some(file) if before == present => anyhow::anyhow!("{}: {refusal}", file.display()),
-            _ => state::StateError::Broken { path: config.places.state.clone(), fault: refusal.to_string() }.into(),
+        let prepared = prepare(&before, &present, said.clone(), Starting::new()).or_else(|refusal| {
+            let (present, left_out) = what_goes_with(&said, &before, &present);
+            warn!(%refusal, "what commands have changed does not go with what the balancer is started with");
+            for subject in left_out {
+                warn!(%subject, "left out, since it does not go with the rest");
+            }
+            prepare(&said, &present, said.clone(), Starting::new())
+        });
+        let prepared = prepared.map_err(|refusal| state::StateError::Broken {
+            path: config.places.state.clone(),
+            fault: refusal.to_string(),
         })?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
@@ -436,9 +444,8 @@ impl Daemon {
         }
         let effects = self.model.expire(now);
         self.carry_out(&effects, now);
-        if self.read_at.is_some_and(|at| at <= now) {
-            self.read_at = None;
-            self.reload_unasked(Asked::ByWatch, now);
+        if let Some((_, asked)) = self.read_at.take_if(|(at, _)| *at <= now) {
+            self.reload_unasked(asked, now);
         }
         if let Some(suppressed) = self.unpolled.expire(now) {
             warn!(suppressed, "epoll had no room for a listener again");
@@ -474,7 +481,15 @@ impl Daemon {
         let listeners = self.listeners.values().filter_map(Listener::next_deadline);
         let unsaved = self.unsaved_answers.iter().map(|waiting| waiting.until).min();
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
-        let own = [self.stop_at, self.save_again, self.last_save_until, self.read_at, self.opens_at, unsaved, watchdog];
+        let own = [
+            self.stop_at,
+            self.save_again,
+            self.last_save_until,
+            self.read_at.map(|(at, _)| at),
+            self.opens_at,
+            unsaved,
+            watchdog,
+        ];
         let parts = [
             self.sessions.next_deadline(),
             self.control.next_deadline(),

@@ -48,7 +48,12 @@ impl Daemon {
             Text::File(path) => path.display().to_string(),
             Text::Given(text) => text.name.clone(),
         };
-        self.loader.order(Order { source, before: self.model.said().clone(), present: self.model.settings() });
+        self.loader.order(Order {
+            source,
+            before: self.model.said().clone(),
+            present: self.model.settings(),
+            starting: self.model.starting(),
+        });
         self.reloading = Some(Reloading { asked, name, dry_run });
         Ok(())
     }
@@ -110,7 +115,7 @@ impl Daemon {
     /// Reads the file because nobody asked who waits for an answer. One that is being read may be the old one: after it.
     pub(super) fn reload_unasked(&mut self, asked: Asked, now: Instant) {
         if self.reloading.is_some() {
-            self.read_at = Some(now + SETTLE_TIME);
+            self.read_at = Some((now + SETTLE_TIME, asked));
         } else if let Err(refusal) = self.reload(asked, None, false) {
             info!(%refusal, "the configuration file is not read");
         }
@@ -119,7 +124,8 @@ impl Daemon {
     /// Watches the file, or does not.
     pub(super) fn watch(&mut self, wanted: bool) {
         let Some(file) = self.config_file.as_ref().filter(|_| wanted) else {
-            (self.watch, self.read_at) = (None, None);
+            self.watch = None;
+            self.read_at.take_if(|(_, asked)| *asked == Asked::ByWatch);
             return;
         };
         if self.watch.is_some() {
@@ -139,7 +145,7 @@ impl Daemon {
         if let Some(watch) = &self.watch {
             watch.take();
             // The first news sets the time: a directory that is never quiet puts nothing off for ever.
-            self.read_at.get_or_insert(now + SETTLE_TIME);
+            self.read_at.get_or_insert((now + SETTLE_TIME, Asked::ByWatch));
         }
     }
 }

@@ -45,7 +45,7 @@ impl Model {
             }
             Change::AddPool { pool, settings } => self.add_pool(pool, settings, &mut report)?,
             Change::RemovePool { pool } => self.remove_pool(pool, &mut report, now)?,
-            Change::SetPool { pool, values } => self.set_pool(pool, values, &mut report)?,
+            Change::SetPool { pool, values } => self.set_pool(pool, values, &mut report, now)?,
             Change::AddService { service, settings } => self.add_service(service, settings, dry_run)?,
             Change::RemoveService { service } => {
                 let id = self.service_named(service)?;
@@ -244,7 +244,13 @@ impl Model {
         self.forget_pool_if_gone(id);
     }
 
-    fn set_pool(&mut self, name: &str, values: &PoolValues, report: &mut ChangeReport) -> Result<Vec<Effect>, Refusal> {
+    fn set_pool(
+        &mut self,
+        name: &str,
+        values: &PoolValues,
+        report: &mut ChangeReport,
+        now: Instant,
+    ) -> Result<Vec<Effect>, Refusal> {
         let id = self.pool_named(name)?;
         if *values == PoolValues::default() {
             return Err(Refusal::NothingToSet);
@@ -274,6 +280,9 @@ impl Model {
             }
         } else if !report.dry_run {
             self.pools[id].settings = settings;
+        }
+        if !report.dry_run && values.slow_start_ms.is_some() {
+            self.start_anew(id, now);
         }
         report.digest.get_or_insert_with(|| self.digest_of(id));
         Ok(vec![Effect::Save])
@@ -310,13 +319,6 @@ impl Model {
         Ok(vec![Effect::Save, Effect::Listen(id)])
     }
 
-    /// Nobody listens for a service any more: it goes with its last session.
-    pub(crate) fn unlistened(&mut self, id: super::ServiceId) {
-        if self.services.get(id).is_some_and(|service| service.leaving && service.traffic.active == 0) {
-            self.services.remove(id);
-        }
-    }
-
     /// A server comes up where others are: its weight grows, if the pool is set to that.
     pub(super) fn start_slowly(&mut self, id: ServerId, now: Instant) {
         let server = &mut self.servers[id];
@@ -324,12 +326,18 @@ impl Model {
         if server.is_eligible() {
             let ramp = Ramp { since: now, part: 1 };
             server.ramp = Some(ramp);
-            self.timers.insert((ramp.next(time), id));
+            self.ramps.insert((ramp.next(time), id));
         }
     }
 
+    /// The time of a slow start is another one, or there is none any more: those under way are looked at.
+    pub(super) fn start_anew(&mut self, pool: PoolId, now: Instant) {
+        let its = self.pools[pool].members.values().copied();
+        self.ramps.extend(its.filter(|id| self.servers[*id].ramp.is_some()).map(|id| (now, id)));
+    }
+
     /// Puts a server where it belongs. That there is room for its points was checked.
-    fn sync(&mut self, id: ServerId) {
+    pub(super) fn sync(&mut self, id: ServerId) {
         let server = &self.servers[id];
         let synced = self.pools[server.pool].sync(id, server);
         debug_assert_eq!(synced, Ok(()));

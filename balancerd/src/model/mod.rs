@@ -16,7 +16,7 @@ mod server;
 mod service;
 mod traffic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use wire::settings::{PoolSettings, Settings};
 #[cfg(test)]
 pub(crate) use merge::merge;
 use pool::Pool;
-pub(crate) use reload::{Prepared, prepare};
+pub(crate) use reload::{Prepared, Starting, prepare, what_goes_with};
 use server::{RAMP_PARTS, Server};
 use service::Service;
 pub(crate) use traffic::Direction;
@@ -48,9 +48,13 @@ slotmap::new_key_type! {
 /// A longer drain than a year is one without an end.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The least time between two steps of slow starts: a step is a change of a ring, which takes a millisecond where the ring
-/// is large, and a thousand servers may start at once.
+/// The least time between two steps of slow starts, for each million points of the ring: a step is a change of the ring,
+/// which takes a millisecond for so many, and a thousand servers may start at once.
 const RAMP_PAUSE: Duration = Duration::from_millis(10);
+const RAMP_PAUSE_POINTS: usize = 1 << 20;
+
+/// Steps of slow starts at a time where the policy has no ring: each costs next to nothing.
+const MOST_RAMPS: usize = 256;
 
 /// Services, pools, servers, and what is counted of them.
 #[derive(Debug)]
@@ -63,8 +67,10 @@ pub(crate) struct Model {
     said: Arc<Settings>,
     /// Sessions alive.
     active: u64,
-    /// When which server has to be looked at: one that leaves within a time, or starts slowly.
+    /// When which server that leaves within a time has to be looked at.
     timers: BTreeSet<(Instant, ServerId)>,
+    /// When which server that starts slowly gets its next part.
+    ramps: BTreeSet<(Instant, ServerId)>,
     next_ramp: Option<Instant>,
     /// Rings that a reload has replaced.
     old_rings: Vec<Ring<ServerId>>,
@@ -141,6 +147,7 @@ impl Model {
             said: Arc::default(),
             active: 0,
             timers: BTreeSet::new(),
+            ramps: BTreeSet::new(),
             next_ramp: None,
             old_rings: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
@@ -286,7 +293,7 @@ impl Model {
     ) {
         self.active -= 1;
         self.services[service].ended(client, reason);
-        if self.services[service].leaving && self.services[service].traffic.active == 0 {
+        if self.services[service].is_gone() {
             self.services.remove(service);
         }
         if let Some(server) = server {
@@ -314,11 +321,15 @@ impl Model {
         services.flat_map(|(id, service)| service.settings.listen.iter().map(move |listen| (*listen, id)))
     }
 
-    /// A service listens there, with the ports that the kernel chose.
-    pub(crate) fn listening(&mut self, service: ServiceId, addresses: Vec<SocketAddr>) {
-        if let Some(service) = self.services.get_mut(service) {
-            service.addresses = addresses;
+    /// Services listen there, with the ports that the kernel chose, and nowhere else. One that was removed goes with the
+    /// last of its listeners or of its sessions, whichever is later.
+    pub(crate) fn listening(&mut self, mut addresses: HashMap<ServiceId, Vec<SocketAddr>>) {
+        for (id, service) in &mut self.services {
+            service.addresses = addresses.remove(&id).unwrap_or_default();
+            service.addresses.sort_unstable();
+            service.open = !service.addresses.is_empty();
         }
+        self.services.retain(|_, service| !service.is_gone());
     }
 
     /// The address of a server, for a log line.
@@ -343,39 +354,49 @@ impl Model {
 
     /// The earliest time at which [`Model::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let (at, id) = *self.timers.first()?;
-        let ramps = self.servers.get(id).is_some_and(|server| server.ramp.is_some());
-        Some(if ramps { self.next_ramp.map_or(at, |next| at.max(next)) } else { at })
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let ramp = self.ramps.first().map(|(at, _)| self.next_ramp.map_or(*at, |next| next.max(*at)));
+        timer.into_iter().chain(ramp).min()
     }
 
     /// Does what is due: closes sessions of those who leave within a time, and lets those who start slowly grow.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let due: Vec<(Instant, ServerId)> = self.timers.iter().take_while(|(at, _)| *at <= now).copied().collect();
-        for timer in due {
-            let (_, id) = timer;
-            let Some(server) = self.servers.get(id) else {
-                self.timers.remove(&timer);
-                continue;
-            };
-            if server.ramp.is_some() {
-                if self.next_ramp.is_some_and(|next| next > now) {
-                    continue;
+        while let Some(timer) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&timer);
+            effects.extend(self.thin_out(timer.1, now));
+        }
+        if self.next_ramp.is_none_or(|next| next <= now) {
+            self.next_ramp = None;
+            for _ in 0..MOST_RAMPS {
+                let Some(ramp) = self.ramps.first().copied().filter(|(at, _)| *at <= now) else { break };
+                self.ramps.remove(&ramp);
+                let points = self.grow(ramp.1, now);
+                self.next_ramp = Some(now + RAMP_PAUSE * (1 + (points / RAMP_PAUSE_POINTS) as u32));
+                if points > 0 {
+                    break;
                 }
-                self.next_ramp = Some(now + RAMP_PAUSE);
-                self.timers.remove(&timer);
-                self.grow(id, now);
-            } else {
-                self.timers.remove(&timer);
-                effects.extend(self.thin_out(id, now));
             }
         }
         effects
     }
 
-    /// The next part of the weight of a server that starts slowly.
-    fn grow(&mut self, id: ServerId, now: Instant) {
-        let server = &mut self.servers[id];
+    /// The servers that start slowly, and the part of their weight that they have.
+    pub(crate) fn starting(&self) -> Starting {
+        let mut starting = Starting::new();
+        for (_, id) in &self.ramps {
+            let Some((server, ramp)) = self.servers.get(*id).and_then(|server| Some((server, server.ramp?))) else {
+                continue;
+            };
+            let pool = &self.pools[server.pool].name;
+            starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
+        }
+        starting
+    }
+
+    /// The next part of the weight of a server that starts slowly. The points of the ring that was changed.
+    fn grow(&mut self, id: ServerId, now: Instant) -> usize {
+        let Some(server) = self.servers.get_mut(id).filter(|server| server.ramp.is_some()) else { return 0 };
         let pool = &mut self.pools[server.pool];
         let time = pool.slow_start();
         server.ramp = server.ramp.zip(time).and_then(|(mut ramp, time)| {
@@ -386,13 +407,14 @@ impl Model {
         let synced = pool.sync(id, server);
         debug_assert_eq!(synced, Ok(()));
         if let Some((ramp, time)) = server.ramp.zip(time) {
-            self.timers.insert((ramp.next(time), id));
+            self.ramps.insert((ramp.next(time), id));
         }
+        pool.picker.ring().map_or(0, |ring| ring.points().len())
     }
 
     /// Closes what is due of a server that leaves within a time.
     fn thin_out(&mut self, id: ServerId, now: Instant) -> Option<Effect> {
-        let server = &self.servers[id];
+        let server = self.servers.get(id)?;
         let (count, next) = server.leaving?.due(server.traffic.active, now);
         if let Some(next) = next {
             self.timers.insert((next, id));

@@ -1,6 +1,7 @@
 //! What a pool picks with: its policy over the servers that are eligible, and how much they carry.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use ring::{Key, Ring, RingError};
 use slotmap::SparseSecondaryMap;
@@ -61,7 +62,7 @@ impl Picker {
         Self { kind, standings: SparseSecondaryMap::new(), weight: 0, active: 0 }
     }
 
-    /// One of many servers at once. `ring` has them all in full, if it is to be one.
+    /// One of many servers at once. `ring` has them all, as their standings say, if it is to be one.
     pub(super) fn of(
         settings: &PoolSettings,
         ring: Option<Ring<ServerId>>,
@@ -73,7 +74,7 @@ impl Picker {
             picker.kind = Kind::Ring(ring);
         }
         for (address, id, standing) in servers {
-            if has_ring && standing.part == RAMP_PARTS {
+            if has_ring {
                 picker.note(id, Some(standing));
             } else {
                 picker.set(address, id, Some(standing))?;
@@ -98,7 +99,7 @@ impl Picker {
                 ring.set_partial(
                     address.into(),
                     standing.weight,
-                    points(ring.points_per_weight().get(), standing),
+                    points(ring.points_per_weight(), standing.weight, standing.part),
                     id,
                 )?;
             }
@@ -209,9 +210,9 @@ impl Picker {
     }
 }
 
-/// Points on the ring that a standing is worth; at least one.
-fn points(points_per_weight: u32, standing: Standing) -> u32 {
-    let all = u64::from(standing.weight) * u64::from(points_per_weight);
-    let part = (all * u64::from(standing.part)).div_ceil(u64::from(RAMP_PARTS));
-    u32::try_from(part).unwrap_or(u32::MAX)
+/// Points on the ring that a part of a weight, of [`RAMP_PARTS`], is worth; at least one.
+pub(super) fn points(points_per_weight: NonZeroU32, weight: u32, part: u32) -> u32 {
+    let all = u64::from(weight) * u64::from(points_per_weight.get());
+    let points = (all * u64::from(part)).div_ceil(u64::from(RAMP_PARTS));
+    u32::try_from(points).unwrap_or(u32::MAX)
 }

@@ -12,7 +12,7 @@ use wire::report::Hex;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
 
 use super::ServerId;
-use super::picker::{Picker, Standing};
+use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
 use super::server::{RAMP_PARTS, Server};
 
@@ -59,7 +59,25 @@ impl Pool {
         servers: &SlotMap<ServerId, Server>,
         rng: &mut fastrand::Rng,
     ) -> Pick {
-        let bound = self.bound();
+        let key = key_of(self.settings.key, client);
+        let first = self.pick_within(self.bound(tried, servers), key, tried, servers, rng);
+        if first.server.is_some() || first.passed.is_empty() {
+            return first;
+        }
+        match self.bound_of_takers(tried, servers) {
+            Some(bound) => self.pick_within(bound, key, tried, servers, rng),
+            None => first,
+        }
+    }
+
+    fn pick_within(
+        &mut self,
+        bound: Bound,
+        key: Key,
+        tried: &[ServerId],
+        servers: &SlotMap<ServerId, Server>,
+        rng: &mut fastrand::Rng,
+    ) -> Pick {
         let mut passed = Vec::new();
         let may = |id: ServerId| {
             if tried.contains(&id) {
@@ -71,17 +89,34 @@ impl Pool {
             }
             room
         };
-        let server = self.picker.pick(key_of(self.settings.key, client), rng, |id| servers[id].traffic.active, may);
+        let server = self.picker.pick(key, rng, |id| servers[id].traffic.active, may);
         Pick { server, passed }
     }
 
-    /// What decides at this moment whether a server has room for one more session.
-    pub(super) fn bound(&self) -> Bound {
-        Bound {
-            factor: self.settings.max_load.filter(|_| self.picker.ring().is_some()).map(LoadFactor::thousandths),
-            active: self.picker.active(),
-            weight: self.picker.weight(),
+    /// What decides at this moment whether a server has room for one more session. The bound of the load is a part of the
+    /// sessions of those who are left, so the `tried` do not count.
+    pub(super) fn bound(&self, tried: &[ServerId], servers: &SlotMap<ServerId, Server>) -> Bound {
+        self.bound_without(tried.iter().copied(), servers)
+    }
+
+    /// The same where that leaves nobody, since some have as many sessions as they may have: of those alone who have not.
+    /// Nothing where nobody is left.
+    pub(super) fn bound_of_takers(&self, tried: &[ServerId], servers: &SlotMap<ServerId, Server>) -> Option<Bound> {
+        self.settings.max_load?;
+        let out = self.members.values().copied().filter(|id| servers[*id].is_full() || tried.contains(id));
+        let bound = self.bound_without(out, servers);
+        (bound.weight > 0).then_some(bound)
+    }
+
+    fn bound_without(&self, out: impl Iterator<Item = ServerId>, servers: &SlotMap<ServerId, Server>) -> Bound {
+        let factor = self.settings.max_load.filter(|_| self.picker.ring().is_some()).map(LoadFactor::thousandths);
+        let (mut active, mut weight) = (self.picker.active(), self.picker.weight());
+        // Those who are not eligible are no part of the sums.
+        for (id, its) in out.map(|id| (id, self.picker.weight_of(id))).filter(|(_, its)| *its > 0) {
+            weight -= its;
+            active -= servers[id].traffic.active;
         }
+        Bound { factor, active, weight }
     }
 
     /// Puts a server where it belongs: among those that may be picked, with its weight, or not.
@@ -98,10 +133,15 @@ impl Pool {
     ) -> Result<Picker, Refusal> {
         let ring = match (self.settings.policy, ring) {
             (Policy::ConsistentHash, Some(ring)) => Some(ring.map_tags(|member| self.members[&member.identity.addr()])),
-            (Policy::ConsistentHash, None) => Some(
-                Ring::build(self.settings.points_per_weight, self.eligible(servers))
-                    .map_err(|error| refusal(&error))?,
-            ),
+            (Policy::ConsistentHash, None) => {
+                let per_weight = self.settings.points_per_weight;
+                let part = |member: &Member<ServerId>| servers[member.tag].ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
+                let members = self.eligible(servers).map(|member| {
+                    let points = points(per_weight, member.weight, part(&member));
+                    (member, points)
+                });
+                Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
+            }
             _ => None,
         };
         let standings = self.members.iter().filter_map(|(address, id)| Some((*address, *id, standing(&servers[*id])?)));

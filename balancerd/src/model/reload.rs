@@ -1,24 +1,29 @@
 //! A whole file at once, in two halves: what it means is prepared without the model, in another thread, for that takes its
 //! time; the model then only switches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ring::{Member, Ring};
+use ring::{Identity, Member, Ring};
 use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
-use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, differences};
+use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
-use super::check::check;
+use super::check::{answers_at, check, check_service};
 use super::merge::merge;
-use super::pool::{Pool, refusal};
-use super::server::Server;
+use super::picker::points;
+use super::pool::{Pool, refusal, without_servers};
+use super::server::{RAMP_PARTS, Ramp, Server};
 use super::service::Service;
-use super::{Effect, Model};
+use super::{Effect, Model, PoolId};
 
 /// Moves of a pool that a report tells.
 pub(super) const MOST_MOVES: usize = 100;
+
+/// Servers that start slowly, by pool: the part of their weight that they have.
+pub(crate) type Starting = BTreeMap<String, BTreeMap<SocketAddr, u32>>;
 
 /// A file that is checked, and all that takes time to make of it.
 #[derive(Debug)]
@@ -27,16 +32,23 @@ pub(crate) struct Prepared {
     pub(crate) settings: Settings,
     /// The rings of the pools whose ring is another one.
     rings: BTreeMap<String, Ring<()>>,
+    /// Those who start slowly in these rings.
+    starting: Starting,
     changes: Vec<Difference>,
     deviations: Vec<Difference>,
     moves: Vec<PoolMovesReport>,
 }
 
-/// What it means that a file says `said` now, when it said `before` and `present` holds.
+/// What it means that a file says `said` now, when it said `before` and `present` holds, with those who are `starting`.
 ///
 /// # Errors
 /// When what would hold then cannot be.
-pub(crate) fn prepare(before: &Settings, present: &Settings, said: Settings) -> Result<Prepared, Refusal> {
+pub(crate) fn prepare(
+    before: &Settings,
+    present: &Settings,
+    said: Settings,
+    mut starting: Starting,
+) -> Result<Prepared, Refusal> {
     let settings = merge(before, present, &said);
     check_pools_of_services(&said, &settings)?;
     check(&settings)?;
@@ -46,15 +58,56 @@ pub(crate) fn prepare(before: &Settings, present: &Settings, said: Settings) -> 
         if old.is_some_and(|old| has_the_same_ring(old, pool)) {
             continue;
         }
-        let ring = ring_of(pool)?;
+        let mut ring = ring_of(pool)?;
         if let Some(old) = old {
             moves.extend(moves_between(name, &ring_of(old)?, &ring));
         }
+        let parts = parts(present.pools.get(name), pool, &starting.remove(name).unwrap_or_default());
+        if !parts.is_empty() {
+            ring = partial_ring_of(pool, &parts)?;
+            starting.insert(name.clone(), parts);
+        }
         rings.insert(name.clone(), ring);
     }
+    starting.retain(|name, _| rings.contains_key(name));
     let changes = differences(present, &settings);
     let deviations = differences(&said, &settings);
-    Ok(Prepared { said, settings, rings, changes, deviations, moves })
+    Ok(Prepared { said, settings, rings, starting, changes, deviations, moves })
+}
+
+/// What of `present` goes with a file that says `said`, and what was left out for it, as text: for a start, which must not
+/// fail for something that a command has made. While the balancer runs, a file that does not go with it is refused.
+pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Settings) -> (Settings, Vec<Subject>) {
+    let mut settings = merge(before, present, said);
+    let mut left_out = Vec::new();
+    let is_said = |name: &String, service: &ServiceSettings| said.services.get(name) == Some(service);
+    let (its, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        settings.services.into_iter().partition(|(name, service)| is_said(name, service));
+    settings.services = its;
+    for (name, service) in others {
+        let taken: Vec<(SocketAddr, &str)> = settings
+            .services
+            .iter()
+            .flat_map(|(name, other)| other.listen.iter().map(|listen| (*listen, name.as_str())))
+            .collect();
+        if settings.pools.contains_key(&service.pool) && check_service(&service, &taken).is_ok() {
+            settings.services.insert(name, service);
+        } else {
+            settings.services.extend(said.services.get_key_value(&name).map(|(name, it)| (name.clone(), it.clone())));
+            left_out.push(Subject::Service { service: name });
+        }
+    }
+    let listening: Vec<SocketAddr> = settings.services.values().flat_map(|service| service.listen.clone()).collect();
+    for (name, pool) in &mut settings.pools {
+        pool.servers.retain(|server, _| {
+            let goes = !listening.iter().any(|listen| answers_at(*listen, *server));
+            if !goes {
+                left_out.push(Subject::Server { pool: name.clone(), server: *server });
+            }
+            goes
+        });
+    }
+    (settings, left_out)
 }
 
 /// Whether every service has its pool. Each by itself, file and commands were right, so it is said how they are not
@@ -81,6 +134,31 @@ fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
 
 fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, Refusal> {
     Ring::build(pool.points_per_weight, eligible(pool)).map_err(|error| refusal(&error))
+}
+
+/// Who starts slowly in a ring: those who do already, and those who come up where others are.
+fn parts(
+    present: Option<&PoolSettings>,
+    pool: &PoolSettings,
+    starting: &BTreeMap<SocketAddr, u32>,
+) -> BTreeMap<SocketAddr, u32> {
+    let Some(present) = present.filter(|_| pool.slow_start_ms > 0) else { return BTreeMap::new() };
+    let had: BTreeSet<Identity> = eligible(present).map(|member| member.identity).collect();
+    let part = |member: Member<()>| {
+        let comes_up = !had.is_empty() && !had.contains(&member.identity);
+        let address = member.identity.addr();
+        Some((address, if comes_up { 1 } else { *starting.get(&address)? }))
+    };
+    eligible(pool).filter_map(part).collect()
+}
+
+fn partial_ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
+    let members = eligible(pool).map(|member| {
+        let part = parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
+        let points = points(pool.points_per_weight, member.weight, part);
+        (member, points)
+    });
+    Ring::build_partial(pool.points_per_weight, members).map_err(|error| refusal(&error))
 }
 
 fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {
@@ -121,14 +199,15 @@ impl Model {
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
     /// gone as after `remove`. What is as it was is not touched. At the `start` nothing comes up slowly.
     pub(crate) fn adopt(&mut self, prepared: Prepared, start: bool, now: Instant) -> Vec<Effect> {
-        let Prepared { said, settings, mut rings, changes, .. } = prepared;
+        let Prepared { said, settings, mut rings, mut starting, changes, .. } = prepared;
         if changes.is_empty() && said == *self.said && !start {
             return Vec::new();
         }
         self.said = Arc::new(said);
         self.max_sessions = settings.max_sessions;
         for (name, pool) in &settings.pools {
-            self.adopt_pool(name, pool, rings.remove(name), start, now);
+            let ring = rings.remove(name).map(|ring| (ring, starting.remove(name).unwrap_or_default()));
+            self.adopt_pool(name, pool, ring, start, now);
         }
         let mut effects = vec![Effect::Save];
         for (name, wanted) in &settings.services {
@@ -161,16 +240,25 @@ impl Model {
         effects
     }
 
-    fn adopt_pool(&mut self, name: &str, wanted: &PoolSettings, ring: Option<Ring<()>>, start: bool, now: Instant) {
+    fn adopt_pool(
+        &mut self,
+        name: &str,
+        wanted: &PoolSettings,
+        ring: Option<(Ring<()>, BTreeMap<SocketAddr, u32>)>,
+        start: bool,
+        now: Instant,
+    ) {
         let known = self.pool_named(name);
         if known.as_ref().is_ok_and(|id| self.pool_settings(&self.pools[*id]) == *wanted) {
             return;
         }
         let id = known.unwrap_or_else(|_| self.pools.insert(Pool::new(name, wanted)));
-        self.pools[id].settings = super::pool::without_servers(wanted);
+        let before = std::mem::replace(&mut self.pools[id].settings, without_servers(wanted));
         let had_servers = self.pools[id].picker.len() > 0;
+        // A ring that is the same, or another policy with other servers: only those are put in their place who changed.
+        let keeps_picker = ring.is_none() && before.policy == wanted.policy;
         let members: Vec<_> = self.pools[id].members.iter().map(|(address, server)| (*address, *server)).collect();
-        let mut gone = Vec::new();
+        let (mut gone, mut changed) = (Vec::new(), Vec::new());
         for (address, server) in members {
             if !wanted.servers.contains_key(&address) && self.servers[server].leaving.is_none() {
                 self.servers[server].leave(Removal::Wait { limit_ms: None }, now);
@@ -178,30 +266,54 @@ impl Model {
             }
         }
         for (&address, &settings) in &wanted.servers {
-            let server = match self.pools[id].members.get(&address) {
-                Some(server) => *server,
-                None => {
-                    let server = self.servers.insert(Server::new(id, address, settings));
-                    self.pools[id].members.insert(address, server);
-                    if !start && had_servers {
-                        self.start_slowly(server, now);
-                    }
-                    continue;
-                }
-            };
+            let known = self.pools[id].members.get(&address).copied();
+            if known.is_some_and(|it| self.servers[it].settings == settings && self.servers[it].leaving.is_none()) {
+                continue;
+            }
+            let server = known.unwrap_or_else(|| {
+                let server = self.servers.insert(Server::new(id, address, settings));
+                self.pools[id].members.insert(address, server);
+                server
+            });
             let entry = &mut self.servers[server];
-            let was_eligible = entry.is_eligible();
+            let comes_up = known.is_none() || !entry.is_eligible();
             (entry.settings, entry.leaving) = (settings, None);
-            if !was_eligible && had_servers {
+            if !entry.is_eligible() {
+                entry.ramp = None;
+            } else if comes_up && had_servers && !start {
                 self.start_slowly(server, now);
             }
+            changed.push(server);
         }
-        match self.pools[id].rebuild(&self.servers, ring) {
-            Ok(old) => self.old_rings.extend(old.into_ring()),
-            Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
+        if keeps_picker {
+            changed.iter().chain(&gone).for_each(|server| self.sync(*server));
+        } else {
+            let ring = ring.map(|(ring, starting)| {
+                self.take_parts(id, &starting, now);
+                ring
+            });
+            match self.pools[id].rebuild(&self.servers, ring) {
+                Ok(old) => self.old_rings.extend(old.into_ring()),
+                Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
+            }
+        }
+        if before.slow_start_ms != wanted.slow_start_ms {
+            self.start_anew(id, now);
         }
         for server in gone {
             self.forget_if_gone(server);
+        }
+    }
+
+    /// Sets who starts slowly in a pool to those who do so in its new ring.
+    fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
+        for (address, id) in &self.pools[pool].members {
+            let server = &mut self.servers[*id];
+            let since = server.ramp.map_or(now, |ramp| ramp.since);
+            server.ramp = starting.get(address).map(|part| Ramp { since, part: *part });
+            if server.ramp.is_some() {
+                self.ramps.insert((now, *id));
+            }
         }
     }
 }

@@ -161,7 +161,10 @@ impl Model {
         let pool = &self.pools[pool];
         let hashes = pool.settings.policy == Policy::ConsistentHash;
         let key = key_of(pool.settings.key, client);
-        let bound = pool.bound();
+        let first = pool.bound(&[], &self.servers);
+        let anybody = pool.picker.upcoming(key).iter().any(|id| first.has_room(&self.servers[*id]));
+        let second = if anybody { None } else { pool.bound_of_takers(&[], &self.servers) };
+        let bound = second.unwrap_or(first);
         let (takers, crowded): (Vec<ServerId>, Vec<ServerId>) =
             pool.picker.upcoming(key).into_iter().partition(|id| bound.has_room(&self.servers[*id]));
         let address = |id: &ServerId| self.servers[*id].address;

@@ -21,15 +21,17 @@ pub(super) struct Service {
     pub(super) pool: PoolId,
     /// Where it listens in fact: with the ports that the kernel chose.
     pub(super) addresses: Vec<SocketAddr>,
-    /// It was removed, and is gone when its last session has ended.
+    /// It was removed, and is gone when nobody listens for it and its last session has ended.
     pub(super) leaving: bool,
     /// The poller was told that it accepts.
     pub(super) accepting: bool,
+    /// Somebody listens for it: clients may still come.
+    pub(super) open: bool,
     pub(super) accept_failures: u64,
     pub(super) traffic: Traffic,
     /// When the next session would come if they came evenly, as often as they may.
     next_by_rate: Option<Instant>,
-    /// Sessions by client address, while they are limited.
+    /// Sessions by client address: always counted, for a limit that comes later holds for those who are there.
     clients: HashMap<IpAddr, u32>,
 }
 
@@ -42,11 +44,17 @@ impl Service {
             addresses: Vec::new(),
             leaving: false,
             accepting: true,
+            open: true,
             accept_failures: 0,
             traffic: Traffic::default(),
             next_by_rate: None,
             clients: HashMap::new(),
         }
+    }
+
+    /// Whether nothing more can come of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.leaving && !self.open && self.traffic.active == 0
     }
 
     /// Why it takes no further client now, if it does not, and when it does again if that is known.
@@ -65,19 +73,18 @@ impl Service {
     pub(super) fn admit(&mut self, client: IpAddr, now: Instant) -> Result<(), EndReason> {
         self.traffic.began();
         self.traffic.total += 1;
-        if let Some(rate) = self.settings.sessions_per_second {
-            let next = self.next_by_rate.map_or(now, |next| next.max(now));
-            self.next_by_rate = Some(next + Duration::from_secs(1) / rate.get());
-        }
         if !self.lets_in(client) {
             return Err(EndReason::Denied);
         }
-        if let Some(limit) = self.settings.sessions_per_client {
-            let count = self.clients.entry(client).or_default();
-            if *count >= limit.get() {
-                return Err(EndReason::ClientLimit);
-            }
-            *count += 1;
+        let count = self.clients.entry(client).or_default();
+        if self.settings.sessions_per_client.is_some_and(|limit| *count >= limit.get()) {
+            return Err(EndReason::ClientLimit);
+        }
+        *count += 1;
+        // Those who are sent away take nobody's turn.
+        if let Some(rate) = self.settings.sessions_per_second {
+            let next = self.next_by_rate.map_or(now, |next| next.max(now));
+            self.next_by_rate = Some(next + Duration::from_secs(1) / rate.get());
         }
         Ok(())
     }
@@ -95,7 +102,6 @@ impl Service {
         if matches!(reason, EndReason::Denied | EndReason::ClientLimit) {
             return;
         }
-        // Those who came before there was a limit are not in the map.
         if let Some(count) = self.clients.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -104,11 +110,8 @@ impl Service {
         }
     }
 
-    /// Takes other settings. Who was counted for a limit that is gone is forgotten.
+    /// Takes other settings.
     pub(super) fn set(&mut self, settings: ServiceSettings, pool: PoolId) {
-        if settings.sessions_per_client.is_none() {
-            self.clients = HashMap::new();
-        }
         if settings.sessions_per_second != self.settings.sessions_per_second {
             self.next_by_rate = None;
         }
@@ -177,6 +180,11 @@ mod tests {
         assert_eq!(service.admit(client, now), Ok(()));
         service.set(ServiceSettings::new(vec![], "web"), PoolId::default());
         assert_eq!(service.admit(client, now), Ok(()), "the limit is gone");
+        let mut settings = service.settings.clone();
+        settings.sessions_per_client = NonZeroU32::new(3);
+        service.set(settings, PoolId::default());
+        assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit), "who is there counts");
+        service.ended(client, EndReason::ClientLimit);
         for client in [client, client, client, ip("10.0.0.2")] {
             service.ended(client, EndReason::ServerClosed);
         }

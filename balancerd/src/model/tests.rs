@@ -42,7 +42,7 @@ fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings {
 /// A model that was just started with these settings.
 fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
-    let prepared = prepare(settings, settings, settings.clone()).expect("sound");
+    let prepared = prepare(settings, settings, settings.clone(), Starting::new()).expect("sound");
     model.adopt(prepared, true, now);
     model
 }
@@ -317,7 +317,7 @@ fn a_pool_has_a_limit_of_servers() {
     let mut model = started(&full, now);
     assert_eq!(refused(&mut model, &add(server(MAX_SERVERS), 0), now), Refusal::TooManyServers);
     full.pools.get_mut("default").expect("a pool").servers.insert(server(MAX_SERVERS), drained);
-    assert!(matches!(prepare(&full, &full, full.clone()), Err(Refusal::TooManyServers)));
+    assert!(matches!(prepare(&full, &full, full.clone(), Starting::new()), Err(Refusal::TooManyServers)));
 }
 
 #[test]
@@ -660,7 +660,7 @@ fn two_pools() -> Settings {
 
 /// What a reload of this file comes to.
 fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
-    let prepared = prepare(model.said(), &model.settings(), file)?;
+    let prepared = prepare(model.said(), &model.settings(), file, model.starting())?;
     Ok(model.adopt(prepared, false, now))
 }
 
@@ -698,7 +698,8 @@ fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
     assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
     model.session_ended(one, client(1).ip(), Some(first), EndReason::ClientClosed);
     model.session_ended(other, client(1).ip(), Some(second), EndReason::ClientClosed);
-    model.unlistened(other);
+    assert_eq!(model.services.len(), 2, "clients may still come");
+    model.listening([(one, vec!["127.0.0.1:80".parse().expect("an address")])].into());
     assert_eq!((model.services.len(), model.pools.len(), model.servers.len()), (1, 1, 3), "nothing is left behind");
 }
 
@@ -789,4 +790,114 @@ fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
     file.services.remove("other");
     let refusal = reload(&mut model, file, now).expect_err("more has no pool then").to_string();
     assert!(refusal.contains("service more, which a command has made") && refusal.contains("pool other"), "{refusal}");
+}
+
+#[test]
+fn a_bound_of_the_load_freezes_nobody_out_while_one_server_has_room() {
+    for dead in [false, true] {
+        let (mut model, service, now) = model();
+        for number in 1..4 {
+            changed(&mut model, &add(address(number), 1), now);
+        }
+        let factor = LoadFactor::from_thousandths(1250);
+        changed(&mut model, &set_pool(PoolValues { max_load: Some(factor), ..PoolValues::default() }), now);
+        if !dead {
+            let limit = ServerValues { max_sessions: Some(NonZeroU64::new(5)), ..ServerValues::default() };
+            changed(&mut model, &set(address(1), limit), now);
+        }
+        for number in 0..200 {
+            let (mut tried, mut served) = (Vec::new(), false);
+            model.session_began(service, client(number).ip(), now).expect("let in");
+            while let Some((server, its)) = model.pick(service, client(number), &tried) {
+                model.connect_began(server);
+                served = !dead || its != address(1);
+                if served {
+                    break;
+                }
+                model.connect_failed(server, ConnectFailure::Refused);
+                tried.push(server);
+            }
+            assert!(served, "client {number}, dead {dead}");
+        }
+        let active = |number| row(&model, address(number)).expect("there").active;
+        assert_eq!((active(1), active(2) + active(3)), if dead { (0, 200) } else { (5, 195) });
+        assert!(active(2).abs_diff(active(3)) <= 60, "the bound holds among those who are left");
+    }
+}
+
+#[test]
+fn many_that_come_with_a_file_start_slowly_together() {
+    let now = event::now();
+    let mut file = settings("127.0.0.1:80", POINTS);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.slow_start_ms = 64_000;
+    pool.servers = (1..4).map(|number| (address(number), ServerSettings::default())).collect();
+    let mut model = started(&file, now);
+    let service = model.service_named("default").expect("a service");
+    let before = picks(&mut model, service);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.servers.extend((4..10).map(|number| (address(number), ServerSettings::default())));
+    let said = reload(&mut model, file.clone(), now).expect("sound");
+    assert_eq!(said, [Effect::Save]);
+    let moved = |after: &[Option<SocketAddr>]| before.iter().zip(after).filter(|(was, is)| was != is).count();
+    let after = picks(&mut model, service);
+    assert!(moved(&after) < 40, "{}", moved(&after));
+    // A further reload leaves them where they are.
+    let half = now + Duration::from_secs(32);
+    while model.next_deadline().is_some_and(|due| due <= half) {
+        let due = model.next_deadline().expect("something is due");
+        model.expire(due);
+    }
+    let parts = |model: &Model| list(model).servers.iter().map(|row| row.ramp).collect::<Vec<_>>();
+    let halfway = parts(&model);
+    assert!(halfway[3..].iter().all(|part| (0.4..0.6).contains(part)), "{halfway:?}");
+    file.pools.get_mut("default").expect("a pool").servers.insert(address(20), ServerSettings::default());
+    reload(&mut model, file.clone(), half).expect("sound");
+    assert_eq!(parts(&model)[..9], halfway[..9]);
+    while let Some(due) = model.next_deadline() {
+        model.expire(due);
+    }
+    let fresh = started(&file, now);
+    assert_eq!((list(&model).digest, model.starting()), (list(&fresh).digest, Starting::new()));
+}
+
+#[test]
+fn a_value_that_no_ring_depends_on_makes_no_ring() {
+    let now = event::now();
+    let mut file = two_pools();
+    let mut model = started(&file, now);
+    model.take_old_rings();
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.max_load = LoadFactor::from_thousandths(2000);
+    pool.servers.get_mut(&address(1)).expect("a server").max_sessions = NonZeroU64::new(9);
+    reload(&mut model, file.clone(), now).expect("sound");
+    assert!(model.take_old_rings().is_empty());
+    assert_eq!(model.settings(), file);
+    file.pools.get_mut("default").expect("a pool").servers.remove(&address(1));
+    reload(&mut model, file, now).expect("sound");
+    assert_eq!(model.take_old_rings().len(), 1);
+}
+
+#[test]
+fn what_commands_made_gives_way_to_the_file_at_a_start() {
+    let said = two_pools();
+    let mut present = said.clone();
+    let service = |listen: &str, pool: &str| ServiceSettings::new(vec![listen.parse().expect("an address")], pool);
+    for (name, its) in [
+        ("taken", service("127.0.0.1:81", "other")),
+        ("poolless", service("127.0.0.1:83", "gone")),
+        ("good", service("127.0.0.1:84", "other")),
+    ] {
+        present.services.insert(name.to_owned(), its);
+    }
+    let pool = present.pools.get_mut("default").expect("a pool");
+    let own = "127.0.0.1:80".parse().expect("an address");
+    pool.servers.insert(own, ServerSettings::default());
+    pool.servers.insert(address(9), ServerSettings::default());
+    assert!(prepare(&said, &present, said.clone(), Starting::new()).is_err());
+    let (goes, left_out) = what_goes_with(&said, &said, &present);
+    let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
+    assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
+    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
 }
