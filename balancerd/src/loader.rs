@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -36,6 +37,7 @@ enum Task {
 /// What is to be read, and what it comes to.
 #[derive(Debug)]
 pub(crate) struct Order {
+    pub(crate) number: u64,
     pub(crate) source: Text,
     /// What was said until now.
     pub(crate) before: Arc<Settings>,
@@ -57,6 +59,8 @@ pub(crate) enum Text {
 /// What came of an order.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    /// The number of the order.
+    pub(crate) number: u64,
     /// What is to be switched to, and whether the file is to be watched.
     pub(crate) result: Result<(Prepared, bool), Refusal>,
 }
@@ -75,15 +79,13 @@ impl Loader {
                         continue;
                     }
                 };
-                let Order { source, before, present, starting } = *order;
-                let read = match &source {
-                    Text::File(path) => read(path, &own),
-                    Text::Given(given) => parse(given, &own),
-                };
-                let result = read.and_then(|File { settings, watch }| {
-                    prepare(&before, &present, settings, starting).map(|prepared| (prepared, watch))
+                let number = order.number;
+                // A fault costs its file, not every later one.
+                let result = catch_unwind(AssertUnwindSafe(|| carry_out(*order, &own)));
+                let result = result.unwrap_or_else(|_| {
+                    Err(Refusal::BadFile { fault: "a fault in the balancer, which its log has more of".to_owned() })
                 });
-                if outgoing.send(Loaded { result }).is_err() {
+                if outgoing.send(Loaded { number, result }).is_err() {
                     return;
                 }
                 waker.wake();
@@ -107,6 +109,15 @@ impl Loader {
     pub(crate) fn result(&self) -> Option<Loaded> {
         self.results.try_recv().ok()
     }
+}
+
+fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> {
+    let Order { source, before, present, starting, .. } = order;
+    let File { settings, watch } = match &source {
+        Text::File(path) => read(path, own)?,
+        Text::Given(given) => parse(given, own)?,
+    };
+    Ok((prepare(&before, &present, settings, starting)?, watch))
 }
 
 /// What the file says, together with what the arguments say.

@@ -132,6 +132,8 @@ pub(super) fn bind(
         let port = place.address.port();
         going.iter().any(|listener| port != 0 && listener.address().port() == port)
     };
+    // What overlaps with nobody first: clients come to what overlaps at once, and would be reset if another bind failed.
+    fresh.sort_by_key(|place| in_the_way(*place));
     let mut bound = Vec::with_capacity(fresh.len());
     for place in fresh {
         let sharing = in_the_way(place);

@@ -76,6 +76,8 @@ pub(crate) struct Daemon {
     read_at: Option<(Instant, Asked)>,
     /// The file is being read.
     reloading: Option<Reloading>,
+    /// The number of the last file that was read.
+    reloads: u64,
     /// Changes that came meanwhile: they are carried out after it, in their order. There is one for a connection at most.
     postponed: VecDeque<(ControlId, Request)>,
     /// When a listener that waits for its rate opens.
@@ -181,6 +183,7 @@ impl Daemon {
             watch: None,
             read_at: None,
             reloading: None,
+            reloads: 0,
             postponed: VecDeque::new(),
             opens_at: None,
             unsaved_answers: Vec::new(),
@@ -194,7 +197,11 @@ impl Daemon {
         daemon.relisten(listeners, now);
         daemon.watch(watched);
         // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
-        if Kept::between(daemon.model.said(), &daemon.model.settings()) != kept {
+        let now_kept = Kept::between(daemon.model.said(), &daemon.model.settings());
+        if now_kept != kept
+            && let Err(error) = state::store(&config.places.state, &now_kept)
+        {
+            warn!(%error, "the state file could not be written");
             daemon.save();
         }
         daemon.settle(now);
@@ -317,7 +324,7 @@ impl Daemon {
         let listeners = match &request {
             Request::Reload { instead, dry_run } => {
                 let (instead, dry_run) = (instead.clone(), *dry_run || instead.is_some());
-                if let Err(refusal) = self.reload(Asked::By(id), instead, dry_run) {
+                if let Err(refusal) = self.reload(Asked::By(id), instead, dry_run, now) {
                     self.answer(id, &Response::Refused(refusal), now);
                 }
                 return;
@@ -444,6 +451,10 @@ impl Daemon {
         }
         let effects = self.model.expire(now);
         self.carry_out(&effects, now);
+        if let Some(reloading) = self.reloading.take_if(|reloading| reloading.until <= now) {
+            self.on_reload_failed(&reloading, reloading.too_slow(), now);
+            self.serve_postponed(now);
+        }
         if let Some((_, asked)) = self.read_at.take_if(|(at, _)| *at <= now) {
             self.reload_unasked(asked, now);
         }
@@ -486,6 +497,7 @@ impl Daemon {
             self.save_again,
             self.last_save_until,
             self.read_at.map(|(at, _)| at),
+            self.reloading.as_ref().map(|reloading| reloading.until),
             self.opens_at,
             unsaved,
             watchdog,

@@ -17,12 +17,30 @@ use crate::source::Source;
 /// How long after the first news of the configuration file it is read: an editor may not be done with them.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
+/// How long a file may take to be read, checked and made rings of: less than balancerctl waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A file that is being read.
 pub(super) struct Reloading {
     asked: Asked,
     /// What it is called.
     name: String,
     dry_run: bool,
+    /// The number of its order: a result that comes later belongs to nobody.
+    number: u64,
+    /// When it is given up.
+    pub(super) until: Instant,
+}
+
+impl Reloading {
+    pub(super) fn too_slow(&self) -> Refusal {
+        let fault = format!(
+            "{}: it was not read within {} s: the disk hangs, or it is too much",
+            self.name,
+            PATIENCE.as_secs()
+        );
+        Refusal::BadFile { fault }
+    }
 }
 
 /// Who wants the file to be read.
@@ -35,7 +53,13 @@ pub(super) enum Asked {
 
 impl Daemon {
     /// Begins to read the file again, or to look at another text.
-    pub(super) fn reload(&mut self, asked: Asked, instead: Option<FileText>, dry_run: bool) -> Result<(), Refusal> {
+    pub(super) fn reload(
+        &mut self,
+        asked: Asked,
+        instead: Option<FileText>,
+        dry_run: bool,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         if self.model.phase() == Phase::Stopping {
             return Err(Refusal::Stopping);
         }
@@ -48,26 +72,37 @@ impl Daemon {
             Text::File(path) => path.display().to_string(),
             Text::Given(text) => text.name.clone(),
         };
+        self.reloads += 1;
+        let number = self.reloads;
         self.loader.order(Order {
+            number,
             source,
             before: self.model.said().clone(),
             present: self.model.settings(),
             starting: self.model.starting(),
         });
-        self.reloading = Some(Reloading { asked, name, dry_run });
+        let until = now + PATIENCE;
+        self.reloading = Some(Reloading { asked, name, dry_run, number, until });
         Ok(())
     }
 
     /// The file was read: switches to it as a whole, or says why not and leaves everything as it is.
     pub(super) fn on_loaded(&mut self, now: Instant) {
         while let Some(loaded) = self.loader.result() {
-            let Some(reloading) = self.reloading.take() else { continue };
+            let Some(reloading) = self.reloading.take_if(|reloading| reloading.number == loaded.number) else {
+                continue;
+            };
             let result = loaded.result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
             match result {
                 Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
                 Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
             }
         }
+        self.serve_postponed(now);
+    }
+
+    /// Carries out what came while the file was read.
+    pub(super) fn serve_postponed(&mut self, now: Instant) {
         while self.reloading.is_none()
             && let Some((id, request)) = self.postponed.pop_front()
         {
@@ -102,7 +137,7 @@ impl Daemon {
         Ok((Response::Reloaded(report), effects))
     }
 
-    fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
+    pub(super) fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
         if !reloading.dry_run {
             warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
             self.model.vitals.reload_failure = Some(refusal.to_string());
@@ -116,7 +151,7 @@ impl Daemon {
     pub(super) fn reload_unasked(&mut self, asked: Asked, now: Instant) {
         if self.reloading.is_some() {
             self.read_at = Some((now + SETTLE_TIME, asked));
-        } else if let Err(refusal) = self.reload(asked, None, false) {
+        } else if let Err(refusal) = self.reload(asked, None, false, now) {
             info!(%refusal, "the configuration file is not read");
         }
     }

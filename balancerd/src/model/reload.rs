@@ -11,7 +11,7 @@ use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
 use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
-use super::check::{answers_at, check, check_service};
+use super::check::{answers_at, check, check_service, collide};
 use super::merge::merge;
 use super::picker::points;
 use super::pool::{Pool, refusal, without_servers};
@@ -51,7 +51,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, Refusal> {
     let settings = merge(before, present, &said);
     check_pools_of_services(&said, &settings)?;
-    check(&settings)?;
+    check(&settings).map_err(|refusal| with_both(&said, &settings, refusal))?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
         let old = present.pools.get(name).filter(|old| old.policy == Policy::ConsistentHash);
@@ -108,6 +108,23 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
         });
     }
     (settings, left_out)
+}
+
+/// Names both of two services that would listen at one address, and says which of them a command has made.
+fn with_both(said: &Settings, settings: &Settings, refusal: Refusal) -> Refusal {
+    let Refusal::AddressTaken { listen, service: one } = &refusal else { return refusal };
+    let others = settings.services.iter().filter(|(name, _)| *name != one);
+    let mut its = others.filter(|(_, other)| other.listen.iter().any(|address| collide(*address, *listen)));
+    let Some((other, _)) = its.next() else { return refusal };
+    let is_said = |name: &String| said.services.get(name) == settings.services.get(name);
+    if is_said(one) && is_said(other) {
+        return refusal;
+    }
+    let by_command = if is_said(one) { other } else { one };
+    let fault = format!(
+        "services {one} and {other} would both listen at {listen}; {by_command} does so by a command: remove it, or give the other one another address"
+    );
+    Refusal::BadFile { fault }
 }
 
 /// Whether every service has its pool. Each by itself, file and commands were right, so it is said how they are not
