@@ -353,7 +353,7 @@ fn a_sighup_during_a_reload_is_not_lost() {
     // So many that reading takes its time.
     let many = |weight| {
         let many = (0..2000).map(|number| (SocketAddr::new(loopback::client(number), 9), weight));
-        service("web", listen, "web") + &weighted("web", "points_per_weight = 50", many)
+        service("web", listen, "web") + &weighted("web", "points_per_weight = 4", many)
     };
     let balancer = Setup::new().config(&many(1)).start();
     for round in 1..6 {
@@ -519,7 +519,7 @@ fn commands_during_a_reload_are_carried_out_after_it_and_hold() {
     // So many that reading takes its time.
     let many = |weight| {
         let many = (0..2000).map(|number| (SocketAddr::new(loopback::client(number), 9), weight));
-        service("web", listen, "web") + &weighted("web", "points_per_weight = 50", many)
+        service("web", listen, "web") + &weighted("web", "points_per_weight = 4", many)
     };
     let balancer = Setup::new().config(&many(2)).start();
     for round in 2..8 {
@@ -565,7 +565,7 @@ fn a_stop_during_a_reload_ends_the_balancer_and_answers_both() {
     let listen = loopback::free();
     let many = |weight| {
         let many = (0..2000).map(|number| (SocketAddr::new(loopback::client(number), 9), weight));
-        service("web", listen, "web") + &weighted("web", "points_per_weight = 50", many)
+        service("web", listen, "web") + &weighted("web", "points_per_weight = 4", many)
     };
     let mut balancer = Setup::new().config(&many(1)).start();
     balancer.configure(&many(2));
