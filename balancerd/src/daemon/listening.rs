@@ -116,7 +116,8 @@ impl Daemon {
 }
 
 /// Binds the addresses of the settings at which nobody listens yet: all of them, or none. One may overlap with those
-/// of ours that are closed afterwards: a service that goes from `0.0.0.0:80` to `10.0.0.1:80` misses nobody.
+/// of ours that are closed afterwards: where a service goes from `0.0.0.0:80` to `10.0.0.1:80`, only a connect that is half
+/// done at that moment is lost.
 pub(super) fn bind(
     settings: &Settings,
     listeners: &SlotMap<ListenerId, Listener>,

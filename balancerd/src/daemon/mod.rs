@@ -195,7 +195,7 @@ impl Daemon {
             watchdog: sd_notify::watchdog_enabled().map(|limit| Watchdog { every: limit / 2, next: now }),
         };
         daemon.relisten(listeners, now);
-        daemon.watch(watched);
+        daemon.watch(watched, now);
         // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
         let now_kept = Kept::between(daemon.model.said(), &daemon.model.settings());
         if now_kept != kept

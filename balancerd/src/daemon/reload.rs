@@ -129,7 +129,7 @@ impl Daemon {
         let effects = self.model.adopt(prepared, false, now);
         self.loader.discard(self.model.take_old_rings());
         self.relisten(listeners, now);
-        self.watch(watched);
+        self.watch(watched, now);
         self.model.vitals.reload_failure = None;
         if !effects.is_empty() || reloading.asked != Asked::ByWatch {
             info!(file = reloading.name, changes = report.changes.len(), "configuration file read");
@@ -157,16 +157,15 @@ impl Daemon {
     }
 
     /// Watches the file, or does not.
-    pub(super) fn watch(&mut self, wanted: bool) {
-        let Some(file) = self.config_file.as_ref().filter(|_| wanted) else {
+    pub(super) fn watch(&mut self, wanted: bool, now: Instant) {
+        let Some(file) = self.config_file.clone().filter(|_| wanted) else {
             self.watch = None;
             self.read_at.take_if(|(_, asked)| *asked == Asked::ByWatch);
             return;
         };
-        if self.watch.is_some() {
-            return;
-        }
-        let watch = Watch::new(file).and_then(|watch| {
+        // Anew each time, for a link may lead elsewhere by now. What the old one has still to tell is not lost.
+        self.on_watch(now);
+        let watch = Watch::new(&file).and_then(|watch| {
             self.poller.set(&watch, Source::Watch.key(), &mut Interest::NONE.clone(), Interest::READ)?;
             Ok(watch)
         });
@@ -177,8 +176,7 @@ impl Daemon {
     }
 
     pub(super) fn on_watch(&mut self, now: Instant) {
-        if let Some(watch) = &self.watch {
-            watch.take();
+        if self.watch.as_ref().is_some_and(Watch::take) {
             // The first news sets the time: a directory that is never quiet puts nothing off for ever.
             self.read_at.get_or_insert((now + SETTLE_TIME, Asked::ByWatch));
         }

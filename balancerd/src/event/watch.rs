@@ -1,5 +1,5 @@
-//! News of a file: whether something happened in its directory. So an editor that replaces the file by a rename is seen
-//! as well as one that writes into it, and a link that is exchanged.
+//! News of a file: whether something happened in its directory, or in that of the file that it is a link to. So an editor
+//! that replaces the file by a rename is seen as well as one that writes into it, and a link that is exchanged.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,21 +13,29 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 pub(crate) struct Watch(Inotify);
 
 impl Watch {
-    /// Watches the directory of `file`.
+    /// Watches the directory of `file`, and that of what it is a link to at this moment.
     pub(crate) fn new(file: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
-        let news = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE;
-        inotify.add_watch(directory.unwrap_or(Path::new(".")), news)?;
+        let news = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_ATTRIB;
+        let directory = |file: &Path| file.parent().unwrap_or(Path::new("/")).to_path_buf();
+        inotify.add_watch(&directory(file), news)?;
+        // A link that leads nowhere now is one that is watched by its own directory.
+        if let Ok(target) = file.canonicalize() {
+            inotify.add_watch(&directory(&target), news)?;
+        }
         Ok(Self(inotify))
     }
 
-    /// Takes the news. It is only that there is some: what it means is asked of the file.
-    pub(crate) fn take(&self) {
+    /// Takes the news; whether there is some. What it means is asked of the file.
+    pub(crate) fn take(&self) -> bool {
         // One read takes more than a storm in one turn leaves; level-triggered, the rest comes back.
         match self.0.read_events() {
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(error) => debug_assert!(false, "{error}"),
+            Ok(news) => !news.is_empty(),
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => true,
         }
     }
 }
