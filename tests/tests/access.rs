@@ -460,3 +460,25 @@ fn limits_that_balancerctl_gives_hold_and_survive_a_restart() {
         balancer.restart();
     }
 }
+
+#[test]
+fn a_reload_ends_the_sessions_of_clients_that_are_let_in_no_more_and_no_others() {
+    let server = Server::start();
+    let listen = loopback::free();
+    let text = |deny: &str| {
+        let server = server.address();
+        format!(
+            "[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n{deny}\n[pool.web]\nservers = [{{ address = \"{server}\" }}]\n"
+        )
+    };
+    let balancer = Setup::new().config(&text("")).start();
+    let [stays, goes] = [1, 2].map(|number| Client::connect_from(loopback::client(number), listen));
+    for client in [&stays, &goes] {
+        assert_eq!(client.server(), server.address());
+    }
+    balancer.configure(&text(&format!("deny = [\"{}\"]", loopback::client(2))));
+    balancer.reload().expect("it is taken");
+    goes.assert_ended();
+    balancer.wait_for_ends(EndReason::Denied, 1);
+    assert_eq!(stays.exchange(b"stays"), b"stays");
+}

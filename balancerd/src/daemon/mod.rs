@@ -378,6 +378,7 @@ impl Daemon {
                 Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
                 Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
+                Effect::EndUnwelcome(service) => self.sessions.end_unwelcome(service, cx),
                 Effect::EndSession(number) => self.sessions.end_number(number, EndReason::Killed, cx),
                 Effect::Stop(at) => self.stop(at, now),
             }

@@ -108,6 +108,8 @@ pub(crate) enum Effect {
     EndIdlest(ServerId, u64, EndReason),
     /// End one session, by its number.
     EndSession(u64),
+    /// End the sessions of a service whose clients it lets in no more.
+    EndUnwelcome(ServiceId),
     /// Listen for a service, with what was bound before it was applied.
     Listen(ServiceId),
     /// Listen no more for a service.
@@ -292,7 +294,8 @@ impl Model {
         reason: EndReason,
     ) {
         self.active -= 1;
-        self.services[service].ended(client, reason);
+        let turned_away = server.is_none() && matches!(reason, EndReason::Denied | EndReason::ClientLimit);
+        self.services[service].ended(client, reason, !turned_away);
         if self.services[service].is_gone() {
             self.services.remove(service);
         }
@@ -301,6 +304,11 @@ impl Model {
             self.on_load(server);
             self.forget_if_gone(server);
         }
+    }
+
+    /// Whether a service lets a client in.
+    pub(crate) fn lets_in(&self, service: ServiceId, client: IpAddr) -> bool {
+        self.services.get(service).is_none_or(|service| service.lets_in(client))
     }
 
     /// A connection could not be accepted.

@@ -214,7 +214,7 @@ impl Prepared {
 
 impl Model {
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
-    /// gone as after `remove`. What is as it was is not touched. At the `start` nothing comes up slowly.
+    /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At the `start` nothing comes up slowly.
     pub(crate) fn adopt(&mut self, prepared: Prepared, start: bool, now: Instant) -> Vec<Effect> {
         let Prepared { said, settings, mut rings, mut starting, changes, .. } = prepared;
         if changes.is_empty() && said == *self.said && !start {
@@ -231,7 +231,13 @@ impl Model {
             let pool = self.pool_named(&wanted.pool).expect("the settings were checked");
             match self.service_named(name) {
                 Ok(id) if self.services[id].settings == *wanted && self.services[id].pool == pool => {}
-                Ok(id) => self.services[id].set(wanted.clone(), pool),
+                Ok(id) => {
+                    let before = &self.services[id].settings;
+                    if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
+                        effects.push(Effect::EndUnwelcome(id));
+                    }
+                    self.services[id].set(wanted.clone(), pool);
+                }
                 Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool))),
             }
         }

@@ -96,10 +96,10 @@ impl Service {
         allowed && !settings.deny.iter().any(|network| network.contains(&client))
     }
 
-    /// A session of a client ended.
-    pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason) {
+    /// A session of a client ended; one that was not let in was none of its sessions.
+    pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason, let_in: bool) {
         self.traffic.ended(reason);
-        if matches!(reason, EndReason::Denied | EndReason::ClientLimit) {
+        if !let_in {
             return;
         }
         if let Some(count) = self.clients.get_mut(&client) {
@@ -174,9 +174,9 @@ mod tests {
         let client = ip("10.0.0.1");
         assert_eq!([service.admit(client, now), service.admit(client, now)], [Ok(()), Ok(())]);
         assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit));
-        service.ended(client, EndReason::ClientLimit);
+        service.ended(client, EndReason::ClientLimit, false);
         assert_eq!(service.admit(ip("10.0.0.2"), now), Ok(()));
-        service.ended(client, EndReason::ClientClosed);
+        service.ended(client, EndReason::ClientClosed, true);
         assert_eq!(service.admit(client, now), Ok(()));
         service.set(ServiceSettings::new(vec![], "web"), PoolId::default());
         assert_eq!(service.admit(client, now), Ok(()), "the limit is gone");
@@ -184,9 +184,9 @@ mod tests {
         settings.sessions_per_client = NonZeroU32::new(3);
         service.set(settings, PoolId::default());
         assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit), "who is there counts");
-        service.ended(client, EndReason::ClientLimit);
+        service.ended(client, EndReason::ClientLimit, false);
         for client in [client, client, client, ip("10.0.0.2")] {
-            service.ended(client, EndReason::ServerClosed);
+            service.ended(client, EndReason::ServerClosed, true);
         }
         assert_eq!((service.traffic.active, service.clients.len()), (0, 0));
     }
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(service.waiting(now), None);
         service.admit(ip("10.0.0.1"), now).expect("room");
         assert_eq!(service.waiting(now), Some((Waiting::ServiceFull, None)));
-        service.ended(ip("10.0.0.1"), EndReason::ClientClosed);
+        service.ended(ip("10.0.0.1"), EndReason::ClientClosed, true);
         assert_eq!(service.waiting(now), None);
     }
 }

@@ -233,6 +233,16 @@ impl Sessions {
         }
     }
 
+    /// Ends the sessions of a service whose clients it lets in no more.
+    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
+        let is_unwelcome =
+            |session: &Session| session.service == service && !cx.model.lets_in(service, session.peer.ip());
+        let its: Vec<SessionId> = self.slots.iter().filter(|(_, it)| is_unwelcome(it)).map(|(id, _)| id).collect();
+        for id in its {
+            self.end(id, EndReason::Denied, cx);
+        }
+    }
+
     /// Ends the session with this number, if there is one.
     pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
         self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx);
