@@ -19,9 +19,6 @@ impl Daemon {
     /// Does beforehand what a change needs of the operating system, so that it is refused or made as a whole.
     pub(super) fn bind_for(&mut self, change: &Change, now: Instant) -> Result<Vec<Listener>, Refusal> {
         match change {
-            Change::Kill { session } if !self.sessions.has_number(*session) => {
-                Err(Refusal::NoSession { session: *session })
-            }
             Change::AddService { service, settings } => {
                 let dry = Request::Change { change: change.clone(), dry_run: true };
                 if let (Response::Refused(refusal), _) = self.model.apply(&dry, now) {

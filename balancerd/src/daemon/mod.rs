@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
-use wire::control::{Request, Response};
+use wire::control::{Change, Refusal, Request, Response};
 use wire::report::{EndReason, Phase};
 
 use crate::config::Config;
@@ -327,6 +327,10 @@ impl Daemon {
                 if let Err(refusal) = self.reload(Asked::By(id), instead, dry_run, now) {
                     self.answer(id, &Response::Refused(refusal), now);
                 }
+                return;
+            }
+            Request::Change { change: Change::Kill { session }, .. } if !self.sessions.has_number(*session) => {
+                self.answer(id, &Response::Refused(Refusal::NoSession { session: *session }), now);
                 return;
             }
             Request::Change { change, dry_run: false } => match self.bind_for(change, now) {

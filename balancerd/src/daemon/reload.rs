@@ -138,7 +138,9 @@ impl Daemon {
     }
 
     pub(super) fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
-        if !reloading.dry_run {
+        // News of a directory may come often; the same fault is told once.
+        let told = self.model.vitals.reload_failure == Some(refusal.to_string()) && reloading.asked == Asked::ByWatch;
+        if !reloading.dry_run && !told {
             warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
             self.model.vitals.reload_failure = Some(refusal.to_string());
         }

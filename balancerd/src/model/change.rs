@@ -80,7 +80,7 @@ impl Model {
         now: Instant,
     ) -> Result<Vec<Effect>, Refusal> {
         check_server(address, &settings)?;
-        if self.services.values().any(|service| {
+        if self.services.values().filter(|service| !service.leaving).any(|service| {
             service.settings.listen.iter().any(|own| answers_at(*own, address))
                 || service.addresses.iter().any(|own| answers_at(*own, address))
         }) {
@@ -98,20 +98,9 @@ impl Model {
         report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
         self.tell_moves(pool, address, share_weight(&settings), report)?;
         if !report.dry_run {
-            let had_servers = self.pools[pool].picker.len() > 0;
-            let id = known.unwrap_or_else(|| {
-                let id = self.servers.insert(Server::new(pool, address, settings));
-                self.pools[pool].members.insert(address, id);
-                id
-            });
-            let entry = &mut self.servers[id];
-            (entry.settings, entry.leaving) = (settings, None);
-            if had_servers {
-                self.start_slowly(id, now);
-            }
+            let id = self.put(pool, address, settings, Some(now));
             self.sync(id);
         }
-        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, share_weight(&settings))]));
         Ok(vec![Effect::Save])
     }
 
@@ -143,7 +132,6 @@ impl Model {
                 self.timers.insert((now, id));
             }
         }
-        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, 0)]));
         if !report.dry_run {
             self.forget_if_gone(id);
         }
@@ -177,17 +165,9 @@ impl Model {
         self.check_points_of(pool, Some(&before), &settings)?;
         self.tell_moves(pool, address, share_weight(&settings), report)?;
         if !report.dry_run {
-            let was_eligible = entry.is_eligible();
-            let others = self.pools[pool].picker.len() > usize::from(was_eligible);
-            self.servers[id].settings = settings;
-            if !self.servers[id].is_eligible() {
-                self.servers[id].ramp = None;
-            } else if !was_eligible && others {
-                self.start_slowly(id, now);
-            }
+            self.put(pool, address, settings, Some(now));
             self.sync(id);
         }
-        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(address, share_weight(&settings))]));
         Ok(vec![Effect::Save])
     }
 
@@ -319,8 +299,32 @@ impl Model {
         Ok(vec![Effect::Save, Effect::Listen(id)])
     }
 
+    /// Gives a server of a pool, a new one or one that is there, these settings. It does not leave any more; where it comes
+    /// up `slowly`, from now on, it gets its weight little by little. [`Model::sync`] puts it in its place.
+    pub(super) fn put(
+        &mut self,
+        pool: PoolId,
+        address: SocketAddr,
+        settings: ServerSettings,
+        slowly: Option<Instant>,
+    ) -> ServerId {
+        let entries = &mut self.pools[pool].members;
+        let is_new = !entries.contains_key(&address);
+        let id = *entries.entry(address).or_insert_with(|| self.servers.insert(Server::new(pool, address, settings)));
+        let entry = &mut self.servers[id];
+        let was_eligible = !is_new && entry.is_eligible();
+        (entry.settings, entry.leaving) = (settings, None);
+        let has_others = self.pools[pool].picker.len() > usize::from(was_eligible);
+        if !entry.is_eligible() {
+            entry.ramp = None;
+        } else if let Some(now) = slowly.filter(|_| !was_eligible && has_others) {
+            self.start_slowly(id, now);
+        }
+        id
+    }
+
     /// A server comes up where others are: its weight grows, if the pool is set to that.
-    pub(super) fn start_slowly(&mut self, id: ServerId, now: Instant) {
+    fn start_slowly(&mut self, id: ServerId, now: Instant) {
         let server = &mut self.servers[id];
         let Some(time) = self.pools[server.pool].slow_start() else { return };
         if server.is_eligible() {
@@ -365,7 +369,7 @@ impl Model {
         members.filter(|server| server.leaving.is_none()).map(|server| points_of(settings, &server.settings)).sum()
     }
 
-    /// Who moves when a server gets this weight, once it has started.
+    /// Who moves when a server gets this weight, once it has started, and the digest of the pool then.
     fn tell_moves(
         &self,
         pool: PoolId,
@@ -373,6 +377,7 @@ impl Model {
         weight: u32,
         report: &mut ChangeReport,
     ) -> Result<(), Refusal> {
+        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(server, weight)]));
         let Some(ring) = self.pools[pool].picker.ring() else { return Ok(()) };
         tell_diff(&ring.plan(server.into(), weight).map_err(|error| refusal(&error))?, report);
         Ok(())

@@ -15,7 +15,7 @@ use super::check::{answers_at, check, check_service, collide};
 use super::merge::merge;
 use super::picker::points;
 use super::pool::{Pool, refusal, without_servers};
-use super::server::{RAMP_PARTS, Ramp, Server};
+use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
 use super::{Effect, Model, PoolId};
 
@@ -277,7 +277,6 @@ impl Model {
         }
         let id = known.unwrap_or_else(|_| self.pools.insert(Pool::new(name, wanted)));
         let before = std::mem::replace(&mut self.pools[id].settings, without_servers(wanted));
-        let had_servers = self.pools[id].picker.len() > 0;
         // A ring that is the same, or another policy with other servers: only those are put in their place who changed.
         let keeps_picker = ring.is_none() && before.policy == wanted.policy;
         let members: Vec<_> = self.pools[id].members.iter().map(|(address, server)| (*address, *server)).collect();
@@ -293,20 +292,7 @@ impl Model {
             if known.is_some_and(|it| self.servers[it].settings == settings && self.servers[it].leaving.is_none()) {
                 continue;
             }
-            let server = known.unwrap_or_else(|| {
-                let server = self.servers.insert(Server::new(id, address, settings));
-                self.pools[id].members.insert(address, server);
-                server
-            });
-            let entry = &mut self.servers[server];
-            let comes_up = known.is_none() || !entry.is_eligible();
-            (entry.settings, entry.leaving) = (settings, None);
-            if !entry.is_eligible() {
-                entry.ramp = None;
-            } else if comes_up && had_servers && !start {
-                self.start_slowly(server, now);
-            }
-            changed.push(server);
+            changed.push(self.put(id, address, settings, (!start).then_some(now)));
         }
         if keeps_picker {
             changed.iter().chain(&gone).for_each(|server| self.sync(*server));
