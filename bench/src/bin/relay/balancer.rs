@@ -11,11 +11,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bench::process::Process;
+use bench::{client, clock, servers};
 use clap::ValueEnum;
 
-use crate::process::Process;
-use crate::servers::{self, Servers};
-use crate::{client, clock};
+use crate::servers::Servers;
 
 /// Where Debian's haproxy puts the program, which is not on everybody's search path.
 const HAPROXY: &str = "/usr/sbin/haproxy";

@@ -2,13 +2,7 @@
 //! same load, over loopback. What is measured how, and what to mind, is in bench/README.md.
 
 mod balancer;
-mod client;
-mod clock;
-mod load;
-mod placement;
-mod process;
 mod report;
-mod response;
 mod servers;
 mod trace;
 mod workload;
@@ -19,14 +13,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bench::client;
+use bench::load::Shape;
+use bench::placement::Placement;
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::balancer::{Kind, Programs};
-use crate::load::Shape;
-use crate::placement::Placement;
 use crate::report::Unit;
 use crate::servers::{BULK_BYTES, Servers};
 use crate::workload::Bench;
@@ -98,9 +93,9 @@ fn main() -> Result<()> {
     let bench = prepare(&arguments)?;
     let wants = |workload| arguments.workload.iter().any(|wanted| [workload, Workload::All].contains(wanted));
     let markdown = arguments.markdown;
-    let kept = Shape { clients: arguments.connections, request: client::KEPT, kept: true };
+    let kept = Shape { clients: arguments.connections, request: client::KEPT, kept: true, pause: Duration::ZERO };
     let connect = Shape { request: client::CLOSING, kept: false, ..kept };
-    let bulk = Shape { clients: arguments.bulk_connections, request: client::BULK, kept: true };
+    let bulk = Shape { clients: arguments.bulk_connections, request: client::BULK, ..kept };
 
     if wants(Workload::Kept) {
         let rounds = bench.under_load(kept)?;

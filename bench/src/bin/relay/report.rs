@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::iter::once;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use bench::load::Tally;
+use bench::tables::{align, median, number, percentile, table};
+use comfy_table::Table;
 
 use crate::balancer::Kind;
-use crate::load::Tally;
 use crate::trace::Traced;
 
 /// What one balancer did in one round under load.
@@ -144,7 +145,7 @@ impl Rounds<Figures> {
                 quotient(self.ratio(kind, Kind::Nginx, cost)),
             ]);
         }
-        align(&mut table);
+        align(&mut table, 1);
         table
     }
 
@@ -177,7 +178,7 @@ impl Rounds<Footprint> {
                 quotient(self.ratio(kind, Kind::Nginx, own)),
             ]);
         }
-        align(&mut table);
+        align(&mut table, 1);
         table
     }
 
@@ -200,27 +201,8 @@ pub(crate) fn calls_table(all: &[Traced], markdown: bool) -> Table {
         table.add_row(once(name.to_owned()).chain(all.iter().map(per_request)));
     }
     table.add_row(once("(requests)".to_owned()).chain(all.iter().map(|traced| traced.requests.to_string())));
-    align(&mut table);
+    align(&mut table, 1);
     table
-}
-
-/// An empty table, for a terminal or as Markdown.
-fn table(markdown: bool) -> Table {
-    let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::UTF8_FULL_CONDENSED });
-    table
-}
-
-/// Puts the columns of numbers, all but the first, to the right.
-fn align(table: &mut Table) {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-}
-
-/// A number with so many decimals, or a dash.
-fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 /// A ratio with its range, or a dash.
@@ -235,39 +217,9 @@ fn find<F>(round: &[(Kind, F)], kind: Kind) -> Option<&F> {
     round.iter().find(|(other, _)| *other == kind).map(|(_, figures)| figures)
 }
 
-/// The middle value, or the mean of the two middle ones.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = values[(values.len() - 1) / 2];
-    Some(f64::midpoint(lower, upper))
-}
-
-/// The least value that `percent` of all values do not exceed (nearest rank); `sorted` ascends.
-fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_median_is_the_middle_or_the_mean_of_two() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(vec![]), None);
-    }
-
-    #[test]
-    fn percentiles_follow_nearest_rank() {
-        let values: Vec<_> = (1..=200).map(Duration::from_micros).collect();
-        assert_eq!(percentile(&values, 50), Some(Duration::from_micros(100)));
-        assert_eq!(percentile(&values, 99), Some(Duration::from_micros(198)));
-        assert_eq!(percentile(&values[..1], 99), Some(Duration::from_micros(1)));
-        assert_eq!(percentile(&[], 50), None);
-    }
 
     #[test]
     fn a_ratio_is_formed_within_each_round() {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bench::process::Process;
 use nix::sys::signal::Signal;
 
 use crate::balancer::Kind;
-use crate::process::Process;
 
 /// How long strace may take to write its summary and end.
 const END_LIMIT: Duration = Duration::from_secs(5);

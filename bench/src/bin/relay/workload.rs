@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bench::load::{Load, Shape};
+use bench::placement::Placement;
+use bench::process::{Memory, Process};
+use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
-use crate::load::{Load, Shape};
-use crate::placement::Placement;
-use crate::process::{Memory, Process};
 use crate::report::{Figures, Footprint, Rounds};
 use crate::servers::Servers;
 use crate::trace::{Trace, Traced};
-use crate::{client, clock};
 
 /// How long a load runs before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -104,7 +104,7 @@ impl Bench {
 
     fn measure(&self, balancer: &Balancer, shape: Shape) -> Result<Figures> {
         let name = balancer.kind.name();
-        let mut load = Load::open(balancer.addr, shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
         load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
         let before = balancer.processor_time()?;
         let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
@@ -138,7 +138,7 @@ impl Bench {
     }
 
     fn trace(&self, balancer: &Balancer, process: &Process, shape: Shape) -> Result<Traced> {
-        let mut load = Load::open(balancer.addr, shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
         load.run(WARM_UP)?;
         let mut trace = Trace::start(self.directory.path(), process)?;
         let deadline = clock::now() + ATTACH_LIMIT;

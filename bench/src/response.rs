@@ -10,7 +10,7 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// A response that is arriving.
 #[derive(Default)]
-pub(crate) struct Response {
+pub struct Response {
     /// The bytes of the head so far; kept to reuse its memory.
     head: Vec<u8>,
     /// Bytes of the body that are still to come, once the head is complete.
@@ -20,8 +20,9 @@ pub(crate) struct Response {
 impl Response {
     /// Takes the next bytes; true when the response is complete.
     ///
-    /// Fails on a status other than 200 and on bytes after the end: nobody asked for more.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<bool> {
+    /// # Errors
+    /// On a status other than 200 and on bytes after the end: nobody asked for more.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<bool> {
         let (mut missing, body) = match self.missing {
             Some(missing) => (missing, bytes.len()),
             None => {
@@ -43,7 +44,7 @@ impl Response {
     }
 
     /// Makes ready for the next response on the same connection.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.head.clear();
         self.missing = None;
     }

@@ -3,6 +3,7 @@
 //! One thread, one epoll instance, the same code for every balancer. A closed loop: a faster balancer gets more
 //! requests, and latency includes the wait for the other clients of the same load.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -14,9 +15,8 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::{client, clock};
-
 use crate::response::Response;
+use crate::{client, clock};
 
 /// The longest wait for readiness, so that the end of a run and an interrupt are noticed.
 const WAIT: Duration = Duration::from_millis(20);
@@ -29,37 +29,44 @@ const ERROR_LIMIT: u64 = 1000;
 
 /// What every client does.
 #[derive(Clone, Copy)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// How many clients there are.
-    pub(crate) clients: usize,
+    pub clients: usize,
     /// What each of them sends.
-    pub(crate) request: &'static [u8],
+    pub request: &'static [u8],
     /// Whether a connection is used again or ends, by the server's close, after one request.
-    pub(crate) kept: bool,
+    pub kept: bool,
+    /// How long a client waits after a connection before it opens the next.
+    pub pause: Duration,
 }
 
 /// What a run of the load counted.
 #[derive(Default)]
-pub(crate) struct Tally {
+pub struct Tally {
     /// Requests answered completely; without kept connections, also closed.
-    pub(crate) requests: u64,
+    pub requests: u64,
     /// Requests that failed; each of them ended its connection and the client opened a new one.
-    pub(crate) errors: u64,
+    pub errors: u64,
     /// Bytes received.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// How long the run took.
-    pub(crate) elapsed: Duration,
+    pub elapsed: Duration,
     /// How long each request took: from sending it, or from the start of connecting when connections are not kept.
-    pub(crate) latencies: Vec<Duration>,
+    pub latencies: Vec<Duration>,
 }
 
-/// The clients of one target.
-pub(crate) struct Load {
-    target: SocketAddrV4,
+/// The clients, and the targets that they connect to in turn.
+pub struct Load {
+    targets: Vec<SocketAddrV4>,
     shape: Shape,
     poll: Poll,
     events: Events,
-    connections: Vec<Connection>,
+    /// One place for each client; empty while it pauses.
+    connections: Vec<Option<Connection>>,
+    /// Connections opened so far.
+    opened: usize,
+    /// Clients that pause, and when they go on, in that order.
+    pausing: VecDeque<(Instant, usize)>,
     scratch: Box<[u8]>,
     interrupted: Arc<AtomicBool>,
 }
@@ -83,52 +90,98 @@ enum Outcome {
 }
 
 impl Load {
-    /// Connects the clients; no request is made before [`Load::run`].
-    pub(crate) fn open(target: SocketAddrV4, shape: Shape, interrupted: &Arc<AtomicBool>) -> Result<Self> {
-        let poll = Poll::new().context("open an epoll instance")?;
-        let connections =
-            (0..shape.clients).map(|index| Connection::open(&poll, index, target)).collect::<Result<_>>()?;
-        Ok(Self {
-            target,
+    /// Connects the clients, or lets them begin evenly over the first pause; no request is made before [`Load::run`].
+    ///
+    /// # Errors
+    /// When a client's socket cannot be opened.
+    pub fn open(targets: &[SocketAddrV4], shape: Shape, interrupted: &Arc<AtomicBool>) -> Result<Self> {
+        ensure!(!targets.is_empty(), "nothing to connect to");
+        let mut load = Self {
+            targets: targets.to_vec(),
             shape,
-            poll,
+            poll: Poll::new().context("open an epoll instance")?,
             events: Events::with_capacity(EVENTS),
-            connections,
+            connections: (0..shape.clients).map(|_| None).collect(),
+            opened: 0,
+            pausing: VecDeque::new(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             interrupted: Arc::clone(interrupted),
-        })
+        };
+        if shape.pause.is_zero() {
+            (0..shape.clients).try_for_each(|index| load.connect(index))?;
+        } else {
+            let (now, step) = (clock::now(), shape.pause.div_f64(shape.clients as f64));
+            load.pausing = (0..shape.clients).map(|index| (now + step.mul_f64(index as f64), index)).collect();
+        }
+        Ok(load)
     }
 
     /// Lets the clients work for `duration`. Requests under way at the end are counted by the next run, if any.
-    pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
+    ///
+    /// # Errors
+    /// When it is interrupted, or so many requests fail that the balancer must be broken.
+    pub fn run(&mut self, duration: Duration) -> Result<Tally> {
+        self.run_while(|elapsed| elapsed < duration)
+    }
+
+    /// Lets the clients work as long as `wanted` says so, which is told how long they have. Requests under way at the end
+    /// are counted by the next run, if any.
+    ///
+    /// # Errors
+    /// As [`Load::run`].
+    pub fn run_while(&mut self, wanted: impl Fn(Duration) -> bool) -> Result<Tally> {
         let mut tally = Tally::default();
         let begin = clock::now();
         loop {
-            tally.elapsed = clock::now() - begin;
-            if tally.elapsed >= duration {
+            let now = clock::now();
+            tally.elapsed = now - begin;
+            if !wanted(tally.elapsed) {
                 return Ok(tally);
             }
             if self.interrupted.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }
-            match self.poll.poll(&mut self.events, Some(WAIT)) {
+            while let Some((due, index)) = self.pausing.front().copied()
+                && due <= now
+            {
+                self.pausing.pop_front();
+                self.connect(index)?;
+            }
+            let due = self.pausing.front().map_or(WAIT, |(due, _)| due.saturating_duration_since(now));
+            match self.poll.poll(&mut self.events, Some(due.min(WAIT))) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error).context("wait for sockets"),
                 _ => {}
             }
+            let mut ended = Vec::new();
             for event in &self.events {
                 let index = event.token().0;
-                let connection = &mut self.connections[index];
+                let Some(connection) = &mut self.connections[index] else { continue };
                 match connection.ready(event, self.shape, &mut self.scratch, &mut tally) {
                     Ok(Outcome::Waiting) => {}
-                    Ok(Outcome::Ended) => *connection = Connection::open(&self.poll, index, self.target)?,
+                    Ok(Outcome::Ended) => ended.push(index),
                     Err(error) => {
                         tally.errors += 1;
                         ensure!(tally.errors < ERROR_LIMIT, "too many failed requests, the last one: {error:#}");
-                        *connection = Connection::open(&self.poll, index, self.target)?;
+                        ended.push(index);
                     }
                 }
             }
+            for index in ended {
+                if self.shape.pause.is_zero() {
+                    self.connect(index)?;
+                } else {
+                    self.connections[index] = None;
+                    self.pausing.push_back((clock::now() + self.shape.pause, index));
+                }
+            }
         }
+    }
+
+    fn connect(&mut self, index: usize) -> Result<()> {
+        let target = self.targets[self.opened % self.targets.len()];
+        self.opened += 1;
+        self.connections[index] = Some(Connection::open(&self.poll, index, target)?);
+        Ok(())
     }
 }
 

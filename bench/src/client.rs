@@ -16,24 +16,30 @@ use crate::response::Response;
 /// The number of different clients: balancers pick the server by the client's address.
 const CLIENTS: usize = 250;
 /// How long a program may take from its start until it answers.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(5);
+pub const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long one blocking exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The request for the small answer on a connection that is kept.
-pub(crate) const KEPT: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+pub const KEPT: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// The request for the small answer after which the server closes.
-pub(crate) const CLOSING: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+pub const CLOSING: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 /// The request for the large answer on a connection that is kept.
-pub(crate) const BULK: &[u8] = b"GET /bulk HTTP/1.1\r\nHost: bench\r\n\r\n";
+pub const BULK: &[u8] = b"GET /bulk HTTP/1.1\r\nHost: bench\r\n\r\n";
 
 /// Starts to connect client number `index` to `target`: from its own loopback address, without waiting.
-pub(crate) fn connect(index: usize, target: SocketAddrV4) -> Result<TcpStream> {
+///
+/// # Errors
+/// When the socket cannot be opened or bound.
+pub fn connect(index: usize, target: SocketAddrV4) -> Result<TcpStream> {
     open(index, target, SockFlag::SOCK_NONBLOCK)
 }
 
 /// Connects client number `index` to `target` and makes one request; the session stays open and idle.
-pub(crate) fn exchange(index: usize, target: SocketAddrV4) -> Result<TcpStream> {
+///
+/// # Errors
+/// When there is no good response in time.
+pub fn exchange(index: usize, target: SocketAddrV4) -> Result<TcpStream> {
     let mut stream = open(index, target, SockFlag::empty())?;
     stream.set_read_timeout(Some(EXCHANGE_LIMIT)).context("set a time limit")?;
     stream.write_all(KEPT).context("send a request")?;
@@ -49,7 +55,10 @@ pub(crate) fn exchange(index: usize, target: SocketAddrV4) -> Result<TcpStream> 
 }
 
 /// Waits until `process`, which has just been started, answers requests at `addr`.
-pub(crate) fn await_answer(addr: SocketAddrV4, process: &mut Process) -> Result<()> {
+///
+/// # Errors
+/// When it has ended, or does not answer within [`START_LIMIT`].
+pub fn await_answer(addr: SocketAddrV4, process: &mut Process) -> Result<()> {
     clock::retry(START_LIMIT, || {
         process.check()?;
         exchange(0, addr).with_context(|| format!("no answer at {addr}: {}", process.printed().trim()))

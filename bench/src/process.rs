@@ -20,23 +20,28 @@ use crate::clock;
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A running program with the processes it started itself, all in one process group.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 /// Memory of a program, in bytes, summed over its processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// Pages that belong to the program alone and were written to: heap, stacks, changed data.
-    pub(crate) own: u64,
+    pub own: u64,
     /// All resident pages, shared ones and the program's text included.
-    pub(crate) resident: u64,
+    pub resident: u64,
+    /// All resident pages, of each the part that is left when all programs that have it share it evenly.
+    pub shared_out: u64,
 }
 
 impl Process {
     /// Starts `program` with `arguments`; what it prints goes to `directory`/`name`.log.
-    pub(crate) fn start<A: AsRef<OsStr>>(
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start<A: AsRef<OsStr>>(
         directory: &Path,
         name: &str,
         program: impl AsRef<OsStr>,
@@ -58,7 +63,10 @@ impl Process {
     }
 
     /// Fails, with what the program printed, when it has ended.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait().context("wait for a program")? {
             bail!("ended with {status}: {}", self.printed().trim());
         }
@@ -66,12 +74,16 @@ impl Process {
     }
 
     /// What the program has printed so far.
-    pub(crate) fn printed(&self) -> String {
+    #[must_use]
+    pub fn printed(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The program's own process and its direct children: nginx works in a child of its master.
-    pub(crate) fn ids(&self) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn ids(&self) -> Result<Vec<u32>> {
         let mut ids = vec![self.child.id()];
         for entry in fs::read_dir("/proc").context("list /proc")? {
             let name = entry.context("list /proc")?.file_name();
@@ -86,7 +98,10 @@ impl Process {
     /// The processor time spent so far, user and system together, over all threads.
     ///
     /// From `schedstat`, which counts nanoseconds; utime and stime of `stat` are the same sum in ticks of 10 ms.
-    pub(crate) fn processor_time(&self) -> Result<Duration> {
+    ///
+    /// # Errors
+    /// When a process is gone, or the kernel does not count.
+    pub fn processor_time(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
         for id in self.ids()? {
             for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
@@ -100,26 +115,70 @@ impl Process {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
+    /// How long the program's first thread has been on a processor, and how long it was ready and waited for one.
+    ///
+    /// # Errors
+    /// When the process is gone, or the kernel does not count.
+    pub fn first_thread(&self) -> Result<(Duration, Duration)> {
+        let path = format!("/proc/{0}/task/{0}/schedstat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+        match (fields.next(), fields.next()) {
+            (Some(Ok(ran)), Some(Ok(waited))) if !ran.is_zero() => Ok((ran, waited)),
+            _ => bail!("no time in {path}"),
+        }
+    }
+
     /// The memory in use now.
-    pub(crate) fn memory(&self) -> Result<Memory> {
-        let mut memory = Memory { own: 0, resident: 0 };
+    ///
+    /// # Errors
+    /// When a process is gone.
+    pub fn memory(&self) -> Result<Memory> {
+        let mut memory = Memory { own: 0, resident: 0, shared_out: 0 };
         for id in self.ids()? {
             let path = format!("/proc/{id}/smaps_rollup");
             let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
             memory.own += field(&text, "Private_Dirty:").with_context(|| format!("no Private_Dirty in {path}"))?;
             memory.resident += field(&text, "Rss:").with_context(|| format!("no Rss in {path}"))?;
+            memory.shared_out += field(&text, "Pss:").with_context(|| format!("no Pss in {path}"))?;
         }
         Ok(memory)
     }
 
+    /// Forgets how much memory the program had at most.
+    ///
+    /// # Errors
+    /// When the kernel does not let it be forgotten.
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").context("forget the peak of memory")
+    }
+
+    /// The resident memory of the program's own process, in bytes: now, and at most since [`Process::forget_peak`].
+    ///
+    /// It costs the program nothing; [`Process::memory`] holds up a program that asks for memory at that moment.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident(&self) -> Result<(u64, u64)> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        field(&text, "VmRSS:").zip(field(&text, "VmHWM:")).with_context(|| format!("no memory in {path}"))
+    }
+
     /// Sends `signal` to the program's process group.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let group = Pid::from_raw(self.child.id().try_into().context("a process id out of range")?);
         killpg(group, signal).with_context(|| format!("send {signal}"))
     }
 
     /// Waits until the program has ended, for at most `limit`.
-    pub(crate) fn wait(&mut self, limit: Duration) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it has not ended by then.
+    pub fn wait(&mut self, limit: Duration) -> Result<()> {
         clock::retry(limit, || self.child.try_wait().context("wait for a program")?.context("it did not end"))?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// The processors of the balancers, and those of clients and servers.
-pub(crate) struct Placement {
+pub struct Placement {
     balancer: CpuSet,
     rest: CpuSet,
     apart: bool,
@@ -17,13 +17,19 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// Everything runs everywhere.
-    pub(crate) fn free() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn free() -> Result<Self> {
         let all = sched_getaffinity(SELF).context("read the allowed processors")?;
         Ok(Self { balancer: all, rest: all, apart: false })
     }
 
     /// Balancers run on the first allowed processor, the rest on the others; on a single one, everything runs there.
-    pub(crate) fn apart() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn apart() -> Result<Self> {
         let Self { balancer: all, .. } = Self::free()?;
         let allowed: Vec<usize> = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or(false)).collect();
         let [first, others @ ..] = allowed.as_slice() else { return Self::free() };
@@ -38,12 +44,16 @@ impl Placement {
     }
 
     /// What the reader of the tables should know.
-    pub(crate) fn describe(&self) -> &'static str {
+    #[must_use]
+    pub fn describe(&self) -> &'static str {
         if self.apart { "the balancer alone on one processor" } else { "all programs on any processor" }
     }
 
     /// Runs `start` on the balancers' processors, where what it starts then stays.
-    pub(crate) fn with_balancer<T>(&self, start: impl FnOnce() -> Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// When `start` fails, or the processors cannot be chosen.
+    pub fn with_balancer<T>(&self, start: impl FnOnce() -> Result<T>) -> Result<T> {
         enter(&self.balancer)?;
         let result = start();
         self.enter_rest()?;
@@ -51,7 +61,10 @@ impl Placement {
     }
 
     /// Moves this program to the processors of clients and servers.
-    pub(crate) fn enter_rest(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the processors cannot be chosen.
+    pub fn enter_rest(&self) -> Result<()> {
         enter(&self.rest)
     }
 }

@@ -10,14 +10,24 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_millis(10);
 
 /// The present moment.
+#[must_use]
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Calls `attempt` until it succeeds, for at most `limit`; the last failure is the result after that.
+/// Waits until `at`.
+#[expect(clippy::disallowed_methods, reason = "a benchmark makes its changes at even times")]
+pub fn wait_until(at: Instant) {
+    thread::sleep(at.saturating_duration_since(now()));
+}
+
+/// Calls `attempt` until it succeeds, for at most `limit`.
+///
+/// # Errors
+/// The last failure.
 #[expect(clippy::disallowed_methods, reason = "another program's start gives no event to wait for")]
-pub(crate) fn retry<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+pub fn retry<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let deadline = now() + limit;
     loop {
         match attempt() {
