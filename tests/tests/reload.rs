@@ -698,3 +698,27 @@ fn diff_tells_the_share_that_moves_when_the_file_is_read() {
         assert_eq!(share == 0.0, seen == 0.0);
     }
 }
+
+#[test]
+fn a_watched_file_whose_directory_was_replaced_is_watched_again() {
+    let servers = Server::several(2);
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("etc");
+    let (path, listen) = (place.join("b.toml"), loopback::free());
+    let write = |server: &Server| {
+        fs::create_dir_all(&place).expect("a directory");
+        let text = format!(
+            "[balancer]\nwatch = true\n[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n[pool.web]\nservers = [{{ address = \"{}\" }}]\n",
+            server.address()
+        );
+        fs::write(&path, text).expect("written");
+    };
+    write(&servers[0]);
+    let options = format!("--config {}", path.display());
+    let balancer = Setup::new().options(&options).start();
+    assert_eq!(Client::connect(listen).server(), servers[0].address());
+    fs::remove_dir_all(&place).expect("removed");
+    balancer.wait_for_log("has gone");
+    write(&servers[1]);
+    tests::wait::until("the new file is taken", || Client::connect(listen).server() == servers[1].address());
+}

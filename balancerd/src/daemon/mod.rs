@@ -72,6 +72,8 @@ pub(crate) struct Daemon {
     loader: Loader,
     config_file: Option<PathBuf>,
     watch: Option<Watch>,
+    /// When the file is to be watched again, after that has failed.
+    watch_again: Option<Instant>,
     /// When the file is read without being asked for it by command, and why.
     read_at: Option<(Instant, Asked)>,
     /// The file is being read.
@@ -152,6 +154,10 @@ impl Daemon {
             }
             prepare(&said, &present, said.clone(), Starting::new())
         });
+        let prepared = prepared.or_else(|refusal| {
+            warn!(%refusal, "nothing that commands have changed goes with it: all of that is left out");
+            prepare(&said, &said, said.clone(), Starting::new())
+        });
         let prepared = prepared.map_err(|refusal| state::StateError::Broken {
             path: config.places.state.clone(),
             fault: refusal.to_string(),
@@ -181,6 +187,7 @@ impl Daemon {
             loader,
             config_file: config.file.clone(),
             watch: None,
+            watch_again: None,
             read_at: None,
             reloading: None,
             reloads: 0,
@@ -438,8 +445,10 @@ impl Daemon {
     fn answer_unsaved(&mut self, is_settled: impl Fn(&Unsaved) -> bool, now: Instant) {
         let settled = self.unsaved_answers.extract_if(.., |waiting| is_settled(waiting));
         for Unsaved { id, mut response, .. } in settled.collect::<Vec<_>>() {
-            if let Response::Changed(report) = &mut response {
-                report.unsaved.clone_from(&self.model.vitals.unsaved);
+            match &mut response {
+                Response::Changed(report) => report.unsaved.clone_from(&self.model.vitals.unsaved),
+                Response::Reloaded(report) => report.unsaved.clone_from(&self.model.vitals.unsaved),
+                _ => {}
             }
             self.answer(id, &response, now);
         }
@@ -459,6 +468,12 @@ impl Daemon {
         if let Some(reloading) = self.reloading.take_if(|reloading| reloading.until <= now) {
             self.on_reload_failed(&reloading, reloading.too_slow(), now);
             self.serve_postponed(now);
+        }
+        if self.watch_again.take_if(|at| *at <= now).is_some() {
+            self.watch(true, now);
+            if self.watch.is_some() {
+                self.read_at.get_or_insert((now, Asked::ByWatch));
+            }
         }
         if let Some((_, asked)) = self.read_at.take_if(|(at, _)| *at <= now) {
             self.reload_unasked(asked, now);
@@ -502,6 +517,7 @@ impl Daemon {
             self.save_again,
             self.last_save_until,
             self.read_at.map(|(at, _)| at),
+            self.watch_again,
             self.reloading.as_ref().map(|reloading| reloading.until),
             self.opens_at,
             unsaved,

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wire::control::{FileText, Refusal, Response};
 use wire::report::Phase;
 
 use super::Daemon;
 use super::listening::{bind, not_bound};
-use crate::event::{Interest, Watch};
+use crate::event::{Interest, News, Watch};
 use crate::loader::{Order, Text};
 use crate::model::{Effect, Prepared};
 use crate::net::control::ControlId;
@@ -16,6 +16,9 @@ use crate::source::Source;
 
 /// How long after the first news of the configuration file it is read: an editor may not be done with them.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long after the directory of a watched file was not there it is looked for again.
+const WATCH_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a file may take to be read, checked and made rings of: less than balancerctl waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -161,7 +164,7 @@ impl Daemon {
     /// Watches the file, or does not.
     pub(super) fn watch(&mut self, wanted: bool, now: Instant) {
         let Some(file) = self.config_file.clone().filter(|_| wanted) else {
-            self.watch = None;
+            (self.watch, self.watch_again) = (None, None);
             self.read_at.take_if(|(_, asked)| *asked == Asked::ByWatch);
             return;
         };
@@ -172,13 +175,21 @@ impl Daemon {
             Ok(watch)
         });
         match watch {
-            Ok(watch) => self.watch = Some(watch),
-            Err(error) => warn!(file = %file.display(), %error, "the configuration file cannot be watched"),
+            Ok(watch) => (self.watch, self.watch_again) = (Some(watch), None),
+            Err(error) => {
+                debug!(file = %file.display(), %error, "the configuration file cannot be watched");
+                (self.watch, self.watch_again) = (None, Some(now + WATCH_AGAIN));
+            }
         }
     }
 
     pub(super) fn on_watch(&mut self, now: Instant) {
-        if self.watch.as_ref().is_some_and(Watch::take) {
+        let news = self.watch.as_ref().map_or(News::None, Watch::take);
+        if news == News::Lost {
+            warn!("the directory of the configuration file has gone: it is watched again when it is back");
+            (self.watch, self.watch_again) = (None, Some(now + WATCH_AGAIN));
+        }
+        if news != News::None {
             // The first news sets the time: a directory that is never quiet puts nothing off for ever.
             self.read_at.get_or_insert((now + SETTLE_TIME, Asked::ByWatch));
         }

@@ -16,4 +16,4 @@ pub(crate) use poller::{Events, Interest, Key, Poller, Ready};
 pub(crate) use repeated::Repeated;
 pub(crate) use signal::{Signal, Signals};
 pub(crate) use waker::Waker;
-pub(crate) use watch::Watch;
+pub(crate) use watch::{News, Watch};

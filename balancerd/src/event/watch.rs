@@ -8,6 +8,21 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+/// A directory that was removed, renamed or unmounted is not watched any more.
+const GONE: AddWatchFlags =
+    AddWatchFlags::IN_DELETE_SELF.union(AddWatchFlags::IN_MOVE_SELF).union(AddWatchFlags::IN_IGNORED);
+
+/// What there is to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Nothing.
+    None,
+    /// Something happened.
+    Some,
+    /// The directory has gone, and this watch with it.
+    Lost,
+}
+
 /// The directory of a file, watched.
 #[derive(Debug)]
 pub(crate) struct Watch(Inotify);
@@ -19,7 +34,9 @@ impl Watch {
         let news = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_ATTRIB;
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
         let directory = |file: &Path| file.parent().unwrap_or(Path::new("/")).to_path_buf();
         inotify.add_watch(&directory(file), news)?;
         // A link that leads nowhere now is one that is watched by its own directory.
@@ -29,13 +46,14 @@ impl Watch {
         Ok(Self(inotify))
     }
 
-    /// Takes the news; whether there is some. What it means is asked of the file.
-    pub(crate) fn take(&self) -> bool {
+    /// Takes the news. What it means is asked of the file.
+    pub(crate) fn take(&self) -> News {
         // One read takes more than a storm in one turn leaves; level-triggered, the rest comes back.
         match self.0.read_events() {
-            Ok(news) => !news.is_empty(),
-            Err(Errno::EAGAIN | Errno::EINTR) => false,
-            Err(_) => true,
+            Ok(events) if events.iter().any(|event| event.mask.intersects(GONE)) => News::Lost,
+            Ok(_) => News::Some,
+            Err(Errno::EAGAIN | Errno::EINTR) => News::None,
+            Err(_) => News::Lost,
         }
     }
 }

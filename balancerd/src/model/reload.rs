@@ -90,7 +90,9 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
             .iter()
             .flat_map(|(name, other)| other.listen.iter().map(|listen| (*listen, name.as_str())))
             .collect();
-        if settings.pools.contains_key(&service.pool) && check_service(&service, &taken).is_ok() {
+        let mut servers = said.pools.values().flat_map(|pool| pool.servers.keys());
+        let is_a_server = servers.any(|server| service.listen.iter().any(|listen| answers_at(*listen, *server)));
+        if settings.pools.contains_key(&service.pool) && check_service(&service, &taken).is_ok() && !is_a_server {
             settings.services.insert(name, service);
         } else {
             settings.services.extend(said.services.get_key_value(&name).map(|(name, it)| (name.clone(), it.clone())));
@@ -316,10 +318,11 @@ impl Model {
 
     /// Sets who starts slowly in a pool to those who do so in its new ring.
     fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
+        let time = self.pools[pool].slow_start();
         for (address, id) in &self.pools[pool].members {
             let server = &mut self.servers[*id];
-            let since = server.ramp.map_or(now, |ramp| ramp.since);
-            server.ramp = starting.get(address).map(|part| Ramp { since, part: *part });
+            let since = |part| time.and_then(|time| now.checked_sub(time * part / RAMP_PARTS)).unwrap_or(now);
+            server.ramp = starting.get(address).map(|part| Ramp { since: since(*part), part: *part });
             if server.ramp.is_some() {
                 self.ramps.insert((now, *id));
             }

@@ -116,8 +116,19 @@ impl Kept {
     pub(crate) fn apply(&self, said: &Settings) -> (Settings, Settings) {
         let (mut before, mut present) = (said.clone(), said.clone());
         for row in &self.pools {
-            put(&mut before.pools, &row.name, row.said.clone(), said.pools.get(&row.name));
-            put(&mut present.pools, &row.name, row.now.clone(), said.pools.get(&row.name));
+            // Of a pool that came or went as a whole every server has a row; of another one only those that differ.
+            let both = row.said.is_some() && row.now.is_some();
+            let its = said.pools.get(&row.name).filter(|_| both);
+            let servers = || its.map_or_else(BTreeMap::new, |pool| pool.servers.clone());
+            for (settings, value) in [(&mut before, &row.said), (&mut present, &row.now)] {
+                match value {
+                    Some(value) => {
+                        let pool = PoolSettings { servers: servers(), ..bare(value) };
+                        settings.pools.insert(row.name.clone(), pool);
+                    }
+                    None => drop(settings.pools.remove(&row.name)),
+                }
+            }
         }
         for row in &self.servers {
             for (settings, value) in [(&mut before, row.said), (&mut present, row.now)] {
@@ -183,22 +194,6 @@ impl Kept {
 fn bare(pool: &PoolSettings) -> PoolSettings {
     let PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *pool;
     PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
-}
-
-/// Puts the values of a pool in. The servers stay those that are said of it.
-fn put(
-    pools: &mut BTreeMap<String, PoolSettings>,
-    name: &str,
-    value: Option<PoolSettings>,
-    said: Option<&PoolSettings>,
-) {
-    match value {
-        Some(value) => {
-            let servers = said.map_or_else(BTreeMap::new, |pool| pool.servers.clone());
-            pools.insert(name.to_owned(), PoolSettings { servers, ..value });
-        }
-        None => drop(pools.remove(name)),
-    }
 }
 
 fn union<'a, K: Ord, V>(one: &'a BTreeMap<K, V>, other: &'a BTreeMap<K, V>) -> BTreeSet<&'a K> {
