@@ -38,7 +38,7 @@ impl Diff {
         let rank_in_to: Vec<usize> =
             from.members().iter().map(|member| to.rank(member.identity).unwrap_or(absent)).collect();
 
-        let mut counts: HashMap<(Option<u32>, Option<u32>), u128> = HashMap::new();
+        let mut counts = Counts::new(from.len(), to.len());
         let (mut old, mut new) = (Walk::new(from), Walk::new(to));
         // The values before this one are dealt with. It ends at 2^64, which is why it is a u128.
         let mut start: u128 = 0;
@@ -46,7 +46,7 @@ impl Diff {
             let last = old.arc_end().min(new.arc_end());
             let (had, has) = (old.owner(), new.owner());
             if had.map_or(nobody, |rank| rank_in_to[rank as usize]) != has.map_or(nobody, |rank| rank as usize) {
-                *counts.entry((had, has)).or_default() += u128::from(last) + 1 - start;
+                counts.add((had, has), u128::from(last) + 1 - start);
             }
             start = u128::from(last) + 1;
             old.skip_through(last);
@@ -55,6 +55,7 @@ impl Diff {
 
         Self::of(
             counts
+                .into_pairs()
                 .into_iter()
                 .map(|((had, has), count)| Move {
                     from: had.map(|rank| from.members()[rank as usize].identity),
@@ -87,6 +88,53 @@ impl Diff {
     fn of(mut moves: Vec<Move>) -> Self {
         moves.sort_unstable_by_key(|one| (Reverse(one.share), one.from, one.to));
         Self { moved: moves.iter().map(|one| one.share).sum(), moves }
+    }
+}
+
+/// Who had something and who has it then, as ranks in the two rings.
+type Pair = (Option<u32>, Option<u32>);
+
+/// Pairs of servers that a table has room for: 64 MiB of counts. Beyond that most pairs exchange nothing.
+const MOST_CELLS: usize = 1 << 22;
+
+/// How many hash values each pair of servers exchanges. A table where it is not too large: two rings without a common
+/// server have nearly every pair, and to hash each of their points took longer than to build both.
+enum Counts {
+    Table { cells: Vec<u128>, rows: usize, columns: usize },
+    Sparse(HashMap<Pair, u128>),
+}
+
+impl Counts {
+    fn new(from: usize, to: usize) -> Self {
+        // The last of each is nobody.
+        let (rows, columns) = (from + 1, to + 1);
+        match rows.checked_mul(columns) {
+            Some(cells) if cells <= MOST_CELLS => Self::Table { cells: vec![0; cells], rows, columns },
+            _ => Self::Sparse(HashMap::new()),
+        }
+    }
+
+    fn add(&mut self, pair: Pair, count: u128) {
+        match self {
+            Self::Table { cells, rows, columns } => {
+                let row = pair.0.map_or(*rows - 1, |rank| rank as usize);
+                let column = pair.1.map_or(*columns - 1, |rank| rank as usize);
+                cells[row * *columns + column] += count;
+            }
+            Self::Sparse(counts) => *counts.entry(pair).or_default() += count,
+        }
+    }
+
+    /// The pairs that exchange something.
+    fn into_pairs(self) -> Vec<(Pair, u128)> {
+        match self {
+            Self::Table { cells, rows, columns } => {
+                let rank = |at: usize, of: usize| (at + 1 < of).then_some(at as u32);
+                let pairs = cells.into_iter().enumerate().filter(|(_, count)| *count > 0);
+                pairs.map(|(at, count)| ((rank(at / columns, rows), rank(at % columns, columns)), count)).collect()
+            }
+            Self::Sparse(counts) => counts.into_iter().collect(),
+        }
     }
 }
 
