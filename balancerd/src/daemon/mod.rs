@@ -154,10 +154,6 @@ impl Daemon {
             }
             prepare(&said, &present, said.clone(), Starting::new())
         });
-        let prepared = prepared.or_else(|refusal| {
-            warn!(%refusal, "nothing that commands have changed goes with it: all of that is left out");
-            prepare(&said, &said, said.clone(), Starting::new())
-        });
         let prepared = prepared.map_err(|refusal| state::StateError::Broken {
             path: config.places.state.clone(),
             fault: refusal.to_string(),

@@ -84,6 +84,15 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
     let (its, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         settings.services.into_iter().partition(|(name, service)| is_said(name, service));
     settings.services = its;
+    // A pool that a command had removed is there again for a service of the file.
+    for service in settings.services.values() {
+        if let Some((name, pool)) = said.pools.get_key_value(&service.pool)
+            && !settings.pools.contains_key(name)
+        {
+            settings.pools.insert(name.clone(), pool.clone());
+            left_out.push(Subject::Pool { pool: name.clone() });
+        }
+    }
     for (name, service) in others {
         let taken: Vec<(SocketAddr, &str)> = settings
             .services

@@ -883,6 +883,8 @@ fn what_commands_made_gives_way_to_the_file_at_a_start() {
     let said = two_pools();
     let mut present = said.clone();
     let service = |listen: &str, pool: &str| ServiceSettings::new(vec![listen.parse().expect("an address")], pool);
+    present.services.remove("other");
+    present.pools.remove("other");
     for (name, its) in [
         ("taken", service("127.0.0.1:81", "other")),
         ("poolless", service("127.0.0.1:83", "gone")),
@@ -895,9 +897,12 @@ fn what_commands_made_gives_way_to_the_file_at_a_start() {
     pool.servers.insert(own, ServerSettings::default());
     pool.servers.insert(address(9), ServerSettings::default());
     assert!(prepare(&said, &present, said.clone(), Starting::new()).is_err());
-    let (goes, left_out) = what_goes_with(&said, &said, &present);
+    // The file says something new of a service whose pool a command has removed.
+    let mut before = said.clone();
+    before.services.get_mut("other").expect("a service").listen = vec!["127.0.0.1:89".parse().expect("an address")];
+    let (goes, left_out) = what_goes_with(&said, &before, &present);
     let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
+    assert_eq!(names, ["pool other", "service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
     assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
     assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
 }
