@@ -15,7 +15,7 @@ use std::hash::Hash;
 /// The servers of a pool, by their load.
 #[derive(Debug, Clone)]
 pub(crate) struct LeastConnections<T> {
-    /// A heap: none comes before its [parent](parent), but the first one if it is `late`.
+    /// A heap: none comes before its [parent], but the first one if it is `late`.
     heap: Vec<Entry<T>>,
     /// The first one has changed and is to go down to its place. That waits until somebody needs the order: a pick is
     /// mostly followed by a session of the picked one, and so it goes down once for both.
