@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use wire::Refusal;
-use wire::control::check_address;
+use wire::address::check_address;
 
 /// Why text is no address. Each says what to type instead.
 #[derive(Debug, thiserror::Error)]

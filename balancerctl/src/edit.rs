@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use toml_edit::{Array, Document, InlineTable, Item, Key, Table, TableLike, TomlError, Value};
 use wire::Settings;
+use wire::address::canonical;
 use wire::settings::{
     AdminState, Difference, HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Subject, differences,
 };
@@ -258,7 +259,7 @@ struct Added<'d> {
 /// The address of a server's table.
 fn address(place: Place<'_>) -> Option<SocketAddr> {
     let address: SocketAddr = place.get("address")?.as_str()?.parse().ok()?;
-    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    Some(canonical(address))
 }
 
 /// The servers of a pool in the order of the text.

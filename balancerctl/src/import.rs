@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use toml::{Table, Value};
-use wire::control::{MAX_WEIGHT, check_address};
+use wire::address::{answers_at, canonical, check_address, collide};
+use wire::control::MAX_WEIGHT;
 use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, MAX_NAME, is_name};
 
 /// A file that was converted.
@@ -399,26 +400,11 @@ fn server_address(text: &str, listens: &[(SocketAddr, &str)]) -> Result<SocketAd
     if matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0) {
         return Err(format!("{address} cannot be a server: only link-local addresses have an interface"));
     }
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let address = canonical(address);
     match listens.iter().find(|(listen, _)| answers_at(*listen, address)) {
         Some((_, service)) => Err(format!("{address} is where {service} listens; it would connect to itself for ever")),
         None => Ok(address),
     }
-}
-
-/// Whether the kernel would refuse one of two addresses to listen on, as balancerd binds them: an IPv6 wildcard leaves IPv4
-/// to another who has it.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let wildcard = first.is_ipv4() == second.is_ipv4() && (first.is_unspecified() || second.is_unspecified());
-    one.port() == other.port() && one.port() != 0 && (first == second || wildcard)
-}
-
-/// Whether a connection to `address` would come to somebody who listens here. The IPv6 wildcard takes IPv4 as well.
-fn answers_at(listen: SocketAddr, address: SocketAddr) -> bool {
-    let (own, other) = (listen.ip().to_canonical(), address.ip());
-    let takes = own.is_unspecified() && (own.is_ipv6() || other.is_ipv4());
-    listen.port() == address.port() && (own == other || (other.is_loopback() && takes))
 }
 
 /// Comments, a line for each of theirs.

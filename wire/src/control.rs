@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::AddressFault;
 use crate::report::{
     ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
     StatusReport, StoppingReport,
@@ -445,60 +446,6 @@ pub enum Refusal {
     TooManyListeners,
 }
 
-/// What is wrong with an address that no server can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AddressFault {
-    /// Port 0.
-    PortZero,
-    /// `0.0.0.0` or `::`.
-    Unspecified,
-    /// Another address in 0.0.0.0/8.
-    ThisNetwork,
-    /// fe80::/10: it means nothing without an interface, and an identity has none.
-    LinkLocal,
-    /// A multicast group.
-    Multicast,
-    /// The broadcast address.
-    Broadcast,
-}
-
-/// Checks that a server can have this address.
-///
-/// # Errors
-/// Says which rule it breaks.
-pub fn check_address(server: SocketAddr) -> Result<(), AddressFault> {
-    let ip = server.ip().to_canonical();
-    if server.port() == 0 {
-        Err(AddressFault::PortZero)
-    } else if ip.is_unspecified() {
-        Err(AddressFault::Unspecified)
-    } else if matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 0) {
-        Err(AddressFault::ThisNetwork)
-    } else if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        Err(AddressFault::LinkLocal)
-    } else if ip.is_multicast() {
-        Err(AddressFault::Multicast)
-    } else if matches!(ip, IpAddr::V4(v4) if v4.is_broadcast()) {
-        Err(AddressFault::Broadcast)
-    } else {
-        Ok(())
-    }
-}
-
-impl fmt::Display for AddressFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PortZero => "port 0 cannot be connected to",
-            Self::Unspecified => "it is the unspecified address, which names no host",
-            Self::ThisNetwork => "addresses of 0.0.0.0/8 name no host",
-            Self::LinkLocal => "it is link-local and names a host only together with an interface",
-            Self::Multicast => "it is a multicast group, not one host",
-            Self::Broadcast => "it is the broadcast address, not one host",
-        })
-    }
-}
-
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -556,31 +503,6 @@ impl fmt::Display for Refusal {
                 f,
                 "user {uid} may not steer this balancer; be root, the user it runs as, or a member of its socket's group"
             ),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_no_server_can_have_are_named() {
-        for (address, fault) in [
-            ("10.0.0.1:0", Err(AddressFault::PortZero)),
-            ("0.0.0.0:80", Err(AddressFault::Unspecified)),
-            ("[::]:80", Err(AddressFault::Unspecified)),
-            ("[::ffff:0.0.0.0]:80", Err(AddressFault::Unspecified)),
-            ("0.1.2.3:80", Err(AddressFault::ThisNetwork)),
-            ("[fe80::1]:80", Err(AddressFault::LinkLocal)),
-            ("224.0.0.1:80", Err(AddressFault::Multicast)),
-            ("[ff02::1]:80", Err(AddressFault::Multicast)),
-            ("255.255.255.255:80", Err(AddressFault::Broadcast)),
-            ("10.0.0.1:80", Ok(())),
-            ("[2001:db8::1]:65535", Ok(())),
-            ("127.0.0.1:1", Ok(())),
-        ] {
-            assert_eq!(check_address(address.parse().expect("an address")), fault, "{address}");
         }
     }
 }

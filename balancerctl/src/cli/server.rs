@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use clap::Args;
+use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Removal, ServerValues};
 use wire::settings::{AdminState, ServerSettings};
 
@@ -220,7 +221,7 @@ Examples:
 /// An address with its port, an IPv4 address inside IPv6 as IPv4.
 fn server(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
-        Ok(server) => Ok(SocketAddr::new(server.ip().to_canonical(), server.port())),
+        Ok(server) => Ok(canonical(server)),
         Err(_) => Err("write 192.0.2.1:80 or [2001:db8::1]:80".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
+use wire::address::{self, check_address};
 use wire::control::MAX_WEIGHT;
 use wire::settings::{AdminState, HashKey, LoadFactor, MAX_NAME, Policy, Protocol, is_name};
 
@@ -32,11 +33,11 @@ pub(super) fn listen_address(value: &DeValue<'_>) -> Result<SocketAddr, String> 
 /// An address that a server can have, IPv4-mapped ones as IPv4.
 pub(super) fn server_address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     let address = address(value, "10.0.0.1:8080")?;
-    wire::control::check_address(address).map_err(|fault| format!("{address} cannot be a server: {fault}"))?;
+    check_address(address).map_err(|fault| format!("{address} cannot be a server: {fault}"))?;
     if matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0) {
         return Err(format!("{address} cannot be a server: only link-local addresses have an interface"));
     }
-    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    Ok(address::canonical(address))
 }
 
 fn address(value: &DeValue<'_>, example: &str) -> Result<SocketAddr, String> {

@@ -4,18 +4,17 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use ring::Diff;
+use wire::address::{answers_at, canonical};
 use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerValues};
 use wire::report::{ChangeReport, EndReason, Hex};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
-use super::check::{
-    answers_at, check_name, check_points, check_pool, check_room, check_server, check_service, collide, points_of,
-};
+use super::check::{check_name, check_points, check_pool, check_room, check_server, check_service, points_of};
 use super::pool::{Pool, refusal, without_servers};
 use super::reload::{MOST_MOVES, move_report};
 use super::server::{Ramp, Server};
 use super::service::Service;
-use super::{Effect, Model, PoolId, ServerId, canonical};
+use super::{Effect, Model, PoolId, ServerId};
 
 type Changed = Result<(ChangeReport, Vec<Effect>), Refusal>;
 
@@ -291,7 +290,6 @@ impl Model {
                 }
             }
         }
-        debug_assert!(taken.iter().all(|(other, _)| settings.listen.iter().all(|own| !collide(*other, *own))));
         if dry_run {
             return Ok(Vec::new());
         }

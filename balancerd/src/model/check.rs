@@ -3,7 +3,8 @@
 
 use std::net::SocketAddr;
 
-use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal, check_address};
+use wire::address::{answers_at, check_address, collide};
+use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
 use wire::settings::{HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name};
 
 /// Checks everything.
@@ -108,24 +109,6 @@ fn check_circles(settings: &Settings, listening: &[(SocketAddr, &str)]) -> Resul
         }
     }
     Ok(())
-}
-
-/// Whether the kernel refuses to listen at both. A wildcard includes the addresses of its family; the IPv6 one is bound
-/// for IPv6 alone where there is an IPv4 listener of that port.
-pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let same_family = a.is_ipv4() == b.is_ipv4();
-    one.port() == other.port() && one.port() != 0 && same_family && (a == b || a.is_unspecified() || b.is_unspecified())
-}
-
-/// Whether a connection to `address` would come to a listener: as far as addresses tell, without asking which ones this
-/// machine has.
-pub(super) fn answers_at(listen: SocketAddr, address: SocketAddr) -> bool {
-    let (own, other) = (listen.ip().to_canonical(), address.ip().to_canonical());
-    // The IPv6 wildcard takes IPv4 clients too.
-    let takes_family = own.is_ipv6() || other.is_ipv4();
-    let loops_back = own.is_unspecified() && takes_family && other.is_loopback();
-    listen.port() == address.port() && (own == other || loops_back)
 }
 
 fn bad(key: &str, fault: &str) -> Refusal {

@@ -487,10 +487,5 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The address as it is compared and hashed: IPv4 in its own form, without the scope and flow of IPv6.
-fn canonical(server: SocketAddr) -> SocketAddr {
-    SocketAddr::new(server.ip().to_canonical(), server.port())
-}
-
 #[cfg(test)]
 mod tests;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ring::{Identity, Member, Ring};
+use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
 use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
-use super::check::{answers_at, check, check_service, collide};
+use super::check::{check, check_service};
 use super::merge::merge;
 use super::picker::points;
 use super::pool::{Pool, refusal, without_servers};

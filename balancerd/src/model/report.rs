@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Refusal};
 use wire::report::{
     DigestReport, EndReason, ExplainReport, Hex, ListReport, PoolReport, ServerState, SettingsReport, Skip,
@@ -11,7 +12,7 @@ use wire::report::{
 use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, Subject, differences};
 
 use super::pool::{Pool, key_of, key_text, without_servers};
-use super::{Model, PoolId, ServerId, SessionFilter, canonical, milliseconds};
+use super::{Model, PoolId, ServerId, SessionFilter, milliseconds};
 
 /// How many servers behind the picked one `explain` names.
 const EXPLAINED_SUCCESSORS: usize = 2;

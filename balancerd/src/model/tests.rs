@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
-use wire::control::{AddressFault, Change, MAX_SERVERS, PoolValues, Removal, ServerValues};
+use wire::address::AddressFault;
+use wire::control::{Change, MAX_SERVERS, PoolValues, Removal, ServerValues};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
 use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 

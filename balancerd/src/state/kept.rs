@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use wire::address;
 use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings};
 
 /// The version of the file's shape.
@@ -210,7 +211,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 /// With each address in the form in which it is compared, and nothing there twice.
 fn canonical(mut kept: Kept) -> Result<Kept, String> {
     for row in &mut kept.servers {
-        row.address = SocketAddr::new(row.address.ip().to_canonical(), row.address.port());
+        row.address = address::canonical(row.address);
     }
     let mut seen = BTreeSet::new();
     if let Some(row) = kept.servers.iter().find(|row| !seen.insert((&row.pool, row.address))) {

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
+use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
@@ -110,7 +111,7 @@ impl Sessions {
         }
         match listener.accept(cx.now) {
             Accepted::Client(client, peer) => {
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let peer = canonical(peer);
                 let arrival = Arrival { service: listener.service, client, peer };
                 match cx.model.session_began(listener.service, peer.ip(), cx.now) {
                     Ok(()) => self.arrivals.push(arrival),
