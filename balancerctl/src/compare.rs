@@ -1,7 +1,6 @@
 //! Whether two balancers agree on their clients. Both say what they are set to; the rings are made here, so that neither
 //! has to know of the other, and one of them may be a file.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -10,7 +9,7 @@ use std::path::Path;
 use ring::{Identity, Member, Ring, RingError};
 use serde::Serialize;
 use wire::report::Hex;
-use wire::settings::{AdminState, Policy, PoolSettings};
+use wire::settings::{Policy, PoolSettings, keys_of_both};
 use wire::{Client, Request, Response, Settings};
 
 use crate::check;
@@ -124,8 +123,7 @@ pub(crate) fn of_balancer(client: &mut Client) -> Result<Settings, Failure> {
 /// # Errors
 /// When a pool is too large for a ring.
 pub(crate) fn compare(this: &Side, other: &Side) -> Result<Compared, CompareError> {
-    let names: BTreeSet<&String> = this.settings.pools.keys().chain(other.settings.pools.keys()).collect();
-    let pools: Result<Vec<PoolCompared>, CompareError> = names
+    let pools: Result<Vec<PoolCompared>, CompareError> = keys_of_both(&this.settings.pools, &other.settings.pools)
         .into_iter()
         .map(|name| {
             let failed = |of: &Side, source| CompareError { pool: name.clone(), of: of.name.clone(), source };
@@ -143,13 +141,8 @@ pub(crate) fn compare(this: &Side, other: &Side) -> Result<Compared, CompareErro
 
 /// The ring of the servers that are ready and have a weight.
 fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, RingError> {
-    let ready = pool.servers.iter().filter(|(_, server)| server.state == AdminState::Ready);
-    let member = |(address, server): (&SocketAddr, &wire::settings::ServerSettings)| Member {
-        identity: Identity::from(*address),
-        weight: server.weight,
-        tag: (),
-    };
-    Ring::build(pool.points_per_weight, ready.map(member))
+    let weights = pool.servers.iter().map(|(address, server)| (Identity::from(*address), server.ready_weight()));
+    Ring::build(pool.points_per_weight, weights.map(|(identity, weight)| Member { identity, weight, tag: () }))
 }
 
 type PoolSide<'a> = (Option<&'a PoolSettings>, Option<Ring<()>>);
@@ -187,7 +180,7 @@ fn text(value: impl fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::settings::{HashKey, LoadFactor, ServerSettings};
+    use wire::settings::{AdminState, HashKey, LoadFactor, ServerSettings};
 
     use super::*;
 

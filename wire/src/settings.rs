@@ -113,6 +113,15 @@ impl Default for PoolSettings {
     }
 }
 
+impl PoolSettings {
+    /// The pool by itself.
+    #[must_use]
+    pub fn without_servers(&self) -> Self {
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *self;
+        Self { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
+    }
+}
+
 /// How a pool picks a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -291,6 +300,14 @@ impl Default for ServerSettings {
     }
 }
 
+impl ServerSettings {
+    /// The weight that counts: none for a server that is not ready.
+    #[must_use]
+    pub fn ready_weight(&self) -> u32 {
+        if self.state == AdminState::Ready { self.weight } else { 0 }
+    }
+}
+
 /// What people want of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -407,7 +424,7 @@ const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
     found.value("max_sessions", number(from.max_sessions), number(to.max_sessions));
-    for name in union(&from.pools, &to.pools) {
+    for name in keys_of_both(&from.pools, &to.pools) {
         let (old, new) = (from.pools.get(name), to.pools.get(name));
         found.subject = Subject::Pool { pool: name.clone() };
         if found.both(old, new).is_some_and(|(old, new)| old == new) {
@@ -423,7 +440,7 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
             }
         }
         let (old, new) = (old.map_or(&empty, |pool| &pool.servers), new.map_or(&empty, |pool| &pool.servers));
-        for server in union(old, new) {
+        for server in keys_of_both(old, new) {
             found.subject = Subject::Server { pool: name.clone(), server: *server };
             if let Some((old, new)) = found.both(old.get(server), new.get(server)) {
                 for ((key, was), (_, is)) in server_values(old).into_iter().zip(server_values(new)) {
@@ -432,7 +449,7 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
             }
         }
     }
-    for name in union(&from.services, &to.services) {
+    for name in keys_of_both(&from.services, &to.services) {
         found.subject = Subject::Service { service: name.clone() };
         if let Some((old, new)) = found.both(from.services.get(name), to.services.get(name)) {
             for ((key, was), (_, is)) in service_values(old).into_iter().zip(service_values(new)) {
@@ -486,7 +503,9 @@ fn list(values: &[impl fmt::Display]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 
-fn union<'a, K: Ord, A, B>(one: &'a BTreeMap<K, A>, other: &'a BTreeMap<K, B>) -> BTreeSet<&'a K> {
+/// The keys that either of two maps has, each once, in their order.
+#[must_use]
+pub fn keys_of_both<'a, K: Ord, A, B>(one: &'a BTreeMap<K, A>, other: &'a BTreeMap<K, B>) -> BTreeSet<&'a K> {
     one.keys().chain(other.keys()).collect()
 }
 

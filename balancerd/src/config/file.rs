@@ -9,12 +9,10 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use toml::de::DeTable;
 use wire::Settings;
+use wire::settings::FILE_LIMIT;
 
 use super::section::{Faults, position};
 use super::settings;
-
-/// A longer file is none of ours: a hundred thousand servers take less.
-const LENGTH_LIMIT: u64 = 8 * 1024 * 1024;
 
 /// What a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +62,7 @@ pub(crate) enum FileError {
         kind: &'static str,
     },
     /// It is longer than any configuration.
-    #[error("{name}: it has more than {LENGTH_LIMIT} bytes, which no configuration has")]
+    #[error("{name}: it has more than {FILE_LIMIT} bytes, which no configuration has")]
     Length {
         /// The file.
         name: String,
@@ -124,8 +122,8 @@ fn bytes(path: &Path, name: &str) -> Result<Vec<u8>, FileError> {
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(open)?;
     check_kind(file.metadata().map_err(read)?.file_type(), name)?;
     let mut bytes = Vec::new();
-    file.take(LENGTH_LIMIT + 1).read_to_end(&mut bytes).map_err(read)?;
-    if bytes.len() as u64 > LENGTH_LIMIT {
+    file.take(FILE_LIMIT as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() > FILE_LIMIT {
         return Err(FileError::Length { name: name.to_owned() });
     }
     Ok(bytes)

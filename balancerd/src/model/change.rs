@@ -10,7 +10,7 @@ use wire::report::{ChangeReport, EndReason, Hex};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
 use super::check::{check_name, check_points, check_pool, check_room, check_server, check_service, points_of};
-use super::pool::{Pool, refusal, without_servers};
+use super::pool::{Pool, refusal};
 use super::reload::{MOST_MOVES, move_report};
 use super::server::{Ramp, Server};
 use super::service::Service;
@@ -95,7 +95,7 @@ impl Model {
         }
         self.check_points_of(pool, None, &settings)?;
         report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
-        self.tell_moves(pool, address, share_weight(&settings), report)?;
+        self.tell_moves(pool, address, settings.ready_weight(), report)?;
         if !report.dry_run {
             let id = self.put(pool, address, settings, Some(now));
             self.sync(id);
@@ -130,8 +130,6 @@ impl Model {
             if how != (Removal::Wait { limit_ms: None }) && how != Removal::Now {
                 self.timers.insert((now, id));
             }
-        }
-        if !report.dry_run {
             self.forget_if_gone(id);
         }
         Ok(effects)
@@ -162,7 +160,7 @@ impl Model {
         };
         check_server(address, &settings)?;
         self.check_points_of(pool, Some(&before), &settings)?;
-        self.tell_moves(pool, address, share_weight(&settings), report)?;
+        self.tell_moves(pool, address, settings.ready_weight(), report)?;
         if !report.dry_run {
             self.put(pool, address, settings, Some(now));
             self.sync(id);
@@ -234,7 +232,7 @@ impl Model {
         if *values == PoolValues::default() {
             return Err(Refusal::NothingToSet);
         }
-        let before = without_servers(&self.pools[id].settings);
+        let before = self.pools[id].settings.clone();
         let settings = PoolSettings {
             policy: values.policy.unwrap_or(before.policy),
             key: values.key.unwrap_or(before.key),
@@ -246,9 +244,9 @@ impl Model {
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
         report.sessions = self.pools[id].picker.active();
-        let mut after = Pool::new(name, &settings);
-        after.members.clone_from(&self.pools[id].members);
         if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
+            let mut after = Pool::new(name, &settings);
+            after.members.clone_from(&self.pools[id].members);
             after.rebuild(&self.servers, None)?;
             if let (Some(old), Some(new)) = (self.pools[id].picker.ring(), after.picker.ring()) {
                 tell_diff(&old.diff(new), report);
@@ -384,11 +382,6 @@ impl Model {
     pub(super) fn digest_of(&self, pool: PoolId) -> Hex {
         self.pools[pool].digest(&self.servers)
     }
-}
-
-/// The weight that counts: none for a server that is not ready.
-fn share_weight(settings: &ServerSettings) -> u32 {
-    if settings.state == wire::settings::AdminState::Ready { settings.weight } else { 0 }
 }
 
 fn tell_diff(diff: &Diff, report: &mut ChangeReport) {

@@ -1,9 +1,9 @@
 //! Commands and file together: a three-way merge. What a file says anew wins; what it says as before leaves what commands
 //! have changed. Pure, and the same at a reload and at a start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings};
+use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
 
 /// What holds when `file` is read: `before` is what it said the last time, `present` what holds until now.
 pub(crate) fn merge(before: &Settings, present: &Settings, file: &Settings) -> Settings {
@@ -60,13 +60,12 @@ fn entries<K: Ord + Clone, T: PartialEq + Clone>(
     file: &BTreeMap<K, T>,
     both: impl Fn(&T, &T, &T) -> T,
 ) -> BTreeMap<K, T> {
-    let names: BTreeSet<&K> = present.keys().chain(file.keys()).collect();
     let merged = |name: &K| match (before.get(name), present.get(name), file.get(name)) {
         (before, present, file) if before == file => present.cloned(),
         (Some(before), Some(present), Some(file)) => Some(both(before, present, file)),
         (_, _, file) => file.cloned(),
     };
-    names.into_iter().filter_map(|name| Some((name.clone(), merged(name)?))).collect()
+    keys_of_both(present, file).into_iter().filter_map(|name| Some((name.clone(), merged(name)?))).collect()
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Model {
     fn pool_settings(&self, pool: &Pool) -> PoolSettings {
         let members = pool.members.values().map(|id| &self.servers[*id]).filter(|server| server.leaving.is_none());
         let servers = members.map(|server| (server.address, server.settings)).collect();
-        PoolSettings { servers, ..pool::without_servers(&pool.settings) }
+        PoolSettings { servers, ..pool.settings.clone() }
     }
 
     /// Carries out a request, or refuses it and changes nothing. A reload is none of these: [`prepare`] and

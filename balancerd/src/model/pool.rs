@@ -41,7 +41,7 @@ pub(super) struct Pick {
 impl Pool {
     /// An empty pool. Servers in the settings are no members yet.
     pub(super) fn new(name: &str, settings: &PoolSettings) -> Self {
-        let settings = without_servers(settings);
+        let settings = settings.without_servers();
         let picker = Picker::new(&settings);
         Self { name: name.to_owned(), settings, leaving: false, members: BTreeMap::new(), picker }
     }
@@ -183,12 +183,6 @@ impl Pool {
         let other = other.iter().map(|(address, weight)| (Identity::from(*address), *weight));
         Hex(Digest::of_servers(self.settings.points_per_weight, now.chain(other)).value())
     }
-}
-
-/// Settings of a pool by itself.
-pub(super) fn without_servers(settings: &PoolSettings) -> PoolSettings {
-    let PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *settings;
-    PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
 }
 
 fn standing(server: &Server) -> Option<Standing> {

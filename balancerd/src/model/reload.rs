@@ -10,12 +10,12 @@ use ring::{Identity, Member, Ring};
 use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
-use wire::settings::{AdminState, Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
+use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
 use super::check::{check, check_service};
 use super::merge::merge;
 use super::picker::points;
-use super::pool::{Pool, refusal, without_servers};
+use super::pool::{Pool, refusal};
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
 use super::{Effect, Model, PoolId};
@@ -157,8 +157,9 @@ fn check_pools_of_services(said: &Settings, settings: &Settings) -> Result<(), R
 
 /// Members of the ring of a pool, and their weights.
 fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
-    let ready = pool.servers.iter().filter(|(_, server)| server.state == AdminState::Ready && server.weight > 0);
-    ready.map(|(address, server)| Member { identity: (*address).into(), weight: server.weight, tag: () })
+    let weights = pool.servers.iter().map(|(address, server)| (*address, server.ready_weight()));
+    let eligible = weights.filter(|(_, weight)| *weight > 0);
+    eligible.map(|(address, weight)| Member { identity: address.into(), weight, tag: () })
 }
 
 fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, Refusal> {
@@ -226,7 +227,8 @@ impl Prepared {
 
 impl Model {
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
-    /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At the `start` nothing comes up slowly.
+    /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At
+    /// the `start` nothing comes up slowly.
     pub(crate) fn adopt(&mut self, prepared: Prepared, start: bool, now: Instant) -> Vec<Effect> {
         let Prepared { said, settings, mut rings, mut starting, changes, .. } = prepared;
         if changes.is_empty() && said == *self.said && !start {
@@ -288,7 +290,7 @@ impl Model {
             return;
         }
         let id = known.unwrap_or_else(|_| self.pools.insert(Pool::new(name, wanted)));
-        let before = std::mem::replace(&mut self.pools[id].settings, without_servers(wanted));
+        let before = std::mem::replace(&mut self.pools[id].settings, wanted.without_servers());
         // A ring that is the same, or another policy with other servers: only those are put in their place who changed.
         let keeps_picker = ring.is_none() && before.policy == wanted.policy;
         let members: Vec<_> = self.pools[id].members.iter().map(|(address, server)| (*address, *server)).collect();

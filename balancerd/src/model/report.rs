@@ -11,7 +11,7 @@ use wire::report::{
 };
 use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, Subject, differences};
 
-use super::pool::{Pool, key_of, key_text, without_servers};
+use super::pool::{Pool, key_of, key_text};
 use super::{Model, PoolId, ServerId, SessionFilter, milliseconds};
 
 /// How many servers behind the picked one `explain` names.
@@ -61,7 +61,7 @@ impl Model {
         };
         Ok(ListReport {
             pool: pool.name.clone(),
-            settings: without_servers(&pool.settings),
+            settings: pool.settings.clone(),
             digest: pool.digest(&self.servers),
             deviations: self.deviations().into_iter().filter(is_of_it).collect(),
             servers,
@@ -75,7 +75,7 @@ impl Model {
             .filter(|(_, pool)| !pool.leaving)
             .map(|(id, pool)| PoolReport {
                 pool: pool.name.clone(),
-                settings: without_servers(&pool.settings),
+                settings: pool.settings.clone(),
                 services: self.services_of(id),
                 servers: pool.members.values().filter(|id| self.servers[**id].leaving.is_none()).count() as u64,
                 eligible: pool.picker.len() as u64,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wire::address;
-use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings};
+use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
 
 /// The version of the file's shape.
 const VERSION: u32 = 2;
@@ -90,21 +90,26 @@ impl Kept {
     pub(crate) fn between(said: &Settings, present: &Settings) -> Self {
         let mut kept = Self::default();
         let none = BTreeMap::new();
-        for name in union(&said.pools, &present.pools) {
+        for name in keys_of_both(&said.pools, &present.pools) {
             let (old, new) = (said.pools.get(name), present.pools.get(name));
-            let row = PoolRow { name: name.clone(), now: new.map(bare), said: old.map(bare) };
+            // The servers have rows of their own.
+            let row = PoolRow {
+                name: name.clone(),
+                now: new.map(PoolSettings::without_servers),
+                said: old.map(PoolSettings::without_servers),
+            };
             if row.now != row.said {
                 kept.pools.push(row);
             }
             let (old, new) = (old.map_or(&none, |pool| &pool.servers), new.map_or(&none, |pool| &pool.servers));
-            for address in union(old, new) {
+            for address in keys_of_both(old, new) {
                 let (said, now) = (old.get(address).copied(), new.get(address).copied());
                 if said != now {
                     kept.servers.push(ServerRow { pool: name.clone(), address: *address, now, said });
                 }
             }
         }
-        for name in union(&said.services, &present.services) {
+        for name in keys_of_both(&said.services, &present.services) {
             let (said, now) = (said.services.get(name).cloned(), present.services.get(name).cloned());
             if said != now {
                 kept.services.push(ServiceRow { name: name.clone(), now, said });
@@ -124,7 +129,7 @@ impl Kept {
             for (settings, value) in [(&mut before, &row.said), (&mut present, &row.now)] {
                 match value {
                     Some(value) => {
-                        let pool = PoolSettings { servers: servers(), ..bare(value) };
+                        let pool = PoolSettings { servers: servers(), ..value.without_servers() };
                         settings.pools.insert(row.name.clone(), pool);
                     }
                     None => drop(settings.pools.remove(&row.name)),
@@ -189,16 +194,6 @@ impl Kept {
         let text = Text { version: VERSION, pool: pools, server: servers, service: services };
         Ok(format!("{HEADING}{}", toml::to_string(&text)?))
     }
-}
-
-/// A pool without its servers, for they have rows of their own.
-fn bare(pool: &PoolSettings) -> PoolSettings {
-    let PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *pool;
-    PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
-}
-
-fn union<'a, K: Ord, V>(one: &'a BTreeMap<K, V>, other: &'a BTreeMap<K, V>) -> BTreeSet<&'a K> {
-    one.keys().chain(other.keys()).collect()
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
