@@ -200,7 +200,8 @@ impl Daemon {
         daemon.relisten(listeners, now);
         daemon.watch(watched, now);
         // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
-        let now_kept = Kept::between(daemon.model.said(), &daemon.model.settings());
+        let settings = daemon.model.settings();
+        let now_kept = Kept::between(daemon.model.said(), &settings);
         if now_kept != kept
             && let Err(error) = state::store(&config.places.state, &now_kept)
         {
@@ -217,7 +218,7 @@ impl Daemon {
             listen = named.join(","),
             config = config.file.as_ref().map(|file| tracing::field::display(file.display())),
             socket = %config.places.socket.display(),
-            servers = daemon.model.settings().pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
+            servers = settings.pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
             descriptors = descriptors.limit,
             sessions = daemon.model.session_limit(),
             "balancer started"
@@ -324,26 +325,13 @@ impl Daemon {
             return;
         }
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
-        let listeners = match &request {
-            Request::Reload { instead, dry_run } => {
-                let (instead, dry_run) = (instead.clone(), *dry_run || instead.is_some());
-                if let Err(refusal) = self.reload(Asked::By(id), instead, dry_run, now) {
-                    self.answer(id, &Response::Refused(refusal), now);
-                }
+        let listeners = match self.begin(id, &request, now) {
+            Ok(Some(listeners)) => listeners,
+            Ok(None) => return,
+            Err(refusal) => {
+                self.answer(id, &Response::Refused(refusal), now);
                 return;
             }
-            Request::Change { change: Change::Kill { session }, .. } if !self.sessions.has_number(*session) => {
-                self.answer(id, &Response::Refused(Refusal::NoSession { session: *session }), now);
-                return;
-            }
-            Request::Change { change, dry_run: false } => match self.bind_for(change, now) {
-                Ok(listeners) => listeners,
-                Err(refusal) => {
-                    self.answer(id, &Response::Refused(refusal), now);
-                    return;
-                }
-            },
-            _ => Vec::new(),
         };
         let (mut response, effects) = self.model.apply(&request, now);
         if changes && !effects.is_empty() {
@@ -359,6 +347,22 @@ impl Daemon {
             self.relisten(listeners, now);
         }
         self.finish(Asked::By(id), response, &effects, now);
+    }
+
+    /// Does what comes before the model is asked. The listeners that were bound for the request; nothing when the answer
+    /// comes later, from a file that is read.
+    fn begin(&mut self, id: ControlId, request: &Request, now: Instant) -> Result<Option<Vec<Listener>>, Refusal> {
+        match request {
+            Request::Reload { instead, dry_run } => {
+                let dry_run = *dry_run || instead.is_some();
+                self.reload(Asked::By(id), instead.clone(), dry_run, now).map(|()| None)
+            }
+            Request::Change { change: Change::Kill { session }, .. } if !self.sessions.has_number(*session) => {
+                Err(Refusal::NoSession { session: *session })
+            }
+            Request::Change { change, dry_run: false } => self.bind_for(change, now).map(Some),
+            _ => Ok(Some(Vec::new())),
+        }
     }
 
     /// Carries out what follows from a change, and answers: at once, or when it is saved.

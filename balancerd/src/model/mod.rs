@@ -483,7 +483,8 @@ impl Model {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+/// A time as reports have it.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

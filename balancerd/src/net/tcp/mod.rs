@@ -17,7 +17,7 @@ use wire::report::{EndReason, SessionReport, Waiting};
 use super::Context;
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
-use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter};
+use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use pipe::Pipe;
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
@@ -442,7 +442,6 @@ struct Arrival {
 
 fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> SessionReport {
     let (service, pool) = model.names(session.service, session.server_id);
-    let milliseconds = |since: Instant| u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
         session: id.data().as_ffi(),
@@ -451,8 +450,8 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
         client: session.peer,
         server: model.server_address(session.server_id),
         connected: session.is_connected(),
-        age_ms: milliseconds(session.began),
-        idle_ms: milliseconds(session.last_moved()),
+        age_ms: milliseconds(now - session.began),
+        idle_ms: milliseconds(now - session.last_moved()),
         bytes_in,
         bytes_out,
     }
