@@ -245,3 +245,6 @@ pub(super) fn refusal(error: &RingError) -> Refusal {
         RingError::Twice { .. } => unreachable!("the members of a pool are a map"),
     }
 }
+
+#[cfg(test)]
+mod tests;

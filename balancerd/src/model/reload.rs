@@ -341,3 +341,6 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

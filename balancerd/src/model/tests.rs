@@ -6,14 +6,14 @@ use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 use wire::address::AddressFault;
-use wire::control::{Change, MAX_SERVERS, PoolValues, Removal, ServerValues};
+use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
-use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
 
-const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
+pub(super) const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
 fn vitals(now: Instant) -> Vitals {
     Vitals {
@@ -31,7 +31,7 @@ fn vitals(now: Instant) -> Vitals {
     }
 }
 
-fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings {
+pub(super) fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings {
     let service = ServiceSettings::new(vec![listen.parse().expect("an address")], "default");
     Settings {
         services: [("default".to_owned(), service)].into(),
@@ -41,35 +41,35 @@ fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings {
 }
 
 /// A model that was just started with these settings.
-fn started(settings: &Settings, now: Instant) -> Model {
+pub(super) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
     let prepared = prepare(settings, settings, settings.clone(), Starting::new()).expect("sound");
     model.adopt(prepared, true, now);
     model
 }
 
-fn model() -> (Model, ServiceId, Instant) {
+pub(super) fn model() -> (Model, ServiceId, Instant) {
     let now = event::now();
     let model = started(&settings("0.0.0.0:80", POINTS), now);
     let service = model.service_named("default").expect("a service");
     (model, service, now)
 }
 
-fn address(number: u8) -> SocketAddr {
+pub(super) fn address(number: u8) -> SocketAddr {
     (Ipv4Addr::new(10, 0, 0, number), 8080).into()
 }
 
-fn client(number: u32) -> SocketAddr {
+pub(super) fn client(number: u32) -> SocketAddr {
     (Ipv4Addr::from(0xc0a8_0000 | number), 40_000).into()
 }
 
-fn explain(model: &mut Model, client: SocketAddr, now: Instant) -> ExplainReport {
+pub(super) fn explain(model: &mut Model, client: SocketAddr, now: Instant) -> ExplainReport {
     let request = Request::Explain { client: client.ip(), port: client.port(), service: None };
     let Response::Explained(report) = model.apply(&request, now).0 else { panic!("{request}") };
     report
 }
 
-fn add(server: SocketAddr, weight: u32) -> Request {
+pub(super) fn add(server: SocketAddr, weight: u32) -> Request {
     let settings = ServerSettings { weight, ..ServerSettings::default() };
     Request::Change { change: Change::Add { pool: "default".to_owned(), server, settings }, dry_run: false }
 }
@@ -94,8 +94,16 @@ fn servers(model: &Model) -> HashMap<SocketAddr, u32> {
     pool.servers.iter().map(|(address, server)| (*address, server.weight)).collect()
 }
 
+pub(super) fn set(server: SocketAddr, values: ServerValues) -> Request {
+    Request::Change { change: Change::Set { pool: "default".to_owned(), server, values }, dry_run: false }
+}
+
+pub(super) fn state(state: AdminState) -> ServerValues {
+    ServerValues { state: Some(state), ..ServerValues::default() }
+}
+
 /// The report of a change that is expected to be made.
-fn changed(model: &mut Model, request: &Request, now: Instant) -> (ChangeReport, Vec<Effect>) {
+pub(super) fn changed(model: &mut Model, request: &Request, now: Instant) -> (ChangeReport, Vec<Effect>) {
     match model.apply(request, now) {
         (Response::Changed(report), effects) => (report, effects),
         other => panic!("{request} gave {other:?}"),
@@ -109,16 +117,16 @@ fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
     }
 }
 
-fn list(model: &Model) -> ListReport {
+pub(super) fn list(model: &Model) -> ListReport {
     model.list("default", model.vitals.started).expect("the pool default")
 }
 
-fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {
+pub(super) fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {
     list(model).servers.into_iter().find(|row| row.server == server)
 }
 
 /// A session of a client, from its beginning to the server's answer.
-fn connect(model: &mut Model, service: ServiceId, client: SocketAddr) -> ServerId {
+pub(super) fn connect(model: &mut Model, service: ServiceId, client: SocketAddr) -> ServerId {
     let now = model.vitals.started;
     model.session_began(service, client.ip(), now).expect("nobody is kept out");
     let (server, _) = model.pick(service, client, &[]).expect("a server");
@@ -127,7 +135,7 @@ fn connect(model: &mut Model, service: ServiceId, client: SocketAddr) -> ServerI
     server
 }
 
-fn picks(model: &mut Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
+pub(super) fn picks(model: &mut Model, service: ServiceId) -> Vec<Option<SocketAddr>> {
     (0..500).map(|number| model.pick(service, client(number), &[]).map(|(_, address)| address)).collect()
 }
 
@@ -456,22 +464,6 @@ proptest! {
     }
 }
 
-fn set(server: SocketAddr, values: ServerValues) -> Request {
-    Request::Change { change: Change::Set { pool: "default".to_owned(), server, values }, dry_run: false }
-}
-
-fn state(state: AdminState) -> ServerValues {
-    ServerValues { state: Some(state), ..ServerValues::default() }
-}
-
-fn set_pool(values: PoolValues) -> Request {
-    Request::Change { change: Change::SetPool { pool: "default".to_owned(), values }, dry_run: false }
-}
-
-fn policy(policy: Policy) -> Request {
-    set_pool(PoolValues { policy: Some(policy), ..PoolValues::default() })
-}
-
 #[test]
 fn who_is_not_ready_gets_nobody_and_gets_its_own_back() {
     let (mut model, service, now) = model();
@@ -503,127 +495,6 @@ fn who_is_not_ready_gets_nobody_and_gets_its_own_back() {
 }
 
 #[test]
-fn round_robin_goes_through_the_servers_and_comes_back_to_the_first() {
-    let (mut model, service, now) = model();
-    for number in 1..4 {
-        changed(&mut model, &add(address(number), 1), now);
-    }
-    changed(&mut model, &policy(Policy::RoundRobin), now);
-    let order: Vec<SocketAddr> = picks(&mut model, service).into_iter().take(7).flatten().collect();
-    assert_eq!(order, [1, 2, 3, 1, 2, 3, 1].map(address));
-    let next = explain(&mut model, client(1), now);
-    assert_eq!((next.policy, next.hash, next.key), (Policy::RoundRobin, None, None));
-    let foretold = next.server.expect("a server");
-    assert_eq!(model.pick(service, client(1), &[]).map(|(_, address)| address), Some(foretold));
-}
-
-#[test]
-fn least_connections_goes_to_the_emptiest_for_its_weight() {
-    let (mut model, service, now) = model();
-    changed(&mut model, &policy(Policy::LeastConnections), now);
-    changed(&mut model, &add(address(1), 1), now);
-    changed(&mut model, &add(address(2), 3), now);
-    let sessions: Vec<ServerId> = (0..40).map(|number| connect(&mut model, service, client(number))).collect();
-    assert_eq!(
-        (row(&model, address(1)).expect("there").active, row(&model, address(2)).expect("there").active),
-        (10, 30)
-    );
-    let first = sessions[0];
-    let its = model.server_address(first);
-    model.session_ended(service, client(0).ip(), Some(first), EndReason::ClientClosed);
-    assert_eq!(model.pick(service, client(1), &[]).map(|(_, address)| address), Some(its), "there is room again");
-}
-
-#[test]
-fn no_server_holds_more_than_the_bound_and_what_it_passes_on_is_counted() {
-    let (mut model, service, now) = model();
-    for number in 1..5 {
-        changed(&mut model, &add(address(number), 1), now);
-    }
-    let factor = LoadFactor::from_thousandths(1250);
-    changed(&mut model, &set_pool(PoolValues { max_load: Some(factor), ..PoolValues::default() }), now);
-    for count in 1..=100u64 {
-        // One client only: without the bound all would go to one server.
-        connect(&mut model, service, client(7));
-        let most = list(&model).servers.iter().map(|row| row.active).max().expect("servers");
-        assert!(most <= (count * 1250).div_ceil(4000), "{most} of {count}");
-    }
-    let order = explain(&mut model, client(7), now);
-    let overflows: u64 = list(&model).servers.iter().map(|row| row.overflows).sum();
-    assert!(overflows >= 60, "{overflows}");
-    assert!(order.skipped.iter().all(|skipped| skipped.reason == Skip::Loaded), "{order:?}");
-}
-
-#[test]
-fn a_full_server_passes_its_clients_on_and_takes_them_back() {
-    let (mut model, service, now) = model();
-    for number in 1..4 {
-        changed(&mut model, &add(address(number), 1), now);
-    }
-    let (first, its) = model.pick(service, client(7), &[]).expect("a server");
-    let next = explain(&mut model, client(7), now).next[0];
-    let limit = ServerValues { max_sessions: Some(NonZeroU64::new(1)), ..ServerValues::default() };
-    changed(&mut model, &set(its, limit), now);
-    assert_eq!(connect(&mut model, service, client(7)), first);
-    assert_eq!(model.pick(service, client(7), &[]).map(|(_, address)| address), Some(next));
-    let explained = explain(&mut model, client(7), now);
-    assert_eq!(explained.skipped, [SkippedReport { server: its, reason: Skip::Full }]);
-    assert_eq!(row(&model, its).expect("there").overflows, 1);
-    model.session_ended(service, client(7).ip(), Some(first), EndReason::ClientClosed);
-    assert_eq!(model.pick(service, client(7), &[]).map(|(_, address)| address), Some(its));
-}
-
-#[test]
-fn neighbours_share_a_server_by_their_network_and_connections_spread_by_their_port() {
-    let (mut model, service, now) = model();
-    for number in 1..9 {
-        changed(&mut model, &add(address(number), 1), now);
-    }
-    let key = |key| set_pool(PoolValues { key: Some(key), ..PoolValues::default() });
-    let mut of = |key_: HashKey, clients: &mut dyn Iterator<Item = SocketAddr>| {
-        changed(&mut model, &key(key_), now);
-        clients
-            .filter_map(|client| model.pick(service, client, &[]))
-            .map(|(_, address)| address)
-            .collect::<BTreeSet<_>>()
-    };
-    let network = HashKey::ClientSubnet { ipv4: 24, ipv6: 56 };
-    let mut neighbours = (0..200u8).map(|number| SocketAddr::from(([192, 0, 2, number], 4000)));
-    assert_eq!(of(network, &mut neighbours.clone()).len(), 1);
-    assert!(of(HashKey::ClientIp, &mut neighbours).len() > 4);
-    let mut ports = (4000..4200).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
-    assert_eq!(of(HashKey::ClientIp, &mut ports.clone()).len(), 1);
-    assert!(of(HashKey::ClientIpPort, &mut ports).len() > 4);
-}
-
-#[test]
-fn a_slow_start_takes_clients_little_by_little_and_moves_nobody_else() {
-    let (mut model, service, now) = model();
-    let second = Duration::from_secs(1);
-    for number in 1..4 {
-        changed(&mut model, &add(address(number), 1), now);
-    }
-    let before = picks(&mut model, service);
-    changed(&mut model, &set_pool(PoolValues { slow_start_ms: Some(64_000), ..PoolValues::default() }), now);
-    let (report, _) = changed(&mut model, &add(address(9), 1), now);
-    let mut shares = Vec::new();
-    for at in 0..=70 {
-        while model.next_deadline().is_some_and(|due| due <= now + at * second) {
-            let due = model.next_deadline().expect("something is due");
-            assert_eq!(model.expire(due.max(now + at * second)), []);
-        }
-        let after = picks(&mut model, service);
-        assert!(before.iter().zip(&after).all(|(before, after)| before == after || *after == Some(address(9))));
-        shares.push(row(&model, address(9)).expect("there").share);
-    }
-    assert!(shares.is_sorted(), "{shares:?}");
-    assert!(shares[0] > 0.0 && shares[0] < 0.03 && shares[32] > 0.08 && shares[32] < 0.18, "{shares:?}");
-    assert_eq!(shares.last(), Some(&report.moved));
-    assert_eq!(Some(list(&model).digest), report.digest, "at the end it is a ring as any other");
-    assert_eq!((row(&model, address(9)).expect("there").ramp, model.next_deadline()), (1.0, None));
-}
-
-#[test]
 fn a_removal_within_a_time_closes_what_is_left_and_another_grade_may_follow() {
     let (mut model, service, now) = model();
     changed(&mut model, &add(address(1), 1), now);
@@ -645,265 +516,4 @@ fn a_removal_within_a_time_closes_what_is_left_and_another_grade_may_follow() {
     let end = model.next_deadline().expect("a time");
     assert_eq!(end, half + Duration::from_secs(1));
     assert_eq!(model.expire(end), [Effect::EndSessions(server, EndReason::Removed)]);
-}
-
-fn two_pools() -> Settings {
-    let mut settings = settings("127.0.0.1:80", POINTS);
-    let servers =
-        |range: std::ops::Range<u8>| range.map(|number| (address(number), ServerSettings::default())).collect();
-    settings.pools.get_mut("default").expect("a pool").servers = servers(1..4);
-    let other = PoolSettings { policy: Policy::RoundRobin, servers: servers(3..6), ..PoolSettings::default() };
-    settings.pools.insert("other".to_owned(), other);
-    let service = ServiceSettings::new(vec!["127.0.0.1:81".parse().expect("an address")], "other");
-    settings.services.insert("other".to_owned(), service);
-    settings
-}
-
-/// What a reload of this file comes to.
-fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
-    let prepared = prepare(model.said(), &model.settings(), file, model.starting())?;
-    Ok(model.adopt(prepared, false, now))
-}
-
-#[test]
-fn a_file_that_says_nothing_new_changes_nothing() {
-    let now = event::now();
-    let file = two_pools();
-    let mut model = started(&file, now);
-    let service = model.service_named("default").expect("a service");
-    connect(&mut model, service, client(1));
-    changed(&mut model, &set(address(1), state(AdminState::Drain)), now);
-    let before = format!("{model:?}");
-    assert_eq!(reload(&mut model, file, now), Ok(vec![]));
-    assert_eq!(format!("{model:?}"), before, "not the least thing");
-}
-
-#[test]
-fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
-    let now = event::now();
-    let mut model = started(&two_pools(), now);
-    let (one, other) = (model.service_named("default").expect("one"), model.service_named("other").expect("another"));
-    let (first, second) = (connect(&mut model, one, client(1)), connect(&mut model, other, client(1)));
-    let (its, other_its) = (model.server_address(first), model.server_address(second));
-    let mut file = two_pools();
-    file.services.remove("other");
-    file.pools.remove("other");
-    file.services.get_mut("default").expect("a service").max_sessions = NonZeroU64::new(5);
-    let pool = file.pools.get_mut("default").expect("a pool");
-    pool.servers.remove(&its);
-    pool.servers.insert(address(8), ServerSettings { weight: 3, ..ServerSettings::default() });
-    assert_eq!(reload(&mut model, file.clone(), now), Ok(vec![Effect::Save, Effect::Unlisten(other)]));
-    assert_eq!(model.settings(), file);
-    assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
-    assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
-    assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
-    model.session_ended(one, client(1).ip(), Some(first), EndReason::ClientClosed);
-    model.session_ended(other, client(1).ip(), Some(second), EndReason::ClientClosed);
-    assert_eq!(model.services.len(), 2, "clients may still come");
-    model.listening([(one, vec!["127.0.0.1:80".parse().expect("an address")])].into());
-    assert_eq!((model.services.len(), model.pools.len(), model.servers.len()), (1, 1, 3), "nothing is left behind");
-}
-
-#[test]
-fn a_file_that_cannot_be_is_refused_and_names_what_is_wrong() {
-    let now = event::now();
-    let mut model = started(&two_pools(), now);
-    let before = format!("{model:?}");
-    let wrong = |change: fn(&mut Settings)| {
-        let mut file = two_pools();
-        change(&mut file);
-        file
-    };
-    for (file, refusal) in [
-        (
-            wrong(|file| {
-                let taken = file.services["default"].listen.clone();
-                file.services.get_mut("other").expect("a service").listen = taken;
-            }),
-            Refusal::AddressTaken {
-                listen: "127.0.0.1:80".parse().expect("an address"),
-                service: "default".to_owned(),
-            },
-        ),
-        (
-            wrong(|file| {
-                let heavy = ServerSettings { weight: 257, ..ServerSettings::default() };
-                file.pools.get_mut("other").expect("a pool").servers.insert(address(9), heavy);
-            }),
-            Refusal::WeightTooLarge { weight: 257 },
-        ),
-        (
-            wrong(|file| {
-                let own = file.services["other"].listen[0];
-                file.pools.get_mut("default").expect("a pool").servers.insert(own, ServerSettings::default());
-            }),
-            Refusal::Itself { server: "127.0.0.1:81".parse().expect("an address") },
-        ),
-    ] {
-        assert_eq!(reload(&mut model, file, now), Err(refusal));
-        assert_eq!(format!("{model:?}"), before);
-    }
-}
-
-proptest! {
-    /// A reload comes to the same picks as a start with what it means, whatever was there before.
-    #[test]
-    fn a_reload_comes_to_what_a_start_comes_to(
-        weights in prop::collection::vec((1u8..12, 0u32..4), 0..12),
-        others in prop::collection::vec((1u8..12, 0u32..4), 0..12),
-        by_ring in any::<bool>(),
-    ) {
-        let now = event::now();
-        let file = |weights: &[(u8, u32)]| {
-            let mut file = settings("127.0.0.1:80", POINTS);
-            let pool = file.pools.get_mut("default").expect("a pool");
-            pool.policy = if by_ring { Policy::ConsistentHash } else { Policy::RoundRobin };
-            let server = |&(number, weight): &(u8, u32)| {
-                (address(number), ServerSettings { weight, ..ServerSettings::default() })
-            };
-            pool.servers = weights.iter().map(server).collect();
-            file
-        };
-        let mut model = started(&file(&weights), now);
-        reload(&mut model, file(&others), now).expect("sound");
-        let mut fresh = started(&file(&others), now);
-        let (one, other) = (model.service_named("default").expect("one"), fresh.service_named("default").expect("one"));
-        prop_assert_eq!(list(&model).servers, list(&fresh).servers);
-        let (model_picks, fresh_picks) = (picks(&mut model, one), picks(&mut fresh, other));
-        if by_ring {
-            prop_assert_eq!(model_picks, fresh_picks);
-        } else {
-            let count = |picks: &[Option<SocketAddr>]| picks.iter().flatten().collect::<BTreeSet<_>>().len();
-            prop_assert_eq!(count(&model_picks), count(&fresh_picks));
-        }
-    }
-}
-
-#[test]
-fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
-    let now = event::now();
-    let mut model = started(&two_pools(), now);
-    let settings = ServiceSettings::new(vec!["127.0.0.1:82".parse().expect("an address")], "other");
-    let add = Request::Change { change: Change::AddService { service: "more".to_owned(), settings }, dry_run: false };
-    changed(&mut model, &add, now);
-    let mut file = two_pools();
-    file.pools.remove("other");
-    file.services.remove("other");
-    let refusal = reload(&mut model, file, now).expect_err("more has no pool then").to_string();
-    assert!(refusal.contains("service more, which a command has made") && refusal.contains("pool other"), "{refusal}");
-}
-
-#[test]
-fn a_bound_of_the_load_freezes_nobody_out_while_one_server_has_room() {
-    for dead in [false, true] {
-        let (mut model, service, now) = model();
-        for number in 1..4 {
-            changed(&mut model, &add(address(number), 1), now);
-        }
-        let factor = LoadFactor::from_thousandths(1250);
-        changed(&mut model, &set_pool(PoolValues { max_load: Some(factor), ..PoolValues::default() }), now);
-        if !dead {
-            let limit = ServerValues { max_sessions: Some(NonZeroU64::new(5)), ..ServerValues::default() };
-            changed(&mut model, &set(address(1), limit), now);
-        }
-        for number in 0..200 {
-            let (mut tried, mut served) = (Vec::new(), false);
-            model.session_began(service, client(number).ip(), now).expect("let in");
-            while let Some((server, its)) = model.pick(service, client(number), &tried) {
-                model.connect_began(server);
-                served = !dead || its != address(1);
-                if served {
-                    break;
-                }
-                model.connect_failed(server, ConnectFailure::Refused);
-                tried.push(server);
-            }
-            assert!(served, "client {number}, dead {dead}");
-        }
-        let active = |number| row(&model, address(number)).expect("there").active;
-        assert_eq!((active(1), active(2) + active(3)), if dead { (0, 200) } else { (5, 195) });
-        assert!(active(2).abs_diff(active(3)) <= 60, "the bound holds among those who are left");
-    }
-}
-
-#[test]
-fn many_that_come_with_a_file_start_slowly_together() {
-    let now = event::now();
-    let mut file = settings("127.0.0.1:80", POINTS);
-    let pool = file.pools.get_mut("default").expect("a pool");
-    pool.slow_start_ms = 64_000;
-    pool.servers = (1..4).map(|number| (address(number), ServerSettings::default())).collect();
-    let mut model = started(&file, now);
-    let service = model.service_named("default").expect("a service");
-    let before = picks(&mut model, service);
-    let pool = file.pools.get_mut("default").expect("a pool");
-    pool.servers.extend((4..10).map(|number| (address(number), ServerSettings::default())));
-    let said = reload(&mut model, file.clone(), now).expect("sound");
-    assert_eq!(said, [Effect::Save]);
-    let moved = |after: &[Option<SocketAddr>]| before.iter().zip(after).filter(|(was, is)| was != is).count();
-    let after = picks(&mut model, service);
-    assert!(moved(&after) < 40, "{}", moved(&after));
-    // A further reload leaves them where they are.
-    let half = now + Duration::from_secs(32);
-    while model.next_deadline().is_some_and(|due| due <= half) {
-        let due = model.next_deadline().expect("something is due");
-        model.expire(due);
-    }
-    let parts = |model: &Model| list(model).servers.iter().map(|row| row.ramp).collect::<Vec<_>>();
-    let halfway = parts(&model);
-    assert!(halfway[3..].iter().all(|part| (0.4..0.6).contains(part)), "{halfway:?}");
-    file.pools.get_mut("default").expect("a pool").servers.insert(address(20), ServerSettings::default());
-    reload(&mut model, file.clone(), half).expect("sound");
-    assert_eq!(parts(&model)[..9], halfway[..9]);
-    while let Some(due) = model.next_deadline() {
-        model.expire(due);
-    }
-    let fresh = started(&file, now);
-    assert_eq!((list(&model).digest, model.starting()), (list(&fresh).digest, Starting::new()));
-}
-
-#[test]
-fn a_value_that_no_ring_depends_on_makes_no_ring() {
-    let now = event::now();
-    let mut file = two_pools();
-    let mut model = started(&file, now);
-    model.take_old_rings();
-    let pool = file.pools.get_mut("default").expect("a pool");
-    pool.max_load = LoadFactor::from_thousandths(2000);
-    pool.servers.get_mut(&address(1)).expect("a server").max_sessions = NonZeroU64::new(9);
-    reload(&mut model, file.clone(), now).expect("sound");
-    assert!(model.take_old_rings().is_empty());
-    assert_eq!(model.settings(), file);
-    file.pools.get_mut("default").expect("a pool").servers.remove(&address(1));
-    reload(&mut model, file, now).expect("sound");
-    assert_eq!(model.take_old_rings().len(), 1);
-}
-
-#[test]
-fn what_commands_made_gives_way_to_the_file_at_a_start() {
-    let said = two_pools();
-    let mut present = said.clone();
-    let service = |listen: &str, pool: &str| ServiceSettings::new(vec![listen.parse().expect("an address")], pool);
-    present.services.remove("other");
-    present.pools.remove("other");
-    for (name, its) in [
-        ("taken", service("127.0.0.1:81", "other")),
-        ("poolless", service("127.0.0.1:83", "gone")),
-        ("good", service("127.0.0.1:84", "other")),
-    ] {
-        present.services.insert(name.to_owned(), its);
-    }
-    let pool = present.pools.get_mut("default").expect("a pool");
-    let own = "127.0.0.1:80".parse().expect("an address");
-    pool.servers.insert(own, ServerSettings::default());
-    pool.servers.insert(address(9), ServerSettings::default());
-    assert!(prepare(&said, &present, said.clone(), Starting::new()).is_err());
-    // The file says something new of a service whose pool a command has removed.
-    let mut before = said.clone();
-    before.services.get_mut("other").expect("a service").listen = vec!["127.0.0.1:89".parse().expect("an address")];
-    let (goes, left_out) = what_goes_with(&said, &before, &present);
-    let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["pool other", "service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
-    assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
-    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
 }

@@ -1,0 +1,238 @@
+//! What a file comes to, through the model.
+
+use proptest::prelude::*;
+use wire::control::Change;
+use wire::report::ServerState;
+use wire::settings::{AdminState, LoadFactor, Policy, ServerSettings, ServiceSettings};
+
+use crate::event;
+use crate::model::tests::*;
+use crate::model::*;
+
+fn two_pools() -> Settings {
+    let mut settings = settings("127.0.0.1:80", POINTS);
+    let servers =
+        |range: std::ops::Range<u8>| range.map(|number| (address(number), ServerSettings::default())).collect();
+    settings.pools.get_mut("default").expect("a pool").servers = servers(1..4);
+    let other = PoolSettings { policy: Policy::RoundRobin, servers: servers(3..6), ..PoolSettings::default() };
+    settings.pools.insert("other".to_owned(), other);
+    let service = ServiceSettings::new(vec!["127.0.0.1:81".parse().expect("an address")], "other");
+    settings.services.insert("other".to_owned(), service);
+    settings
+}
+
+/// What a reload of this file comes to.
+fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
+    let prepared = prepare(model.said(), &model.settings(), file, model.starting())?;
+    Ok(model.adopt(prepared, false, now))
+}
+
+#[test]
+fn a_file_that_says_nothing_new_changes_nothing() {
+    let now = event::now();
+    let file = two_pools();
+    let mut model = started(&file, now);
+    let service = model.service_named("default").expect("a service");
+    connect(&mut model, service, client(1));
+    changed(&mut model, &set(address(1), state(AdminState::Drain)), now);
+    let before = format!("{model:?}");
+    assert_eq!(reload(&mut model, file, now), Ok(vec![]));
+    assert_eq!(format!("{model:?}"), before, "not the least thing");
+}
+
+#[test]
+fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let (one, other) = (model.service_named("default").expect("one"), model.service_named("other").expect("another"));
+    let (first, second) = (connect(&mut model, one, client(1)), connect(&mut model, other, client(1)));
+    let (its, other_its) = (model.server_address(first), model.server_address(second));
+    let mut file = two_pools();
+    file.services.remove("other");
+    file.pools.remove("other");
+    file.services.get_mut("default").expect("a service").max_sessions = NonZeroU64::new(5);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.servers.remove(&its);
+    pool.servers.insert(address(8), ServerSettings { weight: 3, ..ServerSettings::default() });
+    assert_eq!(reload(&mut model, file.clone(), now), Ok(vec![Effect::Save, Effect::Unlisten(other)]));
+    assert_eq!(model.settings(), file);
+    assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
+    assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
+    assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
+    model.session_ended(one, client(1).ip(), Some(first), EndReason::ClientClosed);
+    model.session_ended(other, client(1).ip(), Some(second), EndReason::ClientClosed);
+    assert_eq!(model.services.len(), 2, "clients may still come");
+    model.listening([(one, vec!["127.0.0.1:80".parse().expect("an address")])].into());
+    assert_eq!((model.services.len(), model.pools.len(), model.servers.len()), (1, 1, 3), "nothing is left behind");
+}
+
+#[test]
+fn a_file_that_cannot_be_is_refused_and_names_what_is_wrong() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let before = format!("{model:?}");
+    let wrong = |change: fn(&mut Settings)| {
+        let mut file = two_pools();
+        change(&mut file);
+        file
+    };
+    for (file, refusal) in [
+        (
+            wrong(|file| {
+                let taken = file.services["default"].listen.clone();
+                file.services.get_mut("other").expect("a service").listen = taken;
+            }),
+            Refusal::AddressTaken {
+                listen: "127.0.0.1:80".parse().expect("an address"),
+                service: "default".to_owned(),
+            },
+        ),
+        (
+            wrong(|file| {
+                let heavy = ServerSettings { weight: 257, ..ServerSettings::default() };
+                file.pools.get_mut("other").expect("a pool").servers.insert(address(9), heavy);
+            }),
+            Refusal::WeightTooLarge { weight: 257 },
+        ),
+        (
+            wrong(|file| {
+                let own = file.services["other"].listen[0];
+                file.pools.get_mut("default").expect("a pool").servers.insert(own, ServerSettings::default());
+            }),
+            Refusal::Itself { server: "127.0.0.1:81".parse().expect("an address") },
+        ),
+    ] {
+        assert_eq!(reload(&mut model, file, now), Err(refusal));
+        assert_eq!(format!("{model:?}"), before);
+    }
+}
+
+proptest! {
+    /// A reload comes to the same picks as a start with what it means, whatever was there before.
+    #[test]
+    fn a_reload_comes_to_what_a_start_comes_to(
+        weights in prop::collection::vec((1u8..12, 0u32..4), 0..12),
+        others in prop::collection::vec((1u8..12, 0u32..4), 0..12),
+        by_ring in any::<bool>(),
+    ) {
+        let now = event::now();
+        let file = |weights: &[(u8, u32)]| {
+            let mut file = settings("127.0.0.1:80", POINTS);
+            let pool = file.pools.get_mut("default").expect("a pool");
+            pool.policy = if by_ring { Policy::ConsistentHash } else { Policy::RoundRobin };
+            let server = |&(number, weight): &(u8, u32)| {
+                (address(number), ServerSettings { weight, ..ServerSettings::default() })
+            };
+            pool.servers = weights.iter().map(server).collect();
+            file
+        };
+        let mut model = started(&file(&weights), now);
+        reload(&mut model, file(&others), now).expect("sound");
+        let mut fresh = started(&file(&others), now);
+        let (one, other) = (model.service_named("default").expect("one"), fresh.service_named("default").expect("one"));
+        prop_assert_eq!(list(&model).servers, list(&fresh).servers);
+        let (model_picks, fresh_picks) = (picks(&mut model, one), picks(&mut fresh, other));
+        if by_ring {
+            prop_assert_eq!(model_picks, fresh_picks);
+        } else {
+            let count = |picks: &[Option<SocketAddr>]| picks.iter().flatten().collect::<BTreeSet<_>>().len();
+            prop_assert_eq!(count(&model_picks), count(&fresh_picks));
+        }
+    }
+}
+
+#[test]
+fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let settings = ServiceSettings::new(vec!["127.0.0.1:82".parse().expect("an address")], "other");
+    let add = Request::Change { change: Change::AddService { service: "more".to_owned(), settings }, dry_run: false };
+    changed(&mut model, &add, now);
+    let mut file = two_pools();
+    file.pools.remove("other");
+    file.services.remove("other");
+    let refusal = reload(&mut model, file, now).expect_err("more has no pool then").to_string();
+    assert!(refusal.contains("service more, which a command has made") && refusal.contains("pool other"), "{refusal}");
+}
+
+#[test]
+fn many_that_come_with_a_file_start_slowly_together() {
+    let now = event::now();
+    let mut file = settings("127.0.0.1:80", POINTS);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.slow_start_ms = 64_000;
+    pool.servers = (1..4).map(|number| (address(number), ServerSettings::default())).collect();
+    let mut model = started(&file, now);
+    let service = model.service_named("default").expect("a service");
+    let before = picks(&mut model, service);
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.servers.extend((4..10).map(|number| (address(number), ServerSettings::default())));
+    let said = reload(&mut model, file.clone(), now).expect("sound");
+    assert_eq!(said, [Effect::Save]);
+    let moved = |after: &[Option<SocketAddr>]| before.iter().zip(after).filter(|(was, is)| was != is).count();
+    let after = picks(&mut model, service);
+    assert!(moved(&after) < 40, "{}", moved(&after));
+    // A further reload leaves them where they are.
+    let half = now + Duration::from_secs(32);
+    while model.next_deadline().is_some_and(|due| due <= half) {
+        let due = model.next_deadline().expect("something is due");
+        model.expire(due);
+    }
+    let parts = |model: &Model| list(model).servers.iter().map(|row| row.ramp).collect::<Vec<_>>();
+    let halfway = parts(&model);
+    assert!(halfway[3..].iter().all(|part| (0.4..0.6).contains(part)), "{halfway:?}");
+    file.pools.get_mut("default").expect("a pool").servers.insert(address(20), ServerSettings::default());
+    reload(&mut model, file.clone(), half).expect("sound");
+    assert_eq!(parts(&model)[..9], halfway[..9]);
+    while let Some(due) = model.next_deadline() {
+        model.expire(due);
+    }
+    let fresh = started(&file, now);
+    assert_eq!((list(&model).digest, model.starting()), (list(&fresh).digest, Starting::new()));
+}
+
+#[test]
+fn a_value_that_no_ring_depends_on_makes_no_ring() {
+    let now = event::now();
+    let mut file = two_pools();
+    let mut model = started(&file, now);
+    model.take_old_rings();
+    let pool = file.pools.get_mut("default").expect("a pool");
+    pool.max_load = LoadFactor::from_thousandths(2000);
+    pool.servers.get_mut(&address(1)).expect("a server").max_sessions = NonZeroU64::new(9);
+    reload(&mut model, file.clone(), now).expect("sound");
+    assert!(model.take_old_rings().is_empty());
+    assert_eq!(model.settings(), file);
+    file.pools.get_mut("default").expect("a pool").servers.remove(&address(1));
+    reload(&mut model, file, now).expect("sound");
+    assert_eq!(model.take_old_rings().len(), 1);
+}
+
+#[test]
+fn what_commands_made_gives_way_to_the_file_at_a_start() {
+    let said = two_pools();
+    let mut present = said.clone();
+    let service = |listen: &str, pool: &str| ServiceSettings::new(vec![listen.parse().expect("an address")], pool);
+    present.services.remove("other");
+    present.pools.remove("other");
+    for (name, its) in [
+        ("taken", service("127.0.0.1:81", "other")),
+        ("poolless", service("127.0.0.1:83", "gone")),
+        ("good", service("127.0.0.1:84", "other")),
+    ] {
+        present.services.insert(name.to_owned(), its);
+    }
+    let pool = present.pools.get_mut("default").expect("a pool");
+    let own = "127.0.0.1:80".parse().expect("an address");
+    pool.servers.insert(own, ServerSettings::default());
+    pool.servers.insert(address(9), ServerSettings::default());
+    assert!(prepare(&said, &present, said.clone(), Starting::new()).is_err());
+    // The file says something new of a service whose pool a command has removed.
+    let mut before = said.clone();
+    before.services.get_mut("other").expect("a service").listen = vec!["127.0.0.1:89".parse().expect("an address")];
+    let (goes, left_out) = what_goes_with(&said, &before, &present);
+    let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["pool other", "service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
+    assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
+    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
+}
