@@ -71,33 +71,10 @@ fn entries<K: Ord + Clone, T: PartialEq + Clone>(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use wire::settings::{AdminState, Policy};
+    use wire::settings::AdminState;
 
     use super::*;
-
-    fn any_server() -> impl Strategy<Value = ServerSettings> {
-        let state = prop::sample::select(AdminState::ALL.as_slice());
-        (0u32..3, state).prop_map(|(weight, state)| ServerSettings { weight, state, max_sessions: None })
-    }
-
-    fn any_pool() -> impl Strategy<Value = PoolSettings> {
-        let servers =
-            prop::collection::btree_map((1u8..5).prop_map(|n| ([10, 0, 0, n], 80).into()), any_server(), 0..4);
-        (servers, prop::sample::select(Policy::ALL.as_slice())).prop_map(|(servers, policy)| PoolSettings {
-            policy,
-            servers,
-            ..PoolSettings::default()
-        })
-    }
-
-    fn any_settings() -> impl Strategy<Value = Settings> {
-        let name = || prop::sample::select(["a", "b", "c"].as_slice()).prop_map(str::to_owned);
-        let service =
-            (1u16..4, name()).prop_map(|(port, pool)| ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool));
-        let services = prop::collection::btree_map(name(), service, 0..3);
-        let pools = prop::collection::btree_map(name(), any_pool(), 0..3);
-        (services, pools).prop_map(|(services, pools)| Settings { max_sessions: None, services, pools })
-    }
+    use crate::model::tests::any_settings;
 
     proptest! {
         #[test]

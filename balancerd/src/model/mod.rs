@@ -489,4 +489,4 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
-use wire::settings::{AdminState, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
@@ -371,6 +371,38 @@ fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
     assert!(matches!(model.apply(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
     let at_once = Request::Stop { now: true, drain_ms: None };
     assert_eq!(model.apply(&at_once, now + second).1, [Effect::Stop(now + second)]);
+}
+
+fn any_server() -> impl Strategy<Value = ServerSettings> {
+    let state = prop::sample::select(AdminState::ALL.as_slice());
+    (0u32..3, state, prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0"))))
+        .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions })
+}
+
+fn any_pool() -> impl Strategy<Value = PoolSettings> {
+    let servers = prop::collection::btree_map((1u8..5).prop_map(|n| ([10, 0, 0, n], 80).into()), any_server(), 0..4);
+    let key = prop_oneof![
+        Just(HashKey::ClientIp),
+        Just(HashKey::ClientIpPort),
+        Just(HashKey::ClientSubnet { ipv4: 24, ipv6: 56 })
+    ];
+    let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
+    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load).prop_map(|(servers, policy, key, max_load)| {
+        PoolSettings { policy, key, max_load, servers, ..PoolSettings::default() }
+    })
+}
+
+/// Any settings of a few services, pools and servers.
+pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
+    let name = || prop::sample::select(["a", "b", "c"].as_slice()).prop_map(str::to_owned);
+    let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
+        sessions_per_second: limited.then_some(NonZeroU32::MIN),
+        deny: vec!["192.0.2.0/24".parse().expect("a network")],
+        ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
+    });
+    let services = prop::collection::btree_map(name(), service, 0..3);
+    let pools = prop::collection::btree_map(name(), any_pool(), 0..3);
+    (services, pools).prop_map(|(services, pools)| Settings { max_sessions: None, services, pools })
 }
 
 /// What may happen to a model, in any order.
