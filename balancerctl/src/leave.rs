@@ -140,6 +140,8 @@ mod tests {
             max_sessions: None,
             ramp: 1.0,
             state,
+            backup: false,
+            health: wire::report::HealthReport::default(),
             share: 0.0,
             active: 3,
             total: 10,

@@ -289,8 +289,12 @@ pub struct ServerReport {
     pub max_sessions: Option<u64>,
     /// The part of its weight that it has now, while it starts slowly; 1 otherwise.
     pub ramp: f64,
-    /// Whether it takes new sessions.
+    /// Whether it takes new sessions, as far as people have a say.
     pub state: ServerState,
+    /// Whether it serves only while no other server is up.
+    pub backup: bool,
+    /// Whether it is up, and how that is known.
+    pub health: HealthReport,
     /// The share of new clients that it gets: of a ring exactly, otherwise by weight.
     pub share: f64,
     /// Sessions alive.
@@ -311,6 +315,63 @@ pub struct ServerReport {
     pub removal: Option<RemovalReport>,
     /// Sessions that ended, by reason.
     pub ended: Ended,
+}
+
+/// Whether a server is up: for checks and for clients. Only one that is up gets new sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// Whether it is.
+    pub state: HealthState,
+    /// Since when.
+    pub since_ms: u64,
+    /// Why it is not up, when it is not.
+    pub reason: Option<String>,
+    /// For how long it is left out still, when it is ejected.
+    pub ejected_ms: Option<u64>,
+    /// Times that it was ejected.
+    pub ejections: u64,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// The last check, if there was one.
+    pub last_check: Option<CheckReport>,
+}
+
+/// The health of a server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthState {
+    #[default]
+    /// Nothing speaks against it.
+    Up,
+    /// Checks say that it is down, or have not said yet that it is up where that is waited for.
+    Down,
+    /// Its clients failed: it is left out for a while.
+    Ejected,
+}
+
+impl fmt::Display for HealthState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+        })
+    }
+}
+
+/// A check that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Whether the server passed it.
+    pub passed: bool,
+    /// What it came to, in words.
+    pub result: String,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+    /// How long ago it ended.
+    pub ago_ms: u64,
 }
 
 /// How a removed server leaves.
@@ -468,6 +529,12 @@ pub enum Skip {
     Full,
     /// It has as many sessions as the bounded load allows.
     Loaded,
+    /// Checks say that it is down.
+    Down,
+    /// Its clients failed: it is left out for a while.
+    Ejected,
+    /// It is a backup, and another server is up.
+    Backup,
 }
 
 impl fmt::Display for Skip {
@@ -478,6 +545,9 @@ impl fmt::Display for Skip {
             Self::Maintenance => "maintenance",
             Self::Full => "full",
             Self::Loaded => "loaded",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Backup => "backup",
         })
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::health::{CheckKind, CheckText, HealthSettings};
+
 /// The pool that commands mean when they name none.
 pub const DEFAULT_POOL: &str = "default";
 
@@ -96,6 +98,9 @@ pub struct PoolSettings {
     pub points_per_weight: NonZeroU32,
     /// How long the weight of a server that comes up grows; 0 is not at all.
     pub slow_start_ms: u64,
+    /// How it is found out which servers are up, and what follows.
+    #[serde(default)]
+    pub health: HealthSettings,
     /// The servers by address.
     pub servers: BTreeMap<SocketAddr, ServerSettings>,
 }
@@ -108,6 +113,7 @@ impl Default for PoolSettings {
             max_load: None,
             points_per_weight: DEFAULT_POINTS_PER_WEIGHT,
             slow_start_ms: 0,
+            health: HealthSettings::default(),
             servers: BTreeMap::new(),
         }
     }
@@ -117,8 +123,9 @@ impl PoolSettings {
     /// The pool by itself.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, servers: _ } = *self;
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, servers: BTreeMap::new() }
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, ref health, servers: _ } = *self;
+        let health = health.clone();
+        Self { policy, key, max_load, points_per_weight, slow_start_ms, health, servers: BTreeMap::new() }
     }
 }
 
@@ -292,11 +299,17 @@ pub struct ServerSettings {
     pub state: AdminState,
     /// Sessions at a time; further clients go to another server.
     pub max_sessions: Option<NonZeroU64>,
+    /// It serves only while no server of the pool that is no backup is up.
+    #[serde(default)]
+    pub backup: bool,
+    /// Where it is checked; nothing is where it serves.
+    #[serde(default)]
+    pub check_address: Option<SocketAddr>,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { weight: 1, state: AdminState::Ready, max_sessions: None }
+        Self { weight: 1, state: AdminState::Ready, max_sessions: None, backup: false, check_address: None }
     }
 }
 
@@ -463,22 +476,67 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
 /// A value as a file would have it, under its key; nothing for one that is not set.
 type Values<const COUNT: usize> = [(&'static str, Option<String>); COUNT];
 
-fn server_values(server: &ServerSettings) -> Values<3> {
+fn server_values(server: &ServerSettings) -> Values<5> {
     [
         ("weight", Some(server.weight.to_string())),
         ("state", Some(server.state.to_string())),
         ("max_sessions", number(server.max_sessions)),
+        ("backup", Some(server.backup.to_string())),
+        ("check_address", number(server.check_address)),
     ]
 }
 
-fn pool_values(pool: &PoolSettings) -> Values<5> {
-    [
+fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
+    let mut values = vec![
         ("policy", Some(pool.policy.to_string())),
         ("key", Some(pool.key.to_string())),
         ("max_load", number(pool.max_load)),
         ("points_per_weight", Some(pool.points_per_weight.to_string())),
-        ("slow_start", Some(humantime::format_duration(Duration::from_millis(pool.slow_start_ms)).to_string())),
+        ("slow_start", Some(time(pool.slow_start_ms))),
+    ];
+    values.extend(health_values(&pool.health));
+    values
+}
+
+fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)> {
+    let HealthSettings { check, ejection, when_all_down, on_down } = health;
+    let nothing = (CheckText::default(), CheckText::default());
+    let (send, expect) = match &check.kind {
+        CheckKind::Send { send, expect } => (send, expect),
+        _ => (&nothing.0, &nothing.1),
+    };
+    let text = |text: &CheckText| text.text().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+    let hex = |text: &CheckText| text.text().is_none().then(|| text.hex());
+    let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    vec![
+        ("check", Some(check.kind.name().to_owned())),
+        ("check_send", text(send)),
+        ("check_send_hex", hex(send)),
+        ("check_expect", text(expect)),
+        ("check_expect_hex", hex(expect)),
+        ("check_method", http.map(|http| http.method.clone())),
+        ("check_path", http.map(|http| http.path.clone())),
+        ("check_host", http.and_then(|http| http.host.clone())),
+        ("check_status", http.and_then(|http| list(&http.status))),
+        ("check_interval", Some(time(check.interval_ms))),
+        ("check_undecided_interval", check.undecided_interval_ms.map(time)),
+        ("check_down_interval", check.down_interval_ms.map(time)),
+        ("check_timeout", Some(time(check.timeout_ms))),
+        ("check_rise", Some(check.rise.to_string())),
+        ("check_fall", Some(check.fall.to_string())),
+        ("check_port", number(check.port)),
+        ("check_initial", Some(check.initial.name().to_owned())),
+        ("eject_failures", Some(ejection.failures.to_string())),
+        ("eject_time", Some(time(ejection.time_ms))),
+        ("eject_max_time", Some(time(ejection.max_time_ms))),
+        ("eject_max_percent", Some(ejection.max_percent.to_string())),
+        ("when_all_down", Some(when_all_down.name().to_owned())),
+        ("on_down", Some(on_down.name().to_owned())),
     ]
+}
+
+fn time(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
 fn service_values(service: &ServiceSettings) -> Values<8> {

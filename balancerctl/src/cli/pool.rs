@@ -124,7 +124,7 @@ impl PoolAddArgs {
             max_load: self.max_load,
             points_per_weight: self.pick.points_per_weight.unwrap_or(usual.points_per_weight),
             slow_start_ms: self.pick.slow_start.map_or(usual.slow_start_ms, milliseconds),
-            servers: usual.servers,
+            ..usual
         })
     }
 }
@@ -185,6 +185,7 @@ impl PoolSetArgs {
             max_load: self.max_load.map(|OrNone(factor)| factor),
             points_per_weight: self.pick.points_per_weight,
             slow_start_ms: self.pick.slow_start.map(milliseconds),
+            ..PoolValues::default()
         })
     }
 }

@@ -50,7 +50,12 @@ pub(crate) struct AddArgs {
 impl AddArgs {
     /// How the server is to be.
     pub(crate) fn settings(&self) -> ServerSettings {
-        ServerSettings { weight: self.weight, state: self.state, max_sessions: self.max_sessions }
+        ServerSettings {
+            weight: self.weight,
+            state: self.state,
+            max_sessions: self.max_sessions,
+            ..ServerSettings::default()
+        }
     }
 }
 
@@ -147,6 +152,7 @@ impl SetArgs {
             weight: self.weight,
             state: self.state,
             max_sessions: self.max_sessions.map(|OrNone(limit)| limit),
+            ..ServerValues::default()
         }
     }
 }

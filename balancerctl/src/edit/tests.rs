@@ -89,6 +89,7 @@ fn pool(table: &Table) -> PoolSettings {
         slow_start_ms: word(table, "slow_start")
             .map_or(0, |time| humantime::parse_duration(time).expect("a time").as_millis() as u64),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
+        ..usual
     }
 }
 
@@ -98,7 +99,7 @@ fn read_server(table: &Table) -> (SocketAddr, ServerSettings) {
     });
     let weight = number(table, "weight").map_or(1, |weight| weight as u32);
     let address = word(table, "address").expect("an address").parse().expect("an address");
-    (address, ServerSettings { weight, state, max_sessions: limit(table, "max_sessions") })
+    (address, ServerSettings { weight, state, max_sessions: limit(table, "max_sessions"), ..ServerSettings::default() })
 }
 
 /// Whose line it is: it stays as it is if nothing is changed on its owner.
@@ -251,7 +252,12 @@ fn render(settings: &Settings, styles: &[Style]) -> Text {
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
     (0u32..3, prop::sample::select(AdminState::ALL.as_slice()), prop::option::of(1u64..3)).prop_map(
-        |(weight, state, limit)| ServerSettings { weight, state, max_sessions: limit.and_then(NonZeroU64::new) },
+        |(weight, state, limit)| ServerSettings {
+            weight,
+            state,
+            max_sessions: limit.and_then(NonZeroU64::new),
+            ..ServerSettings::default()
+        },
     )
 }
 
@@ -280,7 +286,7 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
             } else if policy == Policy::ConsistentHash {
                 let points_per_weight = NonZeroU32::new(points).expect("not 0");
                 let max_load = load.and_then(LoadFactor::from_thousandths);
-                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers }
+                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, servers, ..usual }
             } else {
                 PoolSettings { policy, slow_start_ms, servers, ..usual }
             }

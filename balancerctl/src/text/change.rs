@@ -244,7 +244,12 @@ its sessions would go on until they end: 1 alive; nothing was changed";
     #[test]
     fn every_change_has_its_words() {
         let (pool, service) = ("web".to_owned(), "mail".to_owned());
-        let values = ServerValues { weight: Some(3), state: Some(AdminState::Drain), max_sessions: Some(None) };
+        let values = ServerValues {
+            weight: Some(3),
+            state: Some(AdminState::Drain),
+            max_sessions: Some(None),
+            ..ServerValues::default()
+        };
         let settings = PoolSettings {
             key: HashKey::ClientSubnet { ipv4: 24, ipv6: 56 },
             max_load: LoadFactor::from_thousandths(1250),

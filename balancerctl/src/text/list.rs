@@ -229,6 +229,8 @@ mod tests {
             max_sessions: None,
             ramp: 1.0,
             state,
+            backup: false,
+            health: wire::report::HealthReport::default(),
             share: if weight == 0 { 0.0 } else { 0.25 },
             active,
             total: active * 10,

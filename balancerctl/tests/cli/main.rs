@@ -198,7 +198,12 @@ fn remove(server: SocketAddr, how: Removal) -> Change {
 fn a_change_is_sent_as_it_was_typed() {
     let v6: SocketAddr = "[2001:db8::1]:80".parse().expect("an address");
     let wait = |limit_ms| Removal::Wait { limit_ms };
-    let limited = ServerSettings { weight: 0, state: AdminState::Drain, max_sessions: 5.try_into().ok() };
+    let limited = ServerSettings {
+        weight: 0,
+        state: AdminState::Drain,
+        max_sessions: 5.try_into().ok(),
+        ..ServerSettings::default()
+    };
     let set = |values| Change::Set { pool: "web".into(), server: server(), values };
     let none = ServerValues::default();
     for (line, change, dry_run) in [
@@ -328,7 +333,16 @@ fn reports_are_printed_as_they_are_for_programs() {
                 "pool": "default", "digest": "00000000000000ff", "deviations": [], "servers": [],
                 "settings": {
                     "policy": "consistent-hash", "key": "client-ip", "max_load": null, "points_per_weight": 1024,
-                    "slow_start_ms": 0, "servers": {}
+                    "slow_start_ms": 0, "servers": {},
+                    "health": {
+                        "check": {
+                            "kind": "none", "interval_ms": 2000, "undecided_interval_ms": null,
+                            "down_interval_ms": null, "timeout_ms": 1000, "rise": 2, "fall": 3, "port": null,
+                            "initial": "up"
+                        },
+                        "ejection": {"failures": 5, "time_ms": 10000, "max_time_ms": 300_000, "max_percent": 50},
+                        "when_all_down": "refuse", "on_down": "keep"
+                    }
                 }
             }),
         ),
@@ -359,6 +373,8 @@ fn leaving(active: u64) -> Response {
         max_sessions: None,
         ramp: 1.0,
         state: ServerState::Leaving,
+        backup: false,
+        health: wire::report::HealthReport::default(),
         share: 0.0,
         active,
         total: 9,

@@ -187,6 +187,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
             .unwrap_or(default.points_per_weight),
         slow_start_ms: section.take("slow_start", value::slow_start, faults).unwrap_or(default.slow_start_ms),
         servers: read_servers(&section, listens, faults),
+        ..default
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {
@@ -256,6 +257,7 @@ fn read_servers(
             weight: section.take("weight", value::weight, faults).unwrap_or(default.weight),
             state: section.take("state", value::admin_state, faults).unwrap_or(default.state),
             max_sessions: section.take("max_sessions", value::limit_64, faults),
+            ..default
         };
         let Some(address) = section.take_spanned("address", value::server_address, faults) else { continue };
         let (at, address) = (address.span().start, address.into_inner());

@@ -101,7 +101,12 @@ fn everything_that_a_file_can_say_is_read() {
     let db = ServiceSettings::new(vec!["127.0.0.1:5432".parse().expect("an address")], "db");
     assert_eq!(file.settings.services, [("db".to_owned(), db), ("web".to_owned(), web)].into());
     let server = |address: &str, settings| (address.parse().expect("an address"), settings);
-    let first = ServerSettings { weight: 2, state: AdminState::Drain, max_sessions: NonZeroU64::new(100) };
+    let first = ServerSettings {
+        weight: 2,
+        state: AdminState::Drain,
+        max_sessions: NonZeroU64::new(100),
+        ..ServerSettings::default()
+    };
     let web = PoolSettings {
         policy: Policy::ConsistentHash,
         key: HashKey::ClientSubnet { ipv4: 16, ipv6: 56 },
@@ -109,6 +114,7 @@ fn everything_that_a_file_can_say_is_read() {
         points_per_weight: NonZeroU32::new(512).expect("not 0"),
         slow_start_ms: 90_000,
         servers: [server("10.0.0.1:8080", first), server("10.0.0.2:8080", ServerSettings::default())].into(),
+        ..PoolSettings::default()
     };
     let idle = ServerSettings { weight: 0, ..ServerSettings::default() };
     let db = PoolSettings {

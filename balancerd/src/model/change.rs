@@ -153,11 +153,7 @@ impl Model {
             return Err(Refusal::NothingToSet);
         }
         let before = entry.settings;
-        let settings = ServerSettings {
-            weight: values.weight.unwrap_or(before.weight),
-            state: values.state.unwrap_or(before.state),
-            max_sessions: values.max_sessions.unwrap_or(before.max_sessions),
-        };
+        let settings = values.over(&before);
         check_server(address, &settings)?;
         self.check_points_of(pool, Some(&before), &settings)?;
         self.tell_moves(pool, address, settings.ready_weight(), report)?;
@@ -233,14 +229,7 @@ impl Model {
             return Err(Refusal::NothingToSet);
         }
         let before = self.pools[id].settings.clone();
-        let settings = PoolSettings {
-            policy: values.policy.unwrap_or(before.policy),
-            key: values.key.unwrap_or(before.key),
-            max_load: values.max_load.unwrap_or(before.max_load),
-            points_per_weight: values.points_per_weight.unwrap_or(before.points_per_weight),
-            slow_start_ms: values.slow_start_ms.unwrap_or(before.slow_start_ms),
-            ..PoolSettings::default()
-        };
+        let settings = values.over(&before);
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
         report.sessions = self.pools[id].picker.active();

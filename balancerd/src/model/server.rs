@@ -97,6 +97,8 @@ impl Server {
             max_sessions: self.settings.max_sessions.map(Into::into),
             ramp: self.ramp.map_or(1.0, |ramp| f64::from(ramp.part) / f64::from(RAMP_PARTS)),
             state: self.state(),
+            backup: self.settings.backup,
+            health: wire::report::HealthReport::default(),
             share,
             active: self.traffic.active,
             total: self.traffic.total,

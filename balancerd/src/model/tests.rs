@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
+use wire::health::{
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
+};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
 use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
@@ -375,8 +378,42 @@ fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
     let state = prop::sample::select(AdminState::ALL.as_slice());
-    (0u32..3, state, prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0"))))
-        .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions })
+    let limit = prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0")));
+    let check_address = prop::option::of((1u8..3).prop_map(|n| ([10, 0, 1, n], 81).into()));
+    (0u32..3, state, limit, any::<bool>(), check_address).prop_map(
+        |(weight, state, max_sessions, backup, check_address)| ServerSettings {
+            weight,
+            state,
+            max_sessions,
+            backup,
+            check_address,
+        },
+    )
+}
+
+fn any_health() -> impl Strategy<Value = HealthSettings> {
+    const TEXTS: [&[u8]; 4] = [b"", b"PING\r\n", b"\0\xff", b"hex:"];
+    let text = || prop::sample::select(TEXTS.as_slice());
+    let text = move || text().prop_map(|bytes| CheckText::new(bytes).expect("short"));
+    let kind = prop_oneof![
+        Just(CheckKind::None),
+        Just(CheckKind::Tcp),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
+        prop::option::of(Just("a.example".to_owned()))
+            .prop_map(|host| CheckKind::Http(HttpCheck { host, ..HttpCheck::default() })),
+    ];
+    let down = prop::sample::select([None, Some(1000)].as_slice());
+    let port = prop::option::of(Just(NonZeroU16::MAX));
+    let when = prop::sample::select(WhenAllDown::ALL.as_slice());
+    let on_down = prop::sample::select(OnDown::ALL.as_slice());
+    (kind, down, port, 0u32..2, when, on_down).prop_map(|(kind, down, port, failures, when_all_down, on_down)| {
+        HealthSettings {
+            check: CheckSettings { kind, down_interval_ms: down, port, ..CheckSettings::default() },
+            ejection: EjectionSettings { failures, ..EjectionSettings::default() },
+            when_all_down,
+            on_down,
+        }
+    })
 }
 
 fn any_pool() -> impl Strategy<Value = PoolSettings> {
@@ -387,9 +424,16 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         Just(HashKey::ClientSubnet { ipv4: 24, ipv6: 56 })
     ];
     let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
-    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load).prop_map(|(servers, policy, key, max_load)| {
-        PoolSettings { policy, key, max_load, servers, ..PoolSettings::default() }
-    })
+    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load, any_health()).prop_map(
+        |(servers, policy, key, max_load, health)| PoolSettings {
+            policy,
+            key,
+            max_load,
+            servers,
+            health,
+            ..PoolSettings::default()
+        },
+    )
 }
 
 /// Any settings of a few services, pools and servers.
