@@ -377,7 +377,7 @@ mod tests {
             dry_run: false,
         };
         let bytes = [
-            b"\x06\0\0\0BALC\x02\0".as_slice(),
+            b"\x06\0\0\0BALC\x03\0".as_slice(),
             b"\x27\0\0\0",            // 39 bytes follow
             b"\x02\0\0\0",            // Request::Change
             b"\0\0\0\0",              // Change::Add
