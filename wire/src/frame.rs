@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_2() {
+    fn golden_bytes_of_version_3() {
         let add = Request::Change {
             change: Change::Add {
                 pool: "web".to_owned(),
@@ -378,7 +378,7 @@ mod tests {
         };
         let bytes = [
             b"\x06\0\0\0BALC\x03\0".as_slice(),
-            b"\x27\0\0\0",            // 39 bytes follow
+            b"\x29\0\0\0",            // 41 bytes follow
             b"\x02\0\0\0",            // Request::Change
             b"\0\0\0\0",              // Change::Add
             b"\x03\0\0\0\0\0\0\0web", // in the pool "web"
@@ -387,6 +387,8 @@ mod tests {
             b"\x02\0\0\0",            // weight 2
             b"\0\0\0\0",              // ready
             b"\0",                    // no session limit
+            b"\0",                    // no backup
+            b"\0",                    // checked where it serves
             b"\0",                    // not a dry run
         ]
         .concat();
