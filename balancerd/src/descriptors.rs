@@ -10,6 +10,10 @@ use crate::source::MOST_ENTRIES;
 /// A session has two sockets.
 const PER_SESSION: u64 = 2;
 
+/// Checks of servers that may run at a time, and the part of the descriptors that they may take.
+const MOST_PROBES: u64 = 256;
+const PART_OF_PROBES: u64 = 16;
+
 /// What is not for sessions: control connections, and the epoll instances, a listener, signals, locks, log and files,
 /// with room to spare. Further listeners come on top.
 const RESERVED: u64 = MOST_CONNECTIONS as u64 + 32;
@@ -30,9 +34,14 @@ impl Descriptors {
         Ok(Self { limit: hard })
     }
 
+    /// Checks of servers that may run at a time.
+    pub(crate) fn probes(self) -> usize {
+        (self.limit / PART_OF_PROBES).clamp(1, MOST_PROBES) as usize
+    }
+
     /// Sessions that there may be beside so many listeners.
     pub(crate) fn sessions(self, listeners: usize) -> usize {
-        let others = RESERVED + (listeners as u64).saturating_sub(1);
+        let others = RESERVED + self.probes() as u64 + (listeners as u64).saturating_sub(1);
         let sessions = self.limit.saturating_sub(others) / PER_SESSION;
         usize::try_from(sessions).unwrap_or(usize::MAX).min(MOST_ENTRIES - 1)
     }
@@ -44,8 +53,8 @@ mod tests {
 
     #[test]
     fn a_limit_allows_half_as_many_sessions_less_the_reserve_and_the_listeners() {
-        assert_eq!(Descriptors { limit: 1024 }.sessions(1), 480);
-        assert_eq!(Descriptors { limit: 1024 }.sessions(101), 430);
+        assert_eq!(Descriptors { limit: 1024 }.sessions(1), 448);
+        assert_eq!(Descriptors { limit: 1024 }.sessions(101), 398);
         assert_eq!(Descriptors { limit: 64 }.sessions(1), 0);
         assert_eq!(Descriptors { limit: u64::MAX }.sessions(1), MOST_ENTRIES - 1);
     }

@@ -28,7 +28,7 @@ pub struct HealthSettings {
 }
 
 /// Active checks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckSettings {
     /// What is done to find out.
@@ -68,7 +68,7 @@ impl Default for CheckSettings {
 }
 
 /// What a check does.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckKind {
     /// There are no checks: servers are up unless clients fail.
@@ -104,7 +104,7 @@ impl CheckKind {
 }
 
 /// A check by HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HttpCheck {
     /// The method, such as `GET`.
     pub method: String,
@@ -143,7 +143,7 @@ impl HttpCheck {
 }
 
 /// Statuses from one to another; as text `200`, `200-399` or `2xx`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StatusRange {
     first: u16,
     last: u16,
@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for StatusRange {
 }
 
 /// Bytes that are written as text where they are one, and in hexadecimal digits otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct CheckText(Vec<u8>);
 
 impl CheckText {
@@ -279,7 +279,7 @@ impl<'de> Deserialize<'de> for CheckText {
 const HEX: &str = "hex:";
 
 /// What holds of a server that was not checked yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitialHealth {
     /// It serves at once.

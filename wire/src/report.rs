@@ -46,11 +46,13 @@ pub enum EndReason {
     ClientLimit,
     /// Somebody ended it by command.
     Killed,
+    /// Checks found the server down, and the pool closes its sessions then.
+    ServerDown,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -67,6 +69,7 @@ impl EndReason {
         Self::Denied,
         Self::ClientLimit,
         Self::Killed,
+        Self::ServerDown,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -89,6 +92,7 @@ impl EndReason {
             Self::Denied => "denied",
             Self::ClientLimit => "client-limit",
             Self::Killed => "killed",
+            Self::ServerDown => "server-down",
         }
     }
 }

@@ -23,17 +23,18 @@ use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
 use wire::control::{Change, Refusal, Request, Response};
-use wire::report::{EndReason, Phase};
+use wire::report::{EndReason, HealthState, Phase};
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, Model, Starting, Vitals, prepare, what_goes_with};
+use crate::model::{Effect, HealthNews, Model, Starting, Vitals, prepare, what_goes_with};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
+use crate::net::probe::Probes;
 use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
@@ -68,6 +69,7 @@ pub(crate) struct Daemon {
     listeners: SlotMap<ListenerId, Listener>,
     sessions: Sessions,
     control: Control,
+    probes: Probes,
     saver: Saver,
     loader: Loader,
     config_file: Option<PathBuf>,
@@ -179,6 +181,7 @@ impl Daemon {
             sessions: Sessions::new(config.timeouts, |id, side| Source::Session(id, side).key()),
             listeners: SlotMap::with_key(),
             control,
+            probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
             saver,
             loader,
             config_file: config.file.clone(),
@@ -285,6 +288,12 @@ impl Daemon {
                         }
                     }
                 }
+                Some(Source::Probe(id)) => {
+                    if catch_unwind(AssertUnwindSafe(|| self.probes.ready(id, ready, cx))).is_err() {
+                        error!(?id, "a fault in the balancer: a check is left out");
+                        self.probes.drop_out(id, cx);
+                    }
+                }
                 Some(Source::Signals) => follow.push(Follow::Signals),
                 Some(Source::Threads) => follow.push(Follow::Threads),
                 Some(Source::Watch) => follow.push(Follow::Watch),
@@ -385,7 +394,8 @@ impl Daemon {
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
             let cx = &mut lend!(self, now);
-            match *effect {
+            match effect.clone() {
+                Effect::Tell(news) => tell(&news),
                 Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
                 Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
@@ -458,6 +468,7 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.sessions.expire(cx);
         self.control.expire(now);
+        self.probes.expire(cx);
         self.listeners.values_mut().for_each(|listener| listener.expire(now));
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = None;
@@ -527,6 +538,7 @@ impl Daemon {
             self.sessions.next_deadline(),
             self.control.next_deadline(),
             self.model.next_deadline(),
+            self.probes.next_deadline(self.model.next_check_due()),
             self.unpolled.next_deadline(),
         ];
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
@@ -550,6 +562,20 @@ impl Daemon {
             self.model.vitals.unsaved.get_or_insert_with(|| "the disk takes its time".to_owned());
         }
         true
+    }
+}
+
+/// Logs that the health of a server has changed.
+fn tell(news: &HealthNews) {
+    let HealthNews { pool, server, state, reason, back_off, up } = news;
+    let (up, of) = *up;
+    match state {
+        HealthState::Up => info!(pool, %server, up, of, "server is up"),
+        HealthState::Down => warn!(pool, %server, reason, up, of, "server is down"),
+        HealthState::Ejected => {
+            let out_ms = back_off.map(|time| time.as_millis() as u64);
+            warn!(pool, %server, reason, out_ms, up, of, "server is ejected: its clients fail");
+        }
     }
 }
 

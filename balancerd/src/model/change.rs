@@ -95,10 +95,10 @@ impl Model {
         }
         self.check_points_of(pool, None, &settings)?;
         report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
-        self.tell_moves(pool, address, settings.ready_weight(), report)?;
+        self.tell_moves(pool, address, Some(settings), report)?;
         if !report.dry_run {
-            let id = self.put(pool, address, settings, Some(now));
-            self.sync(id);
+            let id = self.put(pool, address, settings, true, now);
+            self.sync(id, now);
         }
         Ok(vec![Effect::Save])
     }
@@ -118,14 +118,14 @@ impl Model {
         if entry.leaving.is_some_and(|leave| leave.how == how) && how != Removal::Now {
             return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active });
         }
-        self.tell_moves(pool, address, 0, report)?;
+        self.tell_moves(pool, address, None, report)?;
         let mut effects = vec![Effect::Save];
         if how == Removal::Now {
             effects.push(Effect::EndSessions(id, EndReason::Removed));
         }
         if !report.dry_run {
             self.servers[id].leave(how, now);
-            self.sync(id);
+            self.sync(id, now);
             self.timers.retain(|(_, other)| *other != id);
             if how != (Removal::Wait { limit_ms: None }) && how != Removal::Now {
                 self.timers.insert((now, id));
@@ -156,10 +156,10 @@ impl Model {
         let settings = values.over(&before);
         check_server(address, &settings)?;
         self.check_points_of(pool, Some(&before), &settings)?;
-        self.tell_moves(pool, address, settings.ready_weight(), report)?;
+        self.tell_moves(pool, address, Some(settings), report)?;
         if !report.dry_run {
-            self.put(pool, address, settings, Some(now));
-            self.sync(id);
+            self.put(pool, address, settings, true, now);
+            self.sync(id, now);
         }
         Ok(vec![Effect::Save])
     }
@@ -210,7 +210,7 @@ impl Model {
         for server in self.pools[id].members.values().copied().collect::<Vec<_>>() {
             if self.servers[server].leaving.is_none() {
                 self.servers[server].leave(Removal::Wait { limit_ms: None }, now);
-                self.sync(server);
+                self.sync(server, now);
             }
             self.forget_if_gone(server);
         }
@@ -232,7 +232,7 @@ impl Model {
         let settings = values.over(&before);
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
-        report.sessions = self.pools[id].picker.active();
+        report.sessions = self.pools[id].serving().active();
         if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
             let mut after = Pool::new(name, &settings);
             after.members.clone_from(&self.pools[id].members);
@@ -246,6 +246,9 @@ impl Model {
             }
         } else if !report.dry_run {
             self.pools[id].settings = settings;
+        }
+        if !report.dry_run && before.health != self.pools[id].settings.health {
+            self.watch_all(id, now);
         }
         if !report.dry_run && values.slow_start_ms.is_some() {
             self.start_anew(id, now);
@@ -285,34 +288,39 @@ impl Model {
     }
 
     /// Gives a server of a pool, a new one or one that is there, these settings. It does not leave any more; where it comes
-    /// up `slowly`, from now on, it gets its weight little by little. [`Model::sync`] puts it in its place.
+    /// up `slowly`, it gets its weight little by little. [`Model::sync`] puts it in its place.
     pub(super) fn put(
         &mut self,
         pool: PoolId,
         address: SocketAddr,
         settings: ServerSettings,
-        slowly: Option<Instant>,
+        slowly: bool,
+        now: Instant,
     ) -> ServerId {
-        let entries = &mut self.pools[pool].members;
-        let is_new = !entries.contains_key(&address);
-        let id = *entries.entry(address).or_insert_with(|| self.servers.insert(Server::new(pool, address, settings)));
+        let its_pool = &mut self.pools[pool];
+        let is_new = !its_pool.members.contains_key(&address);
+        let check = &its_pool.settings.health.check;
+        let id = *its_pool
+            .members
+            .entry(address)
+            .or_insert_with(|| self.servers.insert(Server::new(pool, address, settings, check, now)));
         let entry = &mut self.servers[id];
-        let was_eligible = !is_new && entry.is_eligible();
+        let took_part = !is_new && entry.takes_part();
         (entry.settings, entry.leaving) = (settings, None);
-        let has_others = self.pools[pool].picker.len() > usize::from(was_eligible);
-        if !entry.is_eligible() {
+        let has_others = self.pools[pool].len() > usize::from(took_part);
+        if !entry.takes_part() {
             entry.ramp = None;
-        } else if let Some(now) = slowly.filter(|_| !was_eligible && has_others) {
+        } else if slowly && !took_part && has_others {
             self.start_slowly(id, now);
         }
         id
     }
 
     /// A server comes up where others are: its weight grows, if the pool is set to that.
-    fn start_slowly(&mut self, id: ServerId, now: Instant) {
+    pub(super) fn start_slowly(&mut self, id: ServerId, now: Instant) {
         let server = &mut self.servers[id];
         let Some(time) = self.pools[server.pool].slow_start() else { return };
-        if server.is_eligible() {
+        if server.takes_part() {
             let ramp = Ramp { since: now, part: 1 };
             server.ramp = Some(ramp);
             self.ramps.insert((ramp.next(time), id));
@@ -325,8 +333,15 @@ impl Model {
         self.ramps.extend(its.filter(|id| self.servers[*id].ramp.is_some()).map(|id| (now, id)));
     }
 
-    /// Puts a server where it belongs. That there is room for its points was checked.
-    pub(super) fn sync(&mut self, id: ServerId) {
+    /// Puts a server where it belongs, and checks it as it is to be. That there is room for its points was checked.
+    pub(super) fn sync(&mut self, id: ServerId, now: Instant) {
+        self.place(id);
+        self.watch(id, now);
+        self.rescue(self.servers[id].pool, now);
+    }
+
+    /// Puts a server where it belongs.
+    pub(super) fn place(&mut self, id: ServerId) {
         let server = &self.servers[id];
         let synced = self.pools[server.pool].sync(id, server);
         debug_assert_eq!(synced, Ok(()));
@@ -354,16 +369,20 @@ impl Model {
         members.filter(|server| server.leaving.is_none()).map(|server| points_of(settings, &server.settings)).sum()
     }
 
-    /// Who moves when a server gets this weight, once it has started, and the digest of the pool then.
+    /// Who moves when a server gets these settings, or goes, once it has started, and the digest of the pool then. Those who
+    /// are not up count as if they were.
     fn tell_moves(
         &self,
         pool: PoolId,
         server: SocketAddr,
-        weight: u32,
+        settings: Option<ServerSettings>,
         report: &mut ChangeReport,
     ) -> Result<(), Refusal> {
-        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(server, weight)]));
-        let Some(ring) = self.pools[pool].picker.ring() else { return Ok(()) };
+        let pool = &self.pools[pool];
+        let settings = settings.unwrap_or(ServerSettings { weight: 0, ..ServerSettings::default() });
+        report.digest = Some(pool.digest_with(&self.servers, &[(server, settings)]));
+        let Some(ring) = pool.serving().ring() else { return Ok(()) };
+        let weight = if settings.backup == pool.backups_serve() { settings.ready_weight() } else { 0 };
         tell_diff(&ring.plan(server.into(), weight).map_err(|error| refusal(&error))?, report);
         Ok(())
     }

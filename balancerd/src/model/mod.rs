@@ -2,10 +2,12 @@
 //!
 //! After the start, [`Model::apply`] and [`Model::adopt`] are the only functions that change services, pools and servers:
 //! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
-//! from the sockets and the clock: they count, and what was removed goes with the last of its sessions.
+//! from the sockets and the clock: they count, say who is up, and what was removed goes with the last of its sessions.
 
 mod change;
 mod check;
+mod checks;
+mod health;
 mod merge;
 mod picker;
 mod policy;
@@ -15,6 +17,7 @@ mod report;
 mod server;
 mod service;
 mod traffic;
+mod watching;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -25,9 +28,13 @@ use std::time::{Duration, Instant};
 use ring::Ring;
 use slotmap::SlotMap;
 use wire::control::{Refusal, Request, Response};
-use wire::report::{EndReason, Phase, StoppingReport, Waiting};
+use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, Settings};
 
+use checks::Checks;
+pub(crate) use checks::{Order, TargetId};
+pub(crate) use health::CheckResult;
+use health::Trouble;
 #[cfg(test)]
 pub(crate) use merge::merge;
 use pool::Pool;
@@ -74,6 +81,12 @@ pub(crate) struct Model {
     next_ramp: Option<Instant>,
     /// Rings that a reload has replaced.
     old_rings: Vec<Ring<ServerId>>,
+    /// What is checked, and when.
+    checks: Checks,
+    /// When which ejected server is let in again.
+    readmissions: BTreeSet<(Instant, ServerId)>,
+    /// What followed from news of the servers' health.
+    news: Vec<Effect>,
     rng: fastrand::Rng,
     /// When the sessions that are left are closed, once it was told to stop.
     stop_at: Option<Instant>,
@@ -114,6 +127,8 @@ pub(crate) enum Effect {
     Listen(ServiceId),
     /// Listen no more for a service.
     Unlisten(ServiceId),
+    /// Tell that the health of a server has changed.
+    Tell(HealthNews),
     /// Put the live sessions into the answer.
     ListSessions(SessionFilter),
     /// Take no new sessions, and end when the last one has ended or this time has come.
@@ -127,6 +142,20 @@ pub(crate) struct SessionFilter {
     pub(crate) pool: Option<PoolId>,
     pub(crate) server: Option<SocketAddr>,
     pub(crate) limit: usize,
+}
+
+/// The health of a server is another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthNews {
+    pub(crate) pool: String,
+    pub(crate) server: SocketAddr,
+    pub(crate) state: HealthState,
+    /// Why, when it is not up.
+    pub(crate) reason: String,
+    /// For how long, when it is ejected.
+    pub(crate) back_off: Option<Duration>,
+    /// Servers of the pool that are up now, and all that take part.
+    pub(crate) up: (usize, usize),
 }
 
 /// How a connect came to nothing.
@@ -152,6 +181,9 @@ impl Model {
             ramps: BTreeSet::new(),
             next_ramp: None,
             old_rings: Vec::new(),
+            checks: Checks::default(),
+            readmissions: BTreeSet::new(),
+            news: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
             vitals,
@@ -268,14 +300,21 @@ impl Model {
     }
 
     /// The server did not answer as it should; the session is no longer its own.
-    pub(crate) fn connect_failed(&mut self, server: ServerId, failure: ConnectFailure) {
+    pub(crate) fn connect_failed(&mut self, server: ServerId, failure: ConnectFailure, now: Instant) {
         let entry = &mut self.servers[server];
-        match failure {
-            ConnectFailure::Refused => entry.connect_failures += 1,
-            ConnectFailure::TimedOut => entry.connect_timeouts += 1,
-        }
+        let trouble = match failure {
+            ConnectFailure::Refused => {
+                entry.connect_failures += 1;
+                Trouble::ConnectFailed
+            }
+            ConnectFailure::TimedOut => {
+                entry.connect_timeouts += 1;
+                Trouble::ConnectTimedOut
+            }
+        };
         entry.traffic.left();
         self.on_load(server);
+        self.on_trouble(server, trouble, now);
         self.forget_if_gone(server);
     }
 
@@ -285,13 +324,21 @@ impl Model {
         self.servers[server].traffic.relayed(direction, bytes);
     }
 
-    /// A session of a client ended; `server` is the one it had at that moment, if it had one.
+    /// The first byte of a server reached its client.
+    pub(crate) fn answered(&mut self, server: ServerId) {
+        self.servers[server].health.on_success();
+    }
+
+    /// A session of a client ended; `server` is the one it had at that moment, if it had one, and whether that had
+    /// `answered` with anything.
     pub(crate) fn session_ended(
         &mut self,
         service: ServiceId,
         client: IpAddr,
         server: Option<ServerId>,
+        answered: bool,
         reason: EndReason,
+        now: Instant,
     ) {
         self.active -= 1;
         let turned_away = server.is_none() && matches!(reason, EndReason::Denied | EndReason::ClientLimit);
@@ -302,6 +349,13 @@ impl Model {
         if let Some(server) = server {
             self.servers[server].traffic.ended(reason);
             self.on_load(server);
+            match reason {
+                EndReason::ServerReset | EndReason::ServerLost if !answered => {
+                    self.on_trouble(server, Trouble::Reset, now);
+                }
+                EndReason::ClientClosed | EndReason::ServerClosed => self.servers[server].health.on_success(),
+                _ => {}
+            }
             self.forget_if_gone(server);
         }
     }
@@ -364,7 +418,9 @@ impl Model {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let ramp = self.ramps.first().map(|(at, _)| self.next_ramp.map_or(*at, |next| next.max(*at)));
-        timer.into_iter().chain(ramp).min()
+        let readmission = self.readmissions.first().map(|(at, _)| *at);
+        let news = if self.news.is_empty() { None } else { Some(self.vitals.started) };
+        [timer, ramp, readmission, news].into_iter().flatten().min()
     }
 
     /// Does what is due: closes sessions of those who leave within a time, and lets those who start slowly grow.
@@ -386,6 +442,11 @@ impl Model {
                 }
             }
         }
+        while let Some(due) = self.readmissions.first().copied().filter(|(at, _)| *at <= now) {
+            self.readmissions.remove(&due);
+            self.readmit(due.1, now);
+        }
+        effects.append(&mut self.news);
         effects
     }
 
@@ -445,7 +506,8 @@ impl Model {
         if server.leaving.is_none() || server.traffic.active > 0 {
             return;
         }
-        let (pool, address) = (server.pool, server.address);
+        let (pool, address, target) = (server.pool, server.address, server.target);
+        self.checks.assign(id, target, None, || Duration::ZERO, self.vitals.started);
         self.pools[pool].members.remove(&address);
         self.servers.remove(id);
         self.forget_pool_if_gone(pool);

@@ -10,7 +10,9 @@ use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
 };
-use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
+use wire::report::{
+    ChangeReport, ExplainReport, HealthState, ListReport, ServerReport, ServerState, Skip, SkippedReport,
+};
 use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
 use super::*;
@@ -207,7 +209,7 @@ fn a_removed_server_lives_until_its_last_session_ends() {
     assert_eq!(effects, [Effect::Save, Effect::EndSessions(gone, EndReason::Removed)]);
     for server in sessions.into_iter().filter(|server| *server == gone) {
         assert!(row(&model, address).is_some());
-        model.session_ended(service, client(0).ip(), Some(server), EndReason::ClientClosed);
+        model.session_ended(service, client(0).ip(), Some(server), true, EndReason::ClientClosed, now);
     }
     assert_eq!(row(&model, address), None);
     assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::NotThere { server: address });
@@ -289,11 +291,11 @@ fn a_failed_connect_moves_on_and_is_counted() {
     model.session_began(service, client(5).ip(), now).expect("let in");
     while let Some((server, address)) = model.pick(service, client(5), &tried) {
         model.connect_began(server);
-        model.connect_failed(server, ConnectFailure::Refused);
+        model.connect_failed(server, ConnectFailure::Refused, now);
         tried.push(server);
         seen.push(address);
     }
-    model.session_ended(service, client(0).ip(), None, EndReason::ConnectFailed);
+    model.session_ended(service, client(0).ip(), None, true, EndReason::ConnectFailed, now);
     let foretold: Vec<SocketAddr> = order.server.into_iter().chain(order.next).collect();
     assert_eq!(seen, foretold);
     for number in 1..4 {
@@ -493,7 +495,7 @@ proptest! {
                     for effect in effects {
                         if let Effect::EndSessions(id, reason) = effect {
                             for gone in sessions.extract_if(.., |session| *session == id) {
-                                model.session_ended(service, client(0).ip(), Some(gone), reason);
+                                model.session_ended(service, client(0).ip(), Some(gone), true, reason, now);
                                 ended += 1;
                             }
                         }
@@ -505,20 +507,20 @@ proptest! {
                         sessions.push(connect(&mut model, service, client(number)));
                     } else {
                         model.session_began(service, client(5).ip(), now).expect("let in");
-                        model.session_ended(service, client(0).ip(), None, EndReason::NoServer);
+                        model.session_ended(service, client(0).ip(), None, true, EndReason::NoServer, now);
                         ended += 1;
                     }
                 }
                 Step::Fail(number) => {
                     if let Some((server, _)) = model.pick(service, client(number), &[]) {
                         model.connect_began(server);
-                        model.connect_failed(server, ConnectFailure::TimedOut);
+                        model.connect_failed(server, ConnectFailure::TimedOut, now);
                     }
                 }
                 Step::End(at, reason) => {
                     if !sessions.is_empty() {
                         let server = sessions.swap_remove(at.index(sessions.len()));
-                        model.session_ended(service, client(0).ip(), Some(server), EndReason::ALL[reason]);
+                        model.session_ended(service, client(0).ip(), Some(server), true, EndReason::ALL[reason], now);
                         ended += 1;
                     }
                 }
@@ -534,7 +536,8 @@ proptest! {
                 let active = sessions.iter().filter(|id| model.server_address(**id) == row.server).count();
                 prop_assert_eq!(row.active, active as u64);
                 prop_assert!(row.state != ServerState::Leaving || active > 0);
-                prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready);
+                let is_up = row.health.state == HealthState::Up;
+                prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready && is_up);
             }
         }
     }

@@ -144,7 +144,7 @@ impl Sessions {
         let Arrival { service, client, peer } = arrival;
         drop(client);
         debug!(client = %peer, %reason, "client turned away");
-        cx.model.session_ended(service, peer.ip(), None, reason);
+        cx.model.session_ended(service, peer.ip(), None, false, reason, cx.now);
         self.ended += 1;
         self.complain(reason, peer, cx.now);
     }
@@ -395,7 +395,7 @@ impl Sessions {
     fn on_connect_failed(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
         let address = cx.model.server_address(server);
         let failure = if errno == Errno::ETIMEDOUT { ConnectFailure::TimedOut } else { ConnectFailure::Refused };
-        cx.model.connect_failed(server, failure);
+        cx.model.connect_failed(server, failure, cx.now);
         if self.unreachable.on_event(cx.now) {
             info!(server = %address, error = errno.desc(), "server did not answer a connect");
         } else {
@@ -414,7 +414,8 @@ impl Sessions {
             age_ms = age.as_millis() as u64,
             "session ended"
         );
-        cx.model.session_ended(session.service, session.peer.ip(), server, reason);
+        let answered = session.moved().1 > 0;
+        cx.model.session_ended(session.service, session.peer.ip(), server, answered, reason, cx.now);
         self.ended += 1;
         self.complain(reason, session.peer, cx.now);
     }
@@ -459,6 +460,9 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
 
 /// Counts what happened in a session.
 fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
+    if outcome.outward > 0 && session.moved().1 == 0 {
+        cx.model.answered(session.server_id);
+    }
     session.count(outcome);
     if outcome.connected {
         cx.model.connect_done(session.server_id);
@@ -475,7 +479,7 @@ fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
 ///
 /// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
 /// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
-fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
+pub(super) fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
@@ -511,7 +515,7 @@ fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
 const FIRST_CHOSEN_PORT: u16 = 1024;
 
 /// Whether a failed connect is the fault of this machine and not of the server.
-fn is_ours(errno: Errno) -> bool {
+pub(super) fn is_ours(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::EADDRNOTAVAIL
