@@ -137,3 +137,6 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
