@@ -280,7 +280,7 @@ impl Daemon {
                 Some(Source::ControlListener) => self.control.accept(cx),
                 Some(Source::Control(id)) => {
                     match catch_unwind(AssertUnwindSafe(|| self.control.ready(id, ready, cx))) {
-                        Ok(Some(request)) => follow.push(Follow::Request(id, request)),
+                        Ok(Some(request)) => follow.push(Follow::Request(id, Box::new(request))),
                         Ok(None) => {}
                         Err(_) => {
                             error!(?id, "a fault in the balancer: its control connection is closed");
@@ -289,7 +289,8 @@ impl Daemon {
                     }
                 }
                 Some(Source::Probe(id)) => {
-                    if catch_unwind(AssertUnwindSafe(|| self.probes.ready(id, ready, cx))).is_err() {
+                    let checked = catch_unwind(AssertUnwindSafe(|| self.probes.ready(id, ready, cx)));
+                    if checked.is_err() {
                         error!(?id, "a fault in the balancer: a check is left out");
                         self.probes.drop_out(id, cx);
                     }
@@ -302,7 +303,7 @@ impl Daemon {
         }
         for next in follow {
             match next {
-                Follow::Request(id, request) => self.serve(id, request, now),
+                Follow::Request(id, request) => self.serve(id, *request, now),
                 Follow::Signals => self.on_signals(now)?,
                 Follow::Threads => {
                     self.on_saved(now);
@@ -581,7 +582,7 @@ fn tell(news: &HealthNews) {
 
 /// What an event asks of the daemon itself, after the events of the turn.
 enum Follow {
-    Request(ControlId, Request),
+    Request(ControlId, Box<Request>),
     Signals,
     Threads,
     Watch,

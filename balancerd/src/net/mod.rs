@@ -2,6 +2,7 @@
 //! daemon as a value; nothing here calls it.
 
 pub(crate) mod conn;
+mod connect;
 pub(crate) mod control;
 pub(crate) mod listen;
 pub(crate) mod probe;

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use tracing::warn;
 use wire::health::{CheckKind, HttpCheck};
 
-use super::tcp::{begin_connect, is_ours};
+use super::connect::{begin_connect, is_ours};
 use super::{Context, is_transient};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{CheckResult, Order, TargetId};
@@ -211,7 +211,8 @@ impl Probe {
                 count == 0
             }
             Err(error) if is_transient(&error) => return None,
-            Err(error) => return Some(Err(words(&error))),
+            Err(error) if self.received.is_empty() => return Some(Err(words(&error))),
+            Err(error) => return Some(Err(format!("{} and then: {}", quoted(&self.received), words(&error)))),
         };
         let is_last = ended || self.received.len() == MOST_READ;
         match &self.order.settings.kind {

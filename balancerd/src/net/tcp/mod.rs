@@ -3,18 +3,17 @@
 mod pipe;
 mod session;
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
+use super::connect::{begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
@@ -473,61 +472,3 @@ fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
         }
     }
 }
-
-/// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
-/// for ever.
-///
-/// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
-/// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
-pub(super) fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
-    setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
-    if has_first_words {
-        // A socket that cannot do it sends one segment more.
-        let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
-    }
-    match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
-/// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
-/// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
-fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
-    listening.iter().any(|own| {
-        own.port() == address.port()
-            && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
-    })
-}
-
-/// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
-/// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
-fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
-}
-
-/// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
-const FIRST_CHOSEN_PORT: u16 = 1024;
-
-/// Whether a failed connect is the fault of this machine and not of the server.
-pub(super) fn is_ours(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::EADDRNOTAVAIL
-            | Errno::EADDRINUSE
-            | Errno::EAGAIN
-            | Errno::EPERM
-            | Errno::EMFILE
-            | Errno::ENFILE
-            | Errno::ENOBUFS
-            | Errno::ENOMEM
-    )
-}
-
-#[cfg(test)]
-mod tests;
