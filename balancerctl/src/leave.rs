@@ -149,6 +149,7 @@ mod tests {
             bytes_out: 0,
             connect_failures: 0,
             connect_timeouts: 0,
+            timing: wire::report::TimingReport::default(),
             overflows: 0,
             removal: Some(RemovalReport { how, sessions: 5, left_ms }),
             ended: Ended::new(),

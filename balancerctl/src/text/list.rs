@@ -238,6 +238,7 @@ mod tests {
             bytes_out: bytes * 1000,
             connect_failures: 1,
             connect_timeouts: 2,
+            timing: wire::report::TimingReport::default(),
             overflows: 0,
             removal: None,
             ended: Ended::new(),

@@ -382,6 +382,7 @@ fn leaving(active: u64) -> Response {
         bytes_out: 0,
         connect_failures: 0,
         connect_timeouts: 0,
+        timing: wire::report::TimingReport::default(),
         overflows: 0,
         removal: None,
         ended: Ended::new(),

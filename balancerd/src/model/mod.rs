@@ -16,6 +16,7 @@ mod reload;
 mod report;
 mod server;
 mod service;
+mod timing;
 mod traffic;
 mod watching;
 

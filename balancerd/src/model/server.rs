@@ -11,6 +11,7 @@ use wire::settings::{AdminState, ServerSettings};
 
 use super::checks::{Order, TargetId};
 use super::health::Health;
+use super::timing::Timing;
 use super::traffic::Traffic;
 use super::{PoolId, milliseconds};
 
@@ -31,6 +32,7 @@ pub(super) struct Server {
     /// What checks it, if something does.
     pub(super) target: Option<TargetId>,
     pub(super) traffic: Traffic,
+    pub(super) timing: Timing,
     pub(super) connect_failures: u64,
     pub(super) connect_timeouts: u64,
     pub(super) overflows: u64,
@@ -71,6 +73,7 @@ impl Server {
             health: Health::new(check, now),
             target: None,
             traffic: Traffic::default(),
+            timing: Timing::default(),
             connect_failures: 0,
             connect_timeouts: 0,
             overflows: 0,
@@ -140,6 +143,7 @@ impl Server {
             bytes_out: self.traffic.bytes_out,
             connect_failures: self.connect_failures,
             connect_timeouts: self.connect_timeouts,
+            timing: self.timing.report(now),
             overflows: self.overflows,
             removal: self.leaving.map(|leave| leave.report(now)),
             ended: self.traffic.ended_by_reason(),
