@@ -56,6 +56,8 @@ pub struct ServiceSettings {
     pub allow: Vec<IpNet>,
     /// Clients of these networks are not served, even if they are allowed.
     pub deny: Vec<IpNet>,
+    /// Whether bulk is spliced: moved by the kernel without being copied.
+    pub splice: bool,
 }
 
 impl ServiceSettings {
@@ -71,6 +73,7 @@ impl ServiceSettings {
             sessions_per_client: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            splice: true,
         }
     }
 }
@@ -481,7 +484,7 @@ fn pool_values(pool: &PoolSettings) -> Values<5> {
     ]
 }
 
-fn service_values(service: &ServiceSettings) -> Values<8> {
+fn service_values(service: &ServiceSettings) -> Values<9> {
     [
         ("protocol", Some("tcp".to_owned())),
         ("listen", list(&service.listen)),
@@ -491,6 +494,7 @@ fn service_values(service: &ServiceSettings) -> Values<8> {
         ("sessions_per_client", number(service.sessions_per_client)),
         ("allow", list(&service.allow)),
         ("deny", list(&service.deny)),
+        ("splice", Some(service.splice.to_string())),
     ]
 }
 
