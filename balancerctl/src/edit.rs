@@ -147,6 +147,7 @@ fn service_values(service: &ServiceSettings) -> Values {
         ("sessions_per_client", service.sessions_per_client.map(|limit| integer(limit.get()))),
         ("allow", many(&service.allow)),
         ("deny", many(&service.deny)),
+        ("splice", (!service.splice).then(|| false.into())),
     ]
 }
 

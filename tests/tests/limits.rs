@@ -8,7 +8,7 @@ use wire::report::EndReason;
 
 /// With this limit of descriptors there may be [`SESSIONS`].
 const DESCRIPTORS: u64 = 100;
-const SESSIONS: u64 = 15;
+const SESSIONS: u64 = 17;
 
 fn limited(servers: &[Server]) -> Balancer {
     let balancer = Setup::new().descriptors(DESCRIPTORS).start();
@@ -32,7 +32,7 @@ fn clients_above_the_limit_wait_and_are_served_when_others_leave() {
     assert!(balancer.descriptors() as u64 <= DESCRIPTORS);
     balancer.wait_for_log("the session limit is reached");
 
-    // Each client leaves when it was served. All of them are, though there is room for 15 of them at a time.
+    // Each client leaves when it was served. All of them are, though there is room for 17 of them at a time.
     for (number, client) in (0u32..).zip(clients.drain(..)) {
         let name = client.server();
         assert!(servers.iter().any(|server| server.address() == name));

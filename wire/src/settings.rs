@@ -58,6 +58,8 @@ pub struct ServiceSettings {
     pub allow: Vec<IpNet>,
     /// Clients of these networks are not served, even if they are allowed.
     pub deny: Vec<IpNet>,
+    /// Whether bulk is spliced: moved by the kernel without being copied.
+    pub splice: bool,
 }
 
 impl ServiceSettings {
@@ -73,6 +75,7 @@ impl ServiceSettings {
             sessions_per_client: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            splice: true,
         }
     }
 }
@@ -539,7 +542,7 @@ fn time(milliseconds: u64) -> String {
     humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
-fn service_values(service: &ServiceSettings) -> Values<8> {
+fn service_values(service: &ServiceSettings) -> Values<9> {
     [
         ("protocol", Some("tcp".to_owned())),
         ("listen", list(&service.listen)),
@@ -549,6 +552,7 @@ fn service_values(service: &ServiceSettings) -> Values<8> {
         ("sessions_per_client", number(service.sessions_per_client)),
         ("allow", list(&service.allow)),
         ("deny", list(&service.deny)),
+        ("splice", Some(service.splice.to_string())),
     ]
 }
 

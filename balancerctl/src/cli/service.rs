@@ -76,6 +76,10 @@ pub(crate) struct ServiceAddArgs {
     #[arg(long, value_name = "NET", value_parser = network)]
     deny: Vec<IpNet>,
 
+    /// Copy all data through the balancer, instead of having the kernel move large amounts (splice)
+    #[arg(long)]
+    no_splice: bool,
+
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -90,6 +94,7 @@ impl ServiceAddArgs {
             sessions_per_client: self.sessions_per_client,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
+            splice: !self.no_splice,
             ..ServiceSettings::new(vec![listen], &self.pool.pool)
         }
     }

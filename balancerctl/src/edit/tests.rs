@@ -58,6 +58,7 @@ fn service(table: &Table) -> ServiceSettings {
         sessions_per_client: small("sessions_per_client"),
         allow: networks("allow"),
         deny: networks("deny"),
+        splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
     }
 }
 
@@ -300,6 +301,7 @@ fn any_service() -> impl Strategy<Value = ServiceSettings> {
         |(listen, deny, limit)| ServiceSettings {
             deny,
             sessions_per_client: NonZeroU32::new(limit),
+            splice: limit == 0,
             ..ServiceSettings::new(listen, "a")
         },
     )

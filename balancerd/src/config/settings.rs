@@ -20,8 +20,17 @@ pub(super) const ROOT: &[&str] = &["balancer", "service", "pool"];
 /// Of `[balancer]`.
 pub(super) const BALANCER: &[&str] = &["max_sessions", "watch"];
 /// Of `[service.NAME]`.
-pub(super) const SERVICE: &[&str] =
-    &["listen", "protocol", "pool", "max_sessions", "sessions_per_second", "sessions_per_client", "allow", "deny"];
+pub(super) const SERVICE: &[&str] = &[
+    "listen",
+    "protocol",
+    "pool",
+    "max_sessions",
+    "sessions_per_second",
+    "sessions_per_client",
+    "allow",
+    "deny",
+    "splice",
+];
 /// Of `[pool.NAME]`.
 pub(super) const POOL: &[&str] =
     &["policy", "key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight", "slow_start", "servers"];
@@ -127,6 +136,7 @@ fn read_service<'d>(
         sessions_per_client: section.take("sessions_per_client", value::limit_32, faults),
         allow: section.list("allow", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
         deny: section.list("deny", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
+        splice: section.take("splice", value::flag, faults).unwrap_or(true),
     }
 }
 

@@ -60,6 +60,7 @@ fn everything_that_a_file_can_say_is_read() {
         sessions_per_client = 10
         allow = ["10.0.0.0/8"]
         deny = "10.1.2.3"
+        splice = false
 
         [service.db]
         listen = "127.0.0.1:5432"
@@ -96,6 +97,7 @@ fn everything_that_a_file_can_say_is_read() {
         sessions_per_client: NonZeroU32::new(10),
         allow: vec!["10.0.0.0/8".parse().expect("a network")],
         deny: vec!["10.1.2.3/32".parse().expect("a network")],
+        splice: false,
         ..ServiceSettings::new(listen, "web")
     };
     let db = ServiceSettings::new(vec!["127.0.0.1:5432".parse().expect("an address")], "db");
@@ -179,7 +181,7 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
     assert_eq!(
         wrong_service("\"tls\\n\" = true"),
         "4:1: service.web.\"tls\\n\": unknown key. Keys here: listen, protocol, pool, max_sessions, sessions_per_second, \
-         sessions_per_client, allow, deny"
+         sessions_per_client, allow, deny, splice"
     );
 }
 
@@ -305,6 +307,7 @@ fn values_of_another_type_or_range_are_told() {
         ),
         ("protocol = \"udp\"", "12: service.web.protocol: expected \"tcp\", found \"udp\""),
         ("protocol = \"TCP\"", "12: service.web.protocol: expected \"tcp\", found \"TCP\"; did you mean \"tcp\"?"),
+        ("splice = \"no\"", "10: service.web.splice: expected true or false, found \"no\""),
         (
             "allow = []",
             "9: service.web.allow: the list is empty; that would keep everybody out; to let everybody in leave the key out",

@@ -178,7 +178,9 @@ impl Daemon {
             log,
             descriptors,
             model,
-            sessions: Sessions::new(config.timeouts, |id, side| Source::Session(id, side).key()),
+            sessions: Sessions::new(config.timeouts, descriptors.kernel_pipes(), |id, side| {
+                Source::Session(id, side).key()
+            }),
             listeners: SlotMap::with_key(),
             control,
             probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),

@@ -28,6 +28,7 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         sessions_per_client: value(before.sessions_per_client, present.sessions_per_client, file.sessions_per_client),
         allow: list(|service| &service.allow),
         deny: list(|service| &service.deny),
+        splice: value(before.splice, present.splice, file.splice),
     }
 }
 

@@ -366,6 +366,11 @@ impl Model {
         self.services.get(service).is_none_or(|service| service.lets_in(client))
     }
 
+    /// Whether new sessions of a service may splice.
+    pub(crate) fn may_splice(&self, service: ServiceId) -> bool {
+        self.services.get(service).is_none_or(|service| service.settings.splice)
+    }
+
     /// A connection could not be accepted.
     pub(crate) fn accept_failed(&mut self, service: ServiceId) {
         self.services[service].accept_failures += 1;

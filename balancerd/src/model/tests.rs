@@ -444,6 +444,7 @@ pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
     let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
         sessions_per_second: limited.then_some(NonZeroU32::MIN),
         deny: vec!["192.0.2.0/24".parse().expect("a network")],
+        splice: !limited,
         ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
     });
     let services = prop::collection::btree_map(name(), service, 0..3);

@@ -1,7 +1,9 @@
 //! The TCP sessions of all services: opens them, feeds them their events, and ends them.
 
+mod kernel_pipes;
 mod pipe;
 mod session;
+mod way;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
@@ -17,7 +19,9 @@ use super::connect::{begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
-use pipe::Pipe;
+use kernel_pipes::KernelPipes;
+pub(crate) use kernel_pipes::MOST_KERNEL_PIPES;
+use pipe::{Pipe, Through};
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
 
@@ -34,6 +38,7 @@ pub(crate) struct Sessions {
     slots: SlotMap<SessionId, Session>,
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
+    kernel_pipes: KernelPipes,
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
@@ -49,12 +54,13 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// None yet. `key` says what the sides of a session are called at the poller.
-    pub(crate) fn new(timeouts: Timeouts, key: fn(SessionId, Side) -> Key) -> Self {
+    /// None yet. `key` says what the sides of a session are called at the poller; there are so many kernel pipes at most.
+    pub(crate) fn new(timeouts: Timeouts, most_kernel_pipes: usize, key: fn(SessionId, Side) -> Key) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
             timeouts,
+            kernel_pipes: KernelPipes::new(most_kernel_pipes),
             listening: Vec::new(),
             key,
             arrivals: Vec::new(),
@@ -151,14 +157,15 @@ impl Sessions {
     /// Takes a client: reads what it said first, picks its server and begins to connect.
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
         let Arrival { service, client, peer } = arrival;
-        let mut inward = Pipe::new();
+        let may_splice = cx.model.may_splice(service);
+        let mut inward = Pipe::new(may_splice);
         let attempt = match inward.take_in(&client, cx.scratch) {
             Ok(()) => self.connect(service, peer, Vec::new(), inward.wants_write(), cx),
             Err(error) => Err(broken(Side::Client, &error)),
         };
         match attempt {
             Ok(attempt) => {
-                let session = Session::new(End::new(client), inward, attempt, service, peer, cx.now);
+                let session = Session::new(End::new(client), inward, attempt, service, peer, may_splice, cx.now);
                 let id = self.slots.insert(session);
                 self.schedule(id);
                 self.unsettled.push(id);
@@ -170,7 +177,8 @@ impl Sessions {
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
     pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
+        let through = &mut Through { scratch: cx.scratch, kernel_pipes: &mut self.kernel_pipes };
+        let outcome = session.on_ready(side, ready, through, cx.now);
         count(session, &outcome, cx);
         if outcome.connected {
             self.schedule(id);
@@ -185,19 +193,21 @@ impl Sessions {
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable];
-        repeated.into_iter().filter_map(Repeated::next_deadline).chain(self.deadlines.next()).min()
+        let others = [self.deadlines.next(), self.kernel_pipes.next_deadline()];
+        repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: gives connects up, ends idle sessions, logs what was not logged.
+    /// Does what is due: gives connects up, ends idle sessions, takes kernel pipes back, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
-            match session.expire(self.timeouts, cx.now) {
+            match session.expire(self.timeouts, &mut self.kernel_pipes, cx.now) {
                 Next::Wait => self.schedule(id),
                 next => self.go_on(id, next, cx),
             }
         }
+        self.kernel_pipes.expire(cx.now);
         if let Some(suppressed) = self.full.expire(cx.now) {
             warn!(suppressed, "the session limit was reached again");
         }
@@ -333,6 +343,8 @@ impl Sessions {
             .and_then(|()| set(Side::Server, &mut session.server, server));
         if told.is_err() {
             self.end(id, EndReason::Shortage, cx);
+        } else if session.holds_a_kernel_pipe() {
+            self.schedule(id);
         }
     }
 
@@ -403,7 +415,8 @@ impl Sessions {
     }
 
     fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
-        let Some(session) = self.slots.remove(id) else { return };
+        let Some(mut session) = self.slots.remove(id) else { return };
+        session.release(&mut self.kernel_pipes);
         session.pass_on_a_reset(reason);
         let age = cx.now - session.began;
         debug!(
