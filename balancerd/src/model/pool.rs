@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,6 +15,7 @@ use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
 use super::ServerId;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
+use super::remake::Blueprint;
 use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
@@ -135,9 +137,8 @@ impl Pool {
             (Policy::ConsistentHash, Some(ring)) => Some(ring.map_tags(|member| self.members[&member.identity.addr()])),
             (Policy::ConsistentHash, None) => {
                 let per_weight = self.settings.points_per_weight;
-                let part = |member: &Member<ServerId>| servers[member.tag].ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
-                let members = self.eligible(servers).map(|member| {
-                    let points = points(per_weight, member.weight, part(&member));
+                let members = self.eligible(servers).map(|(member, part)| {
+                    let points = points(per_weight, member.weight, part);
                     (member, points)
                 });
                 Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
@@ -149,12 +150,26 @@ impl Pool {
         Ok(std::mem::replace(&mut self.picker, picker))
     }
 
-    fn eligible(&self, servers: &SlotMap<ServerId, Server>) -> impl Iterator<Item = Member<ServerId>> {
-        let eligible = self.members.values().filter(|id| servers[**id].is_eligible());
-        eligible.map(|id| Member {
-            identity: servers[*id].address.into(),
-            weight: servers[*id].settings.weight,
-            tag: *id,
+    /// What a ring of the eligible servers is made from.
+    pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
+        let bare = |member: Member<ServerId>| Member { identity: member.identity, weight: member.weight, tag: () };
+        let members = self.eligible(servers).map(|(member, part)| (bare(member), part)).collect();
+        Blueprint { points_per_weight, members }
+    }
+
+    /// How many points a ring of the eligible servers has.
+    pub(super) fn points_at(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> usize {
+        let points =
+            self.eligible(servers).map(|(member, part)| points(points_per_weight, member.weight, part) as usize);
+        points.sum()
+    }
+
+    /// The eligible servers, and the part of its weight that each has.
+    fn eligible(&self, servers: &SlotMap<ServerId, Server>) -> impl Iterator<Item = (Member<ServerId>, u32)> {
+        let eligible = self.members.values().map(|id| (*id, &servers[*id])).filter(|(_, server)| server.is_eligible());
+        eligible.map(|(id, server)| {
+            let member = Member { identity: server.address.into(), weight: server.settings.weight, tag: id };
+            (member, server.ramp.map_or(RAMP_PARTS, |ramp| ramp.part))
         })
     }
 
@@ -178,7 +193,7 @@ impl Pool {
 
     /// The digest when these servers have these weights, whatever they have now, and nobody starts slowly any more.
     pub(super) fn digest_with(&self, servers: &SlotMap<ServerId, Server>, other: &[(SocketAddr, u32)]) -> Hex {
-        let now = self.eligible(servers).map(|member| (member.identity, member.weight));
+        let now = self.eligible(servers).map(|(member, _)| (member.identity, member.weight));
         let now = now.filter(|(identity, _)| other.iter().all(|(address, _)| Identity::from(*address) != *identity));
         let other = other.iter().map(|(address, weight)| (Identity::from(*address), *weight));
         Hex(Digest::of_servers(self.settings.points_per_weight, now.chain(other)).value())
