@@ -540,6 +540,11 @@ pub enum Refusal {
     TooManyPools,
     /// The services listen at [`MAX_LISTENERS`] addresses, or there are as many services.
     TooManyListeners,
+    /// What the change takes could not be made beforehand.
+    NotMade {
+        /// Why.
+        fault: String,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -585,7 +590,7 @@ impl fmt::Display for Refusal {
                 f,
                 "a service at {listen} would be server {server} of pool {pool}; it would connect to itself for ever"
             ),
-            Self::NotBound { fault } | Self::BadFile { fault } => f.write_str(fault),
+            Self::NotBound { fault } | Self::BadFile { fault } | Self::NotMade { fault } => f.write_str(fault),
             Self::NoSession { session } => write!(f, "there is no session {session}; it may have ended by now"),
             Self::NoFile => {
                 f.write_str("the balancer was started without a configuration file; start it with --config")

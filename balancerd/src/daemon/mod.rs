@@ -30,7 +30,7 @@ use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, HealthNews, Model, Starting, Vitals, prepare, what_goes_with};
+use crate::model::{Effect, HealthNews, Model, Remade, Starting, Vitals, prepare, what_goes_with};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
@@ -39,7 +39,7 @@ use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use listening::bind;
-use reload::{Asked, Reloading};
+use reload::{Asked, Loading};
 
 /// The one buffer that all reads go through, and so what one event moves at most. HAProxy reads 16 KiB at a time and
 /// nginx as much; 64 KiB halves the calls of a bulk transfer and still fits the second-level cache.
@@ -78,12 +78,12 @@ pub(crate) struct Daemon {
     watch_again: Option<Instant>,
     /// When the file is read without being asked for it by command, and why.
     read_at: Option<(Instant, Asked)>,
-    /// The file is being read.
-    reloading: Option<Reloading>,
-    /// The number of the last file that was read.
-    reloads: u64,
-    /// Changes that came meanwhile: they are carried out after it, in their order. There is one for a connection at most.
-    postponed: VecDeque<(ControlId, Request)>,
+    /// The file is being read, or a ring is being made.
+    loading: Option<Loading>,
+    /// The number of the last order for that.
+    loads: u64,
+    /// Changes that are still to be carried out, in their order, and when they came. There is one for a connection at most.
+    postponed: VecDeque<(Instant, ControlId, Request)>,
     /// When a listener that waits for its rate opens.
     opens_at: Option<Instant>,
     /// Answers that wait until the change that they tell of is in the state file. There is one for a connection at most.
@@ -190,8 +190,8 @@ impl Daemon {
             watch: None,
             watch_again: None,
             read_at: None,
-            reloading: None,
-            reloads: 0,
+            loading: None,
+            loads: 0,
             postponed: VecDeque::new(),
             opens_at: None,
             unsaved_answers: Vec::new(),
@@ -314,6 +314,7 @@ impl Daemon {
                 Follow::Watch => self.on_watch(now),
             }
         }
+        self.serve_postponed(now);
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
         let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
@@ -328,25 +329,50 @@ impl Daemon {
         Ok(!self.is_over(now))
     }
 
-    /// Asks the model, carries out what follows, and answers: at once, or when the change is saved. While a file is being
-    /// read nothing else changes: it was asked what it means for what holds now.
+    /// Answers a request, or puts a change behind those that came before it.
     fn serve(&mut self, id: ControlId, request: Request, now: Instant) {
-        let changes = matches!(request, Request::Change { .. } | Request::Reload { .. });
-        if changes && self.reloading.is_some() {
-            self.postponed.push_back((id, request));
+        if matches!(request, Request::Change { .. } | Request::Reload { .. }) {
+            self.postponed.push_back((now, id, request));
+        } else {
+            self.apply(id, request, None, Vec::new(), now);
+        }
+    }
+
+    /// Carries out the next change: one in a turn, since each takes its time. While a file is being read or a ring is being
+    /// made nothing else changes, for it was asked what comes of what holds now. Who has gone meanwhile could not be told
+    /// any more what became of it, and would not count on it.
+    fn serve_postponed(&mut self, now: Instant) {
+        while self.loading.is_none()
+            && let Some((_, id, request)) = self.postponed.pop_front()
+        {
+            if self.control.has_gone(id) {
+                info!(%request, "not carried out: who asked for it has gone");
+                continue;
+            }
+            match self.begin(id, &request, now) {
+                Ok(Some(listeners)) => self.apply(id, request, None, listeners, now),
+                Ok(None) => {}
+                Err(refusal) => self.answer(id, &Response::Refused(refusal), now),
+            }
             return;
         }
+    }
+
+    /// Asks the model, carries out what follows, and answers: at once, when the change is saved, or when its ring is made.
+    fn apply(
+        &mut self,
+        id: ControlId,
+        request: Request,
+        remade: Option<Remade>,
+        listeners: Vec<Listener>,
+        now: Instant,
+    ) {
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
-        let listeners = match self.begin(id, &request, now) {
-            Ok(Some(listeners)) => listeners,
-            Ok(None) => return,
-            Err(refusal) => {
-                self.answer(id, &Response::Refused(refusal), now);
-                return;
-            }
+        let (mut response, effects) = match self.model.apply(&request, remade, now) {
+            Ok(applied) => applied,
+            Err(remake) => return self.remake(id, request, remake, now),
         };
-        let (mut response, effects) = self.model.apply(&request, now);
-        if changes && !effects.is_empty() {
+        if matches!(request, Request::Change { .. }) && !effects.is_empty() {
             info!(%request, "carried out");
         }
         if matches!(response, Response::Stopping(_)) {
@@ -380,6 +406,10 @@ impl Daemon {
     /// Carries out what follows from a change, and answers: at once, or when it is saved.
     fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
         let saved = effects.contains(&Effect::Save).then(|| self.save());
+        let old_rings = self.model.take_old_rings();
+        if !old_rings.is_empty() {
+            self.loader.discard(old_rings);
+        }
         self.carry_out(effects, now);
         let Asked::By(id) = asked else { return };
         match saved {
@@ -435,8 +465,10 @@ impl Daemon {
                 Signal::Terminate => {
                     let again = std::mem::replace(&mut self.signalled, true);
                     info!(again, "told to stop by a signal");
-                    let (_, effects) = self.model.apply(&Request::Stop { now: again, drain_ms: None }, now);
-                    self.carry_out(&effects, now);
+                    let stop = Request::Stop { now: again, drain_ms: None };
+                    if let Ok((_, effects)) = self.model.apply(&stop, None, now) {
+                        self.carry_out(&effects, now);
+                    }
                 }
             }
         }
@@ -479,9 +511,8 @@ impl Daemon {
         }
         let effects = self.model.expire(now);
         self.carry_out(&effects, now);
-        if let Some(reloading) = self.reloading.take_if(|reloading| reloading.until <= now) {
-            self.on_reload_failed(&reloading, reloading.too_slow(), now);
-            self.serve_postponed(now);
+        if let Some(loading) = self.loading.take_if(|loading| loading.until <= now) {
+            self.on_too_slow(loading, now);
         }
         if self.watch_again.take_if(|at| *at <= now).is_some() {
             self.watch(true, now);
@@ -532,7 +563,8 @@ impl Daemon {
             self.last_save_until,
             self.read_at.map(|(at, _)| at),
             self.watch_again,
-            self.reloading.as_ref().map(|reloading| reloading.until),
+            self.loading.as_ref().map(|loading| loading.until),
+            self.postponed.front().filter(|_| self.loading.is_none()).map(|(since, ..)| *since),
             self.opens_at,
             unsaved,
             watchdog,

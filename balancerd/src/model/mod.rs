@@ -13,6 +13,7 @@ mod picker;
 mod policy;
 mod pool;
 mod reload;
+mod remake;
 mod report;
 mod server;
 mod service;
@@ -20,7 +21,7 @@ mod timing;
 mod traffic;
 mod watching;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, Settings};
 
+use change::Halt;
 use checks::Checks;
 pub(crate) use checks::{Order, TargetId};
 pub(crate) use health::CheckResult;
@@ -40,6 +42,8 @@ use health::Trouble;
 pub(crate) use merge::merge;
 use pool::Pool;
 pub(crate) use reload::{Prepared, Starting, prepare, what_goes_with};
+use remake::POINTS_IN_THE_LOOP;
+pub(crate) use remake::{Remade, Remake};
 use server::{RAMP_PARTS, Server};
 use service::Service;
 pub(crate) use traffic::Direction;
@@ -80,7 +84,7 @@ pub(crate) struct Model {
     /// When which server that starts slowly gets its next part.
     ramps: BTreeSet<(Instant, ServerId)>,
     next_ramp: Option<Instant>,
-    /// Rings that a reload has replaced.
+    /// Rings that were replaced as a whole.
     old_rings: Vec<Ring<ServerId>>,
     /// What is checked, and when.
     checks: Checks,
@@ -88,6 +92,8 @@ pub(crate) struct Model {
     readmissions: BTreeSet<(Instant, ServerId)>,
     /// What followed from news of the servers' health.
     news: Vec<Effect>,
+    /// Points by which a ring becomes another one in the loop; a change of more is a [`Remake`].
+    points_in_the_loop: usize,
     rng: fastrand::Rng,
     /// When the sessions that are left are closed, once it was told to stop.
     stop_at: Option<Instant>,
@@ -185,6 +191,7 @@ impl Model {
             checks: Checks::default(),
             readmissions: BTreeSet::new(),
             news: Vec::new(),
+            points_in_the_loop: POINTS_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
             vitals,
@@ -215,7 +222,16 @@ impl Model {
 
     /// Carries out a request, or refuses it and changes nothing. A reload is none of these: [`prepare`] and
     /// [`Model::adopt`] are its two halves.
-    pub(crate) fn apply(&mut self, request: &Request, now: Instant) -> (Response, Vec<Effect>) {
+    ///
+    /// # Errors
+    /// When the loop has no time for it: nothing has changed, and the request is to be applied again with what was `remade`
+    /// of the [`Remake`], and no other change in between.
+    pub(crate) fn apply(
+        &mut self,
+        request: &Request,
+        remade: Option<Remade>,
+        now: Instant,
+    ) -> Result<(Response, Vec<Effect>), Box<Remake>> {
         let result = match request {
             Request::Status => Ok((Response::Status(self.status(now)), Vec::new())),
             Request::List { pool } => self.list(pool, now).map(|report| (Response::List(report), Vec::new())),
@@ -233,15 +249,17 @@ impl Model {
                 Ok(self.stop(drain, now))
             }
             Request::Change { .. } if self.phase() == Phase::Stopping => Err(Refusal::Stopping),
-            Request::Change { change, dry_run } => {
-                self.change(change, *dry_run, now).map(|(report, effects)| (Response::Changed(report), effects))
-            }
+            Request::Change { change, dry_run } => match self.change(change, *dry_run, remade, now) {
+                Ok((report, effects)) => Ok((Response::Changed(report), effects)),
+                Err(Halt::Refused(refusal)) => Err(refusal),
+                Err(Halt::Remake(remake)) => return Err(remake),
+            },
             Request::Reload { .. } => Err(Refusal::NoFile),
         };
-        result.unwrap_or_else(|refusal| (Response::Refused(refusal), Vec::new()))
+        Ok(result.unwrap_or_else(|refusal| (Response::Refused(refusal), Vec::new())))
     }
 
-    /// The rings that a reload has replaced. To give their memory back takes longer than the loop has time for.
+    /// The rings that were replaced as a whole. To give their memory back takes longer than the loop has time for.
     pub(crate) fn take_old_rings(&mut self) -> Vec<Ring<ServerId>> {
         std::mem::take(&mut self.old_rings)
     }
@@ -459,14 +477,19 @@ impl Model {
     /// The servers that start slowly, and the part of their weight that they have.
     pub(crate) fn starting(&self) -> Starting {
         let mut starting = Starting::new();
-        for (_, id) in &self.ramps {
-            let Some((server, ramp)) = self.servers.get(*id).and_then(|server| Some((server, server.ramp?))) else {
-                continue;
-            };
+        for server in self.ramps.iter().filter_map(|(_, id)| self.servers.get(*id)) {
             let pool = &self.pools[server.pool].name;
-            starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
+            if let Some(ramp) = server.ramp {
+                starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
+            }
         }
         starting
+    }
+
+    /// The same of one pool.
+    fn starting_in(&self, pool: PoolId) -> BTreeMap<SocketAddr, u32> {
+        let its = self.pools[pool].members.values().map(|id| &self.servers[*id]);
+        its.filter_map(|server| Some((server.address, server.ramp?.part))).collect()
     }
 
     /// The next part of the weight of a server that starts slowly. The points of the ring that was changed.

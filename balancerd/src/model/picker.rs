@@ -219,6 +219,21 @@ impl Picker {
         }
     }
 
+    /// The share of new clients that each of those that are picked gets, `up` being who is up: exact of a ring, otherwise by
+    /// weight.
+    pub(super) fn shares(&self, up: impl Fn(ServerId) -> bool) -> Vec<(SocketAddr, f64)> {
+        if let Kind::Ring(ring) = &self.kind {
+            let shares = match self.picked() == self.len() {
+                true => ring.shares(),
+                false => ring.shares_among(|member| up(member.tag)),
+            };
+            return shares.into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect();
+        }
+        let picked = self.standings.values().filter(|(_, standing)| standing.up || self.all);
+        let part = |standing: &Standing| f64::from(standing.scaled()) / self.weight.max(1) as f64;
+        picked.map(|(address, standing)| (*address, part(standing))).collect()
+    }
+
     /// The ring, for whoever has more time to take it apart than the loop.
     pub(super) fn into_ring(self) -> Option<Ring<ServerId>> {
         if let Kind::Ring(ring) = self.kind { Some(ring) } else { None }
@@ -262,6 +277,11 @@ impl Picker {
     pub(super) fn weight_of(&self, id: ServerId) -> u64 {
         let its = self.standings.get(id).filter(|(_, standing)| standing.up || self.all);
         its.map_or(0, |(_, standing)| u64::from(standing.scaled()))
+    }
+
+    /// Whether a server is in it, up or not.
+    pub(super) fn has(&self, id: ServerId) -> bool {
+        self.standings.contains_key(id)
     }
 
     /// Those that are in it, up or not.

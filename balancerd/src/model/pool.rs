@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use ipnet::IpNet;
 use ring::{Digest, Identity, Key, Member, Ring, RingError};
 use slotmap::SlotMap;
 use wire::control::Refusal;
-use wire::health::{CheckSettings, WhenAllDown};
+use wire::health::{CheckKind, CheckSettings, InitialHealth, WhenAllDown};
 use wire::report::Hex;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, ServerSettings};
 
 use super::ServerId;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
+use super::remake::Blueprint;
 use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
@@ -61,6 +63,11 @@ impl Pool {
     /// Whether the backups serve.
     pub(super) fn backups_serve(&self) -> bool {
         self.picker.picked() == 0 && self.backups.picked() > 0
+    }
+
+    /// Whether a server that comes is up before it was checked.
+    pub(super) fn newcomers_are_up(&self) -> bool {
+        self.check.kind == CheckKind::None || self.check.initial == InitialHealth::Up
     }
 
     /// Servers that take part, up or not.
@@ -169,10 +176,8 @@ impl Pool {
             (Policy::ConsistentHash, Some(ring)) => Some(ring),
             (Policy::ConsistentHash, None) => {
                 let per_weight = self.settings.points_per_weight;
-                let part = |member: &Member<ServerId>| servers[member.tag].ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
-                let members = self.eligible(servers).filter(|member| servers[member.tag].settings.backup == backups);
-                let members = members.map(|member| {
-                    let points = points(per_weight, member.weight, part(&member));
+                let members = self.eligible(servers, backups).map(|(member, part)| {
+                    let points = points(per_weight, member.weight, part);
                     (member, points)
                 });
                 Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
@@ -184,29 +189,36 @@ impl Pool {
         Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))
     }
 
-    /// Those that take part: what people say, whether they are up or not.
-    fn eligible(&self, servers: &SlotMap<ServerId, Server>) -> impl Iterator<Item = Member<ServerId>> {
-        let eligible = self.members.values().filter(|id| servers[**id].takes_part());
-        eligible.map(|id| Member {
-            identity: servers[*id].address.into(),
-            weight: servers[*id].settings.weight,
-            tag: *id,
+    /// What the ring of those that are no backups is made from.
+    pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
+        let bare = |member: Member<ServerId>| Member { identity: member.identity, weight: member.weight, tag: () };
+        let members = self.eligible(servers, false).map(|(member, part)| (bare(member), part)).collect();
+        Blueprint { points_per_weight, members }
+    }
+
+    /// How many points that ring has.
+    pub(super) fn points_at(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> usize {
+        let members = self.eligible(servers, false);
+        members.map(|(member, part)| points(points_per_weight, member.weight, part) as usize).sum()
+    }
+
+    /// Those that take part, backups or the others, up or not, and the part of its weight that each has.
+    fn eligible(
+        &self,
+        servers: &SlotMap<ServerId, Server>,
+        backups: bool,
+    ) -> impl Iterator<Item = (Member<ServerId>, u32)> {
+        let its = self.members.values().map(|id| (*id, &servers[*id]));
+        let its = its.filter(move |(_, server)| server.takes_part() && server.settings.backup == backups);
+        its.map(|(id, server)| {
+            let member = Member { identity: server.address.into(), weight: server.settings.weight, tag: id };
+            (member, server.ramp.map_or(RAMP_PARTS, |ramp| ramp.part))
         })
     }
 
     /// The share of new clients that each server gets; those that get none are left out.
     pub(super) fn shares(&self, servers: &SlotMap<ServerId, Server>) -> HashMap<SocketAddr, f64> {
-        let serving = self.serving();
-        if let Some(ring) = serving.ring() {
-            let shares = match serving.picked() == serving.len() {
-                true => ring.shares(),
-                false => ring.shares_among(|member| servers[member.tag].is_up()),
-            };
-            return shares.into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect();
-        }
-        let all = serving.weight().max(1) as f64;
-        let weights = self.members.values().map(|id| (servers[*id].address, serving.weight_of(*id) as f64));
-        weights.map(|(address, weight)| (address, weight / all)).collect()
+        self.serving().shares(|id| servers[id].is_up()).into_iter().collect()
     }
 
     /// One number for what decides who gets whom, as far as servers and weights do. Who is up does not count.

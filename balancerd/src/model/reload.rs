@@ -316,13 +316,7 @@ impl Model {
                 self.take_parts(id, &starting, now);
                 ring
             });
-            match self.pools[id].rebuild(&self.servers, ring) {
-                Ok(old) => {
-                    let rings = old.into_iter().filter_map(Picker::into_ring);
-                    self.old_rings.extend(rings.filter(|ring| !ring.is_empty()));
-                }
-                Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
-            }
+            self.rebuild(id, ring);
         }
         if before.slow_start_ms != wanted.slow_start_ms {
             self.start_anew(id, now);
@@ -338,13 +332,31 @@ impl Model {
         }
     }
 
-    /// Sets who starts slowly in a pool to those who do so in its new ring.
-    fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
+    /// Makes the picker of a pool anew from its servers, with their ring if that is there. That there is room for it was
+    /// checked.
+    pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<()>>) {
+        match self.pools[id].rebuild(&self.servers, ring) {
+            Ok(old) => {
+                let rings = old.into_iter().filter_map(Picker::into_ring);
+                self.old_rings.extend(rings.filter(|ring| !ring.is_empty()));
+            }
+            Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
+        }
+    }
+
+    /// Sets who starts slowly in a pool to those who do so in its new ring. Whose part is another one than when it was made
+    /// gets at once what has come since.
+    pub(super) fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
         let time = self.pools[pool].slow_start();
         for (address, id) in &self.pools[pool].members {
             let server = &mut self.servers[*id];
+            let part = starting.get(address).copied();
+            if server.ramp.map(|ramp| ramp.part) == part {
+                continue;
+            }
             let since = |part| time.and_then(|time| now.checked_sub(time * part / RAMP_PARTS)).unwrap_or(now);
-            server.ramp = starting.get(address).map(|part| Ramp { since: since(*part), part: *part });
+            let before = server.ramp.map(|ramp| ramp.since);
+            server.ramp = part.map(|part| Ramp { since: before.unwrap_or_else(|| since(part)), part });
             if server.ramp.is_some() {
                 self.ramps.insert((now, *id));
             }

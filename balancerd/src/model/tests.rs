@@ -45,6 +45,16 @@ pub(super) fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings 
     }
 }
 
+impl Model {
+    /// Applies a request; a ring that takes longer is made at once.
+    fn applied(&mut self, request: &Request, now: Instant) -> (Response, Vec<Effect>) {
+        self.apply(request, None, now).unwrap_or_else(|remake| {
+            let remade = remake.make().expect("it was checked");
+            self.apply(request, Some(remade), now).expect("its ring is made")
+        })
+    }
+}
+
 /// A model that was just started with these settings.
 pub(super) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
@@ -70,7 +80,7 @@ pub(super) fn client(number: u32) -> SocketAddr {
 
 pub(super) fn explain(model: &mut Model, client: SocketAddr, now: Instant) -> ExplainReport {
     let request = Request::Explain { client: client.ip(), port: client.port(), service: None };
-    let Response::Explained(report) = model.apply(&request, now).0 else { panic!("{request}") };
+    let Response::Explained(report) = model.applied(&request, now).0 else { panic!("{request}") };
     report
 }
 
@@ -109,14 +119,14 @@ pub(super) fn state(state: AdminState) -> ServerValues {
 
 /// The report of a change that is expected to be made.
 pub(super) fn changed(model: &mut Model, request: &Request, now: Instant) -> (ChangeReport, Vec<Effect>) {
-    match model.apply(request, now) {
+    match model.applied(request, now) {
         (Response::Changed(report), effects) => (report, effects),
         other => panic!("{request} gave {other:?}"),
     }
 }
 
 fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
-    match model.apply(request, now) {
+    match model.applied(request, now) {
         (Response::Refused(refusal), effects) if effects.is_empty() => refusal,
         other => panic!("{request} gave {other:?}"),
     }
@@ -340,7 +350,7 @@ fn only_what_would_come_back_to_the_listener_is_the_balancer_itself() {
         let now = event::now();
         let mut model = started(&settings(listen, POINTS), now);
         let add = dry(add(server.parse().expect("an address"), 1));
-        matches!(model.apply(&add, now).0, Response::Refused(Refusal::Itself { .. }))
+        matches!(model.applied(&add, now).0, Response::Refused(Refusal::Itself { .. }))
     };
     for (listen, server) in [
         ("10.0.0.1:80", "10.0.0.1:80"),
@@ -366,16 +376,16 @@ fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
     changed(&mut model, &add(address(1), 1), now);
     let stop = |drain_ms| Request::Stop { now: false, drain_ms };
     let second = Duration::from_secs(1);
-    assert_eq!(model.apply(&stop(Some(5000)), now).1, [Effect::Stop(now + 5 * second)]);
+    assert_eq!(model.applied(&stop(Some(5000)), now).1, [Effect::Stop(now + 5 * second)]);
     assert_eq!(model.phase(), Phase::Stopping);
-    let (response, effects) = model.apply(&stop(None), now + second);
+    let (response, effects) = model.applied(&stop(None), now + second);
     assert_eq!(effects, [Effect::Stop(now + 5 * second)]);
     assert!(matches!(response, Response::Stopping(StoppingReport { drain_ms: 4000, .. })));
-    assert_eq!(model.apply(&stop(Some(9000)), now).1, [Effect::Stop(now + 9 * second)]);
+    assert_eq!(model.applied(&stop(Some(9000)), now).1, [Effect::Stop(now + 9 * second)]);
     assert_eq!(refused(&mut model, &add(address(2), 1), now), Refusal::Stopping);
-    assert!(matches!(model.apply(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
+    assert!(matches!(model.applied(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
     let at_once = Request::Stop { now: true, drain_ms: None };
-    assert_eq!(model.apply(&at_once, now + second).1, [Effect::Stop(now + second)]);
+    assert_eq!(model.applied(&at_once, now + second).1, [Effect::Stop(now + second)]);
 }
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
@@ -484,14 +494,14 @@ proptest! {
             match step {
                 Step::Add(number, weight) => {
                     let server = address(number);
-                    let (response, _) = model.apply(&add(server, weight), now);
+                    let (response, _) = model.applied(&add(server, weight), now);
                     let fresh = !weights.contains_key(&server);
                     prop_assert_eq!(matches!(response, Response::Changed(_)), fresh);
                     weights.entry(server).or_insert(weight);
                 }
                 Step::Remove(number, at_once) => {
                     let server = address(number);
-                    let (_, effects) = model.apply(&remove(server, at_once), now);
+                    let (_, effects) = model.applied(&remove(server, at_once), now);
                     weights.remove(&server);
                     for effect in effects {
                         if let Effect::EndSessions(id, reason) = effect {

@@ -115,8 +115,12 @@ impl Model {
             return;
         }
         let others = self.pools[pool_id].up() > usize::from(before == HealthState::Up);
-        if state == HealthState::Up && others {
-            self.start_slowly(id, now);
+        if state == HealthState::Up
+            && others
+            && self.servers[id].takes_part()
+            && let Some(time) = self.pools[pool_id].slow_start()
+        {
+            self.start_slowly(id, time, now);
         }
         self.place(id);
         let (server, pool) = (&self.servers[id], &self.pools[pool_id]);

@@ -252,15 +252,15 @@ proptest! {
                 0 | 1 => {
                     let settings = ServerSettings { weight, backup: flag, ..ServerSettings::default() };
                     let change = Change::Add { pool: "default".to_owned(), server, settings };
-                    model.apply(&Request::Change { change, dry_run: false }, now);
+                    let _ = model.apply(&Request::Change { change, dry_run: false }, None, now);
                 }
                 2 => {
                     let change = Change::Remove { pool: "default".to_owned(), server, how: Removal::Now };
-                    model.apply(&Request::Change { change, dry_run: false }, now);
+                    let _ = model.apply(&Request::Change { change, dry_run: false }, None, now);
                 }
                 3 => {
                     let values = ServerValues { weight: Some(weight), backup: Some(flag), ..ServerValues::default() };
-                    model.apply(&set(server, values), now);
+                    let _ = model.apply(&set(server, values), None, now);
                 }
                 4 => {
                     now += 7 * SECOND;
