@@ -115,7 +115,7 @@ pub(crate) enum Command {
 
     /// Add, remove, change and show pools: servers, and how one of them is picked
     #[command(subcommand, after_help = pool::EXAMPLES)]
-    Pool(PoolCommand),
+    Pool(Box<PoolCommand>),
 
     /// Show live sessions, the longest idle first
     #[command(after_help = server::SESSIONS_EXAMPLES)]

@@ -362,7 +362,7 @@ pub struct EjectionSettings {
 
 impl Default for EjectionSettings {
     fn default() -> Self {
-        Self { failures: 5, time_ms: 10_000, max_time_ms: 300_000, max_percent: 50 }
+        Self { failures: 5, time_ms: 1_000, max_time_ms: 60_000, max_percent: 50 }
     }
 }
 

@@ -376,7 +376,7 @@ fn any_check() -> impl Strategy<Value = CheckSettings> {
 fn any_health() -> impl Strategy<Value = HealthSettings> {
     // No file says how servers are checked that are not.
     let check = prop_oneof![Just(CheckSettings::default()), any_check()];
-    let time = || prop::sample::select(vec![10_000u64, 20_000]);
+    let time = || prop::sample::select(vec![1_000u64, 60_000]);
     let when = prop::sample::select(WhenAllDown::ALL.as_slice());
     let on_down = prop::sample::select(OnDown::ALL.as_slice());
     (check, 4u32..6, time(), time(), 49u8..51, when, on_down).prop_map(

@@ -144,31 +144,31 @@ fn exact(milliseconds: u64) -> String {
 
 /// What of the health of servers is not the usual.
 fn unusual_health(health: &HealthSettings) -> PoolValues {
-    fn other<T: PartialEq>(value: T, usual: T) -> Option<T> {
-        (value != usual).then_some(value)
+    fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+        (value != *usual).then_some(value)
     }
     let (usual, health) = (HealthSettings::default(), health.clone());
     let mut values = PoolValues {
-        eject_failures: other(health.ejection.failures, usual.ejection.failures),
-        when_all_down: other(health.when_all_down, usual.when_all_down),
-        on_down: other(health.on_down, usual.on_down),
+        eject_failures: other(health.ejection.failures, &usual.ejection.failures),
+        when_all_down: other(health.when_all_down, &usual.when_all_down),
+        on_down: other(health.on_down, &usual.on_down),
         ..PoolValues::default()
     };
     if health.ejection.failures > 0 {
-        values.eject_time_ms = other(health.ejection.time_ms, usual.ejection.time_ms);
-        values.eject_max_time_ms = other(health.ejection.max_time_ms, usual.ejection.max_time_ms);
-        values.eject_max_percent = other(health.ejection.max_percent, usual.ejection.max_percent);
+        values.eject_time_ms = other(health.ejection.time_ms, &usual.ejection.time_ms);
+        values.eject_max_time_ms = other(health.ejection.max_time_ms, &usual.ejection.max_time_ms);
+        values.eject_max_percent = other(health.ejection.max_percent, &usual.ejection.max_percent);
     }
     if health.check.kind != CheckKind::None {
         values.check = Some(health.check.kind);
         values.check_interval_ms = Some(health.check.interval_ms);
-        values.check_undecided_interval_ms = other(health.check.undecided_interval_ms, None);
-        values.check_down_interval_ms = other(health.check.down_interval_ms, None);
-        values.check_timeout_ms = other(health.check.timeout_ms, usual.check.timeout_ms);
-        values.check_rise = other(health.check.rise, usual.check.rise);
-        values.check_fall = other(health.check.fall, usual.check.fall);
-        values.check_port = other(health.check.port, None);
-        values.check_initial = other(health.check.initial, usual.check.initial);
+        values.check_undecided_interval_ms = other(health.check.undecided_interval_ms, &None);
+        values.check_down_interval_ms = other(health.check.down_interval_ms, &None);
+        values.check_timeout_ms = other(health.check.timeout_ms, &usual.check.timeout_ms);
+        values.check_rise = other(health.check.rise, &usual.check.rise);
+        values.check_fall = other(health.check.fall, &usual.check.fall);
+        values.check_port = other(health.check.port, &None);
+        values.check_initial = other(health.check.initial, &usual.check.initial);
     }
     values
 }
@@ -346,7 +346,7 @@ its sessions would go on until they end: 1 alive; nothing was changed";
             check_initial: Some(InitialHealth::Down),
             eject_failures: Some(1),
             eject_time_ms: Some(20_000),
-            eject_max_time_ms: Some(60_000),
+            eject_max_time_ms: Some(90_000),
             eject_max_percent: Some(10),
             when_all_down: Some(WhenAllDown::UseAll),
             on_down: Some(OnDown::Close),
@@ -356,11 +356,11 @@ its sessions would go on until they end: 1 alive; nothing was changed";
             of_values(&values),
             "check tcp, check every 1s 500ms, every 500ms while undecided, no other interval while down, check timeout 2s, \
              rise 1, fall 4, no check port, initially down, ejection after 1 failure, ejection for 20s, ejection for at \
-             most 1m, ejection of at most 10%, use-all when all are down, close the sessions of who goes down"
+             most 1m 30s, ejection of at most 10%, use-all when all are down, close the sessions of who goes down"
         );
         let pool = values.over(&PoolSettings::default());
         let words = "consistent-hash, check tcp, check every 1s 500ms, every 500ms while undecided, check timeout 2s, \
-                     rise 1, fall 4, initially down, ejection after 1 failure, ejection for 20s, ejection for at most 1m, \
+                     rise 1, fall 4, initially down, ejection after 1 failure, ejection for 20s, ejection for at most 1m 30s, \
                      ejection of at most 10%, use-all when all are down, close the sessions of who goes down";
         assert_eq!(of_pool(&pool), words);
         let none = PoolValues { check: Some(CheckKind::None), eject_failures: Some(0), ..values };

@@ -18,18 +18,18 @@ type Cell<'a> = (Column, Box<dyn Fn(&ServerReport) -> String + 'a>);
 /// The answer to `list`.
 pub(crate) fn list(report: &ListReport) -> String {
     let not_up = report.servers.iter().filter_map(not_up).collect();
-    list_of(report, cells(report), not_up)
+    list_of(report, &cells(report), not_up)
 }
 
 /// The answer to `list --wide`: what is wrong is said in a column.
 pub(crate) fn wide_list(report: &ListReport) -> String {
     let mut cells = cells(report);
     cells.extend(wide_cells());
-    list_of(report, cells, Vec::new())
+    list_of(report, &cells, Vec::new())
 }
 
 /// A table of these columns, and lines below it.
-fn list_of(report: &ListReport, cells: Vec<Cell<'_>>, not_up: Vec<String>) -> String {
+fn list_of(report: &ListReport, cells: &[Cell<'_>], not_up: Vec<String>) -> String {
     let mut paragraphs = Vec::new();
     // The pool that everybody begins with needs no introduction.
     if report.pool != DEFAULT_POOL || report.settings != PoolSettings::default() {

@@ -385,7 +385,7 @@ fn reports_are_printed_as_they_are_for_programs() {
                             "down_interval_ms": null, "timeout_ms": 1000, "rise": 2, "fall": 3, "port": null,
                             "initial": "up"
                         },
-                        "ejection": {"failures": 5, "time_ms": 10000, "max_time_ms": 300_000, "max_percent": 50},
+                        "ejection": {"failures": 5, "time_ms": 1000, "max_time_ms": 60000, "max_percent": 50},
                         "when_all_down": "refuse", "on_down": "keep"
                     }
                 }

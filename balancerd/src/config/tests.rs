@@ -642,9 +642,12 @@ fn values_of_health_have_bounds() {
         ),
         (
             "eject_time = \"10m\"",
-            "14: pool.web.eject_time: 10m is above eject_max_time, which is 5m unless the file says more".to_owned(),
+            "14: pool.web.eject_time: 10m is above eject_max_time, which is 1m unless the file says more".to_owned(),
         ),
-        ("eject_max_time = \"5s\"", "18: pool.web.eject_max_time: 5s is below eject_time, which is 10s".to_owned()),
+        (
+            "eject_max_time = \"999ms\"",
+            "18: pool.web.eject_max_time: 999ms is below eject_time, which is 1s".to_owned(),
+        ),
     ] {
         let lines = line.lines().count() + 5;
         let text = wrong_pool(&format!("[pool.web]\ncheck = \"tcp\"\n{line}\n"));

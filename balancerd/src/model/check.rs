@@ -260,7 +260,7 @@ mod tests {
             ),
             (|health, time| health.check.down_interval_ms = Some(time), "check_down_interval", 10, 86_400_000, times),
             (|health, time| health.check.timeout_ms = time, "check_timeout", 10, 3_600_000, "it is from 10ms to 1h"),
-            (|health, time| health.ejection.max_time_ms = time, "eject_max_time", 10_000, 86_400_000, times),
+            (|health, time| health.ejection.max_time_ms = time, "eject_max_time", 1_000, 86_400_000, times),
             (|health, number| health.check.rise = in_a_row(number), "check_rise", 1, 100, "it is at most 100"),
             (|health, number| health.check.fall = in_a_row(number), "check_fall", 1, 100, "it is at most 100"),
             (
@@ -290,8 +290,8 @@ mod tests {
             Some("eject_time: it is from 10ms to 1day")
         );
         assert_eq!(
-            refused(|health| health.ejection.time_ms = 301_000).as_deref(),
-            Some("eject_max_time: 5m is below eject_time, which is 5m 1s")
+            refused(|health| health.ejection.time_ms = 61_000).as_deref(),
+            Some("eject_max_time: 1m is below eject_time, which is 1m 1s")
         );
     }
 
