@@ -13,6 +13,39 @@ pub const MAX_CHECK_TEXT: usize = 1024;
 /// Ranges of statuses that a check accepts at most.
 pub const MAX_STATUSES: usize = 16;
 
+/// The shortest interval, timeout and ejection: what is shorter asks for nothing but checks.
+pub const MIN_TIME_MS: u64 = 10;
+
+/// The longest interval and ejection: whoever gives more has mistaken the unit.
+pub const MAX_TIME_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The longest that a check may take: it holds a descriptor for that time.
+pub const MAX_TIMEOUT_MS: u64 = 60 * 60 * 1000;
+
+/// Results in a row that are waited for at most.
+pub const MAX_IN_A_ROW: u32 = 100;
+
+/// Failures of clients in a row that are waited for at most.
+pub const MAX_EJECT_FAILURES: u32 = 1_000_000;
+
+/// Keys of a pool that mean nothing without checks, and that a file has only with them.
+pub const OF_CHECKS: [&str; 8] = [
+    "check_interval",
+    "check_undecided_interval",
+    "check_down_interval",
+    "check_timeout",
+    "check_rise",
+    "check_fall",
+    "check_port",
+    "check_initial",
+];
+
+/// Keys of a pool that mean something for the check `send` alone.
+pub const OF_SEND: [&str; 4] = ["check_send", "check_send_hex", "check_expect", "check_expect_hex"];
+
+/// Keys of a pool that mean something for the check `http` alone.
+pub const OF_HTTP: [&str; 4] = ["check_method", "check_path", "check_host", "check_status"];
+
 /// The health of a pool's servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -100,6 +133,15 @@ impl CheckKind {
             Self::Send { .. } => "send",
             Self::Http(_) => "http",
         }
+    }
+
+    /// Whether a pool whose check this is makes use of a key, as a file calls it.
+    #[must_use]
+    pub fn uses(&self, key: &str) -> bool {
+        let is_wanted = |keys: &[&str], wanted: bool| wanted || !keys.contains(&key);
+        is_wanted(&OF_CHECKS, *self != Self::None)
+            && is_wanted(&OF_SEND, matches!(self, Self::Send { .. }))
+            && is_wanted(&OF_HTTP, matches!(self, Self::Http(_)))
     }
 }
 
@@ -389,6 +431,24 @@ mod tests {
         }
         for wrong in ["", "20", "099", "600", "6xx", "x", "300-200", "200-", "-", "+200", "2xxx"] {
             assert_eq!(wrong.parse::<StatusRange>(), Err(StatusRangeError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_check_makes_use_of_its_own_keys() {
+        let send = CheckKind::Send { send: CheckText::default(), expect: CheckText::default() };
+        let kinds = [CheckKind::None, CheckKind::Tcp, send, CheckKind::Http(HttpCheck::default())];
+        assert_eq!(kinds.each_ref().map(CheckKind::name), CheckKind::NAMES);
+        let users = |key: &str| kinds.each_ref().map(|kind| kind.uses(key));
+        for (key, expected) in [
+            ("policy", [true; 4]),
+            ("check", [true; 4]),
+            ("eject_time", [true; 4]),
+            ("check_rise", [false, true, true, true]),
+            ("check_expect_hex", [false, false, true, false]),
+            ("check_status", [false, false, false, true]),
+        ] {
+            assert_eq!(users(key), expected, "{key}");
         }
     }
 

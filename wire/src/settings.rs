@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::health::{CheckKind, CheckText, HealthSettings};
+use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 
 /// The pool that commands mean when they name none.
 pub const DEFAULT_POOL: &str = "default";
@@ -435,7 +435,7 @@ const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
 
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
 /// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
-/// use of, in the settings that it comes to, is no difference.
+/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not.
 #[must_use]
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
@@ -448,7 +448,11 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         }
         let (empty, old_settings, new_settings) = (BTreeMap::new(), old, new);
         if let (Some(old), Some(new)) = (old_settings, new_settings) {
-            let counts = |key: &str| new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key);
+            let checks = &new.health.check.kind;
+            let is_off = |key: &str| *checks == CheckKind::None && OF_CHECKS.contains(&key);
+            let counts = |key: &str| {
+                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && !is_off(key)
+            };
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
                 if counts(key) {
                     found.value(key, was, is);
@@ -665,6 +669,19 @@ mod tests {
         );
         let key = "pool web: key client-ip-port -> client-ip".to_owned();
         assert!(texts(&changed, &settings()).contains(&key), "it does now");
+    }
+
+    #[test]
+    fn how_servers_are_checked_that_are_not_is_no_difference() {
+        let mut off = settings();
+        off.pools.get_mut("web").expect("a pool").health.check.interval_ms = 7000;
+        assert_eq!(differences(&settings(), &off), []);
+        let mut on = off.clone();
+        on.pools.get_mut("web").expect("a pool").health.check.kind = CheckKind::Tcp;
+        let texts: Vec<String> = differences(&settings(), &on).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["pool web: check none -> tcp", "pool web: check_interval 2s -> 7s"]);
+        let texts: Vec<String> = differences(&on, &settings()).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["pool web: check tcp -> none"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use wire::control::PoolValues;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
 
+use super::health::{HealthArgs, NoHealth};
 use super::{OrNone, milliseconds, one_of};
 
 /// What can be done with pools.
@@ -24,7 +25,7 @@ pub(crate) enum PoolCommand {
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(PoolRemoveArgs),
 
-    /// Change how a pool picks a server
+    /// Change how a pool picks a server, and how it finds out which are up
     ///
     /// The sessions that are alive stay where they are.
     #[command(after_help = SET_EXAMPLES)]
@@ -71,21 +72,27 @@ pub(crate) struct PickArgs {
     slow_start: Option<Duration>,
 }
 
-/// Lengths of networks were given, and networks are not what is hashed.
+/// Options that do not go together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
-pub(crate) struct NoSubnet;
+pub(crate) enum PoolError {
+    /// Lengths of networks were given, and networks are not what is hashed.
+    #[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
+    NoSubnet,
+    /// Those of health do not.
+    #[error(transparent)]
+    Health(#[from] NoHealth),
+}
 
 impl PickArgs {
     /// What is hashed, if that was said.
-    fn key(&self) -> Result<Option<HashKey>, NoSubnet> {
+    fn key(&self) -> Result<Option<HashKey>, PoolError> {
         let has_lengths = self.subnet_ipv4.is_some() || self.subnet_ipv6.is_some();
         match self.key.as_deref() {
             Some("client-subnet") => Ok(Some(HashKey::ClientSubnet {
                 ipv4: self.subnet_ipv4.unwrap_or(HashKey::DEFAULT_IPV4),
                 ipv6: self.subnet_ipv6.unwrap_or(HashKey::DEFAULT_IPV6),
             })),
-            _ if has_lengths => Err(NoSubnet),
+            _ if has_lengths => Err(PoolError::NoSubnet),
             Some("client-ip-port") => Ok(Some(HashKey::ClientIpPort)),
             Some(_) => Ok(Some(HashKey::ClientIp)),
             None => Ok(None),
@@ -95,6 +102,7 @@ impl PickArgs {
 
 /// Arguments of `pool add`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("values").multiple(true))]
 pub(crate) struct PoolAddArgs {
     /// Its name: letters, digits, dots, dashes and underscores
     pub(crate) name: String,
@@ -109,6 +117,10 @@ pub(crate) struct PoolAddArgs {
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    // The last, since its heading holds for what follows.
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 impl PoolAddArgs {
@@ -116,16 +128,10 @@ impl PoolAddArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn settings(&self) -> Result<PoolSettings, NoSubnet> {
-        let usual = PoolSettings::default();
-        Ok(PoolSettings {
-            policy: self.pick.policy.unwrap_or(usual.policy),
-            key: self.pick.key()?.unwrap_or(usual.key),
-            max_load: self.max_load,
-            points_per_weight: self.pick.points_per_weight.unwrap_or(usual.points_per_weight),
-            slow_start_ms: self.pick.slow_start.map_or(usual.slow_start_ms, milliseconds),
-            ..usual
-        })
+    pub(crate) fn settings(&self) -> Result<PoolSettings, PoolError> {
+        let max_load = self.max_load.map(Some);
+        let values = PoolValues { max_load, ..values(&self.pick, &self.health)? };
+        Ok(values.over(&PoolSettings::default()))
     }
 }
 
@@ -136,7 +142,10 @@ Examples:
                                           The same, but no server gets much more than its part
   balancerctl pool add web --key client-subnet --subnet-ipv4 16
                                           Neighbours get the same server
-  balancerctl pool add api --policy least-connections --slow-start 30s";
+  balancerctl pool add api --policy least-connections --slow-start 30s
+  balancerctl pool add web --check http --check-path /health --check-status 2xx
+                                          Only servers that say so get clients
+  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]
@@ -171,6 +180,10 @@ pub(crate) struct PoolSetArgs {
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    // The last, since its heading holds for what follows.
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 impl PoolSetArgs {
@@ -178,16 +191,21 @@ impl PoolSetArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn values(&self) -> Result<PoolValues, NoSubnet> {
-        Ok(PoolValues {
-            policy: self.pick.policy,
-            key: self.pick.key()?,
-            max_load: self.max_load.map(|OrNone(factor)| factor),
-            points_per_weight: self.pick.points_per_weight,
-            slow_start_ms: self.pick.slow_start.map(milliseconds),
-            ..PoolValues::default()
-        })
+    pub(crate) fn values(&self) -> Result<PoolValues, PoolError> {
+        let max_load = self.max_load.map(|OrNone(factor)| factor);
+        Ok(PoolValues { max_load, ..values(&self.pick, &self.health)? })
     }
+}
+
+/// What `pool add` and `pool set` have in common.
+fn values(pick: &PickArgs, health: &HealthArgs) -> Result<PoolValues, PoolError> {
+    Ok(PoolValues {
+        policy: pick.policy,
+        key: pick.key()?,
+        points_per_weight: pick.points_per_weight,
+        slow_start_ms: pick.slow_start.map(milliseconds),
+        ..health.values()?
+    })
 }
 
 const SET_EXAMPLES: &str = "\
@@ -197,7 +215,13 @@ Examples:
   balancerctl pool set default --max-load none
                                           Let servers have what the ring gives them
   balancerctl pool set web --key client-ip-port --dry-run
-                                          Who would move?";
+                                          Who would move?
+  balancerctl pool set web --check tcp --check-interval 5s
+                                          Does each server take connections?
+  balancerctl pool set web --check none --eject-failures 0
+                                          Leave nobody out, whatever happens
+  balancerctl pool set web --when-all-down use-all
+                                          Rather a server that is down than none";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

@@ -1,5 +1,6 @@
 //! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
 //! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
+//! What a pool says of the health of its servers is in `health`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,6 +12,7 @@ use wire::control::MAX_SERVERS;
 use wire::settings::{HashKey, Policy, PoolSettings, Protocol, ServerSettings, ServiceSettings, Settings, is_name};
 
 use super::file::File;
+use super::health;
 use super::listens::{Holder, Listens};
 use super::section::{Faults, Named, Path, Section, line};
 use super::value;
@@ -32,10 +34,41 @@ pub(super) const SERVICE: &[&str] = &[
     "splice",
 ];
 /// Of `[pool.NAME]`.
-pub(super) const POOL: &[&str] =
-    &["policy", "key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight", "slow_start", "servers"];
+pub(super) const POOL: &[&str] = &[
+    "policy",
+    "key",
+    "subnet_ipv4",
+    "subnet_ipv6",
+    "max_load",
+    "points_per_weight",
+    "slow_start",
+    "check",
+    "check_send",
+    "check_send_hex",
+    "check_expect",
+    "check_expect_hex",
+    "check_method",
+    "check_path",
+    "check_host",
+    "check_status",
+    "check_interval",
+    "check_undecided_interval",
+    "check_down_interval",
+    "check_timeout",
+    "check_rise",
+    "check_fall",
+    "check_port",
+    "check_initial",
+    "eject_failures",
+    "eject_time",
+    "eject_max_time",
+    "eject_max_percent",
+    "when_all_down",
+    "on_down",
+    "servers",
+];
 /// Of a server.
-pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions"];
+pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions", "backup", "check_address"];
 
 /// The keys of a pool that mean something for `consistent-hash` alone.
 const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
@@ -140,7 +173,7 @@ fn read_service<'d>(
     }
 }
 
-fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
+pub(super) fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
     if let Some(value) = section.value(key)
         && value.get_ref().as_array().is_some_and(|array| array.is_empty())
     {
@@ -196,8 +229,8 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
             .take("points_per_weight", value::points_per_weight, faults)
             .unwrap_or(default.points_per_weight),
         slow_start_ms: section.take("slow_start", value::slow_start, faults).unwrap_or(default.slow_start_ms),
+        health: health::read(&section, faults),
         servers: read_servers(&section, listens, faults),
-        ..default
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {
@@ -224,7 +257,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
 }
 
 /// Complains about keys that mean nothing here.
-fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
+pub(super) fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
     for key in keys {
         if let Some(at) = section.place(key) {
             faults.note(at, || format!("{}: it goes with {only_with}", section.path.key(key)));
@@ -267,7 +300,8 @@ fn read_servers(
             weight: section.take("weight", value::weight, faults).unwrap_or(default.weight),
             state: section.take("state", value::admin_state, faults).unwrap_or(default.state),
             max_sessions: section.take("max_sessions", value::limit_64, faults),
-            ..default
+            backup: section.take("backup", value::flag, faults).unwrap_or(default.backup),
+            check_address: section.take("check_address", value::server_address, faults),
         };
         let Some(address) = section.take_spanned("address", value::server_address, faults) else { continue };
         let (at, address) = (address.span().start, address.into_inner());
