@@ -1,5 +1,6 @@
 //! A change whose ring was made beside the loop, through the model.
 
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use proptest::prelude::*;
@@ -203,4 +204,64 @@ fn a_pool_that_is_removed_gives_its_ring_away_whole() {
     assert_eq!((model.servers.len(), model.pools.len()), (1, 1), "who has a session stays for it");
     model.session_ended(service, client(1).ip(), Some(session), true, EndReason::ClientClosed, now);
     assert_eq!((model.servers.len(), model.pools.len()), (0, 0));
+}
+
+/// Prints milliseconds: `cargo test --release -p balancerd milliseconds -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn milliseconds_of_changes_and_reports() {
+    for count in [1000u32, 10_000] {
+        let now = event::now();
+        let mut file = settings("0.0.0.0:80", ring::POINTS_PER_WEIGHT);
+        let server = |number| (Ipv4Addr::from(0x0a00_0000 + number), 80).into();
+        let servers = (0..count).map(|number| (server(number), ServerSettings::default()));
+        file.pools.get_mut("default").expect("a pool").servers = servers.collect();
+        let mut model = started(&file, now);
+        let weight = |weight| set(server(500), ServerValues { weight: Some(weight), ..ServerValues::default() });
+        println!("{count} servers");
+        for to in [2, 5, 9, 17, 33] {
+            model.points_in_the_loop = usize::MAX;
+            let mut times = [0, 1].map(|_| Vec::new());
+            for _ in 0..15 {
+                for (times, weight) in times.iter_mut().zip([weight(to), weight(1)]) {
+                    times.push(time(|| model.apply(&weight, None, now).expect("in the loop")).1);
+                }
+            }
+            print(&format!("weight 1 to {to} in the loop"), &mut times[0]);
+            print("and back", &mut times[1]);
+        }
+        let points = PoolValues { points_per_weight: NonZeroU32::new(1000), ..PoolValues::default() };
+        let points = Change::SetPool { pool: "default".to_owned(), values: points };
+        for (what, request) in
+            [("weight 1 to 256", weight(256)), ("all points", Request::Change { change: points, dry_run: false })]
+        {
+            model.points_in_the_loop = POINTS_IN_THE_LOOP;
+            let (remake, before) = time(|| model.apply(&request, None, now).expect_err("beside the loop"));
+            let (remade, beside) = time(|| remake.make().expect("checked"));
+            let (_, after) = time(|| model.apply(&request, Some(remade), now).expect("with the ring"));
+            print(&format!("{what}, before its ring is made"), &mut [before]);
+            print(&format!("{what}, while it is made"), &mut [beside]);
+            print(&format!("{what}, with it"), &mut [after]);
+        }
+        let mut report = |what: &str, report: fn(&mut Model)| {
+            print(what, &mut (0..15).map(|_| time(|| report(&mut model)).1).collect::<Vec<_>>());
+        };
+        report("list", |model| drop(list(model)));
+        report("digest", |model| drop(model.digest("default")));
+        report("status", |model| drop(model.status(model.vitals.started)));
+        report("explain", |model| drop(explain(model, client(1), model.vitals.started)));
+    }
+}
+
+fn time<T>(call: impl FnOnce() -> T) -> (T, Duration) {
+    let begin = event::now();
+    let result = call();
+    (result, event::now() - begin)
+}
+
+fn print(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let (least, median) = (milliseconds(times[0]), milliseconds(times[times.len() / 2]));
+    println!("{what:<40} least {least:>8.3} median {median:>8.3}");
 }
