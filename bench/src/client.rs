@@ -24,6 +24,8 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 pub const KEPT: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// The request for the small answer after which the server closes.
 pub const CLOSING: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+/// The request for the answer of middle size on a connection that is kept.
+pub const MEDIUM: &[u8] = b"GET /medium HTTP/1.1\r\nHost: bench\r\n\r\n";
 /// The request for the large answer on a connection that is kept.
 pub const BULK: &[u8] = b"GET /bulk HTTP/1.1\r\nHost: bench\r\n\r\n";
 

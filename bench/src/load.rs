@@ -36,7 +36,8 @@ pub struct Shape {
     pub request: &'static [u8],
     /// Whether a connection is used again or ends, by the server's close, after one request.
     pub kept: bool,
-    /// How long a client waits after a connection before it opens the next.
+    /// How long a client waits after an answer before its next request, or, without kept connections, after a connection before
+    /// it opens the next.
     pub pause: Duration,
 }
 
@@ -61,7 +62,7 @@ pub struct Load {
     shape: Shape,
     poll: Poll,
     events: Events,
-    /// One place for each client; empty while it pauses.
+    /// One place for each client; empty while it pauses between two connections.
     connections: Vec<Option<Connection>>,
     /// Connections opened so far.
     opened: usize,
@@ -85,6 +86,8 @@ struct Connection {
 enum Outcome {
     /// It waits for readiness again.
     Waiting,
+    /// It has its answer, and waits before it asks again.
+    Pausing,
     /// It has served its requests and the server has closed it.
     Ended,
 }
@@ -145,7 +148,10 @@ impl Load {
                 && due <= now
             {
                 self.pausing.pop_front();
-                self.connect(index)?;
+                match &mut self.connections[index] {
+                    Some(connection) => connection.ask_again(self.shape)?,
+                    None => self.connect(index)?,
+                }
             }
             let due = self.pausing.front().map_or(WAIT, |(due, _)| due.saturating_duration_since(now));
             match self.poll.poll(&mut self.events, Some(due.min(WAIT))) {
@@ -158,6 +164,7 @@ impl Load {
                 let Some(connection) = &mut self.connections[index] else { continue };
                 match connection.ready(event, self.shape, &mut self.scratch, &mut tally) {
                     Ok(Outcome::Waiting) => {}
+                    Ok(Outcome::Pausing) => self.pausing.push_back((clock::now() + self.shape.pause, index)),
                     Ok(Outcome::Ended) => ended.push(index),
                     Err(error) => {
                         tally.errors += 1;
@@ -217,15 +224,23 @@ impl Connection {
                 self.count(tally);
                 self.response.clear();
                 self.answered = false;
-                self.sent = 0;
-                self.started = clock::now();
-                self.send(shape)?;
+                if !shape.pause.is_zero() {
+                    return Ok(Outcome::Pausing);
+                }
+                self.ask_again(shape)?;
             }
             // A short read has emptied the socket: what comes later is a new event. Only a close may be there already.
             if shape.kept && count < scratch.len() && !event.is_read_closed() {
                 return Ok(Outcome::Waiting);
             }
         }
+    }
+
+    /// Makes the next request on a kept connection.
+    fn ask_again(&mut self, shape: Shape) -> Result<()> {
+        self.sent = 0;
+        self.started = clock::now();
+        self.send(shape)
     }
 
     fn send(&mut self, shape: Shape) -> Result<()> {

@@ -29,14 +29,16 @@ const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 pub(crate) enum Kind {
     /// No balancer: the clients talk to the first server.
     Direct,
-    /// HAProxy: `mode tcp`, `balance source`, `hash-type consistent`.
+    /// HAProxy: `mode tcp`, `balance source`, `hash-type consistent`, `option splice-auto`.
     Haproxy,
-    /// HAProxy with `option splice-auto`; not part of the default list.
+    /// HAProxy with `option splice-request` and `option splice-response` as well: it splices from the start.
     HaproxySplice,
     /// nginx `stream`: `hash $remote_addr consistent`.
     Nginx,
     /// The daemon of this project.
     Balancerd,
+    /// Another build of the daemon: that of `--before`.
+    Before,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
             Self::Balancerd => "balancerd",
+            Self::Before => "before",
         }
     }
 }
@@ -56,18 +59,28 @@ impl Kind {
 pub(crate) struct Programs {
     pub(crate) balancerd: PathBuf,
     pub(crate) balancerctl: PathBuf,
+    /// Where another build of both is.
+    pub(crate) before: Option<PathBuf>,
 }
 
 impl Programs {
     /// The program that `kind` needs and that is not there.
-    pub(crate) fn missing(&self, kind: Kind) -> Option<&Path> {
-        let needed: &[&Path] = match kind {
-            Kind::Direct => &[],
-            Kind::Haproxy | Kind::HaproxySplice => &[Path::new(HAPROXY)],
-            Kind::Nginx => &[Path::new(NGINX_STREAM_MODULE)],
-            Kind::Balancerd => &[&self.balancerd, &self.balancerctl],
+    pub(crate) fn missing(&self, kind: Kind) -> Option<PathBuf> {
+        let needed = match kind {
+            Kind::Direct => Vec::new(),
+            Kind::Haproxy | Kind::HaproxySplice => vec![PathBuf::from(HAPROXY)],
+            Kind::Nginx => vec![PathBuf::from(NGINX_STREAM_MODULE)],
+            Kind::Balancerd | Kind::Before => self.ours(kind).to_vec(),
         };
-        needed.iter().copied().find(|path| !path.exists())
+        needed.into_iter().find(|path| !path.exists())
+    }
+
+    /// balancerd and balancerctl of this build, or of the other one.
+    fn ours(&self, kind: Kind) -> [PathBuf; 2] {
+        match &self.before {
+            Some(before) if kind == Kind::Before => [before.join("balancerd"), before.join("balancerctl")],
+            _ => [self.balancerd.clone(), self.balancerctl.clone()],
+        }
     }
 }
 
@@ -94,7 +107,7 @@ impl Balancer {
             Kind::Haproxy => start_haproxy(&directory, addr, servers, false),
             Kind::HaproxySplice => start_haproxy(&directory, addr, servers, true),
             Kind::Nginx => start_nginx(&directory, addr, servers),
-            Kind::Balancerd => start_balancerd(&directory, addr, servers, programs),
+            Kind::Balancerd | Kind::Before => start_balancerd(&directory, addr, servers, &programs.ours(kind)),
         }?;
         client::await_answer(addr, &mut process).with_context(|| format!("start {}", kind.name()))?;
         Ok(Self { kind, addr, process: Some(process) })
@@ -106,15 +119,16 @@ impl Balancer {
     }
 }
 
-fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, splice: bool) -> Result<Process> {
+/// `splice-auto` alone is decided when HAProxy's task of a session wakes up, which that of a mere relay seldom does: version
+/// 2.6 then copies all of a transfer. `always` makes it splice from the first byte.
+fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, always: bool) -> Result<Process> {
     let mut text = format!("global\n    nbthread 1\n    maxconn {HAPROXY_SESSIONS}\n");
-    if splice {
-        // By default a quarter of maxconn, two descriptors each.
-        text.push_str("    maxpipes 64\n");
-    }
+    // By default a quarter of maxconn, two descriptors each.
+    text.push_str("    maxpipes 64\n");
     text.push_str("defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n");
-    if splice {
-        text.push_str("    option splice-auto\n");
+    text.push_str("    option splice-auto\n");
+    if always {
+        text.push_str("    option splice-request\n    option splice-response\n");
     }
     let _ = writeln!(text, "frontend clients\n    bind {addr}\n    default_backend servers");
     text.push_str("backend servers\n    balance source\n    hash-type consistent\n");
@@ -140,7 +154,12 @@ fn start_nginx(directory: &Path, addr: SocketAddrV4, servers: &Servers) -> Resul
     Process::start(directory, "nginx", servers::NGINX, servers::nginx_arguments(directory, &path))
 }
 
-fn start_balancerd(directory: &Path, addr: SocketAddrV4, servers: &Servers, programs: &Programs) -> Result<Process> {
+fn start_balancerd(
+    directory: &Path,
+    addr: SocketAddrV4,
+    servers: &Servers,
+    [balancerd, balancerctl]: &[PathBuf; 2],
+) -> Result<Process> {
     let socket = directory.join("control.sock");
     let arguments = [
         "--listen",
@@ -150,11 +169,11 @@ fn start_balancerd(directory: &Path, addr: SocketAddrV4, servers: &Servers, prog
         "--state",
         &directory.display().to_string(),
     ];
-    let mut process = Process::start(directory, "balancerd", &programs.balancerd, arguments)?;
+    let mut process = Process::start(directory, "balancerd", balancerd, arguments)?;
     for server in &servers.addrs {
         clock::retry(client::START_LIMIT, || {
             process.check()?;
-            add(&programs.balancerctl, &socket, *server)
+            add(balancerctl, &socket, *server)
         })?;
     }
     Ok(process)

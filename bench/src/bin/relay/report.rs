@@ -27,6 +27,22 @@ pub(crate) struct Figures {
     errors: u64,
 }
 
+/// What one balancer did in one round with small requests, alone and beside bulk.
+pub(crate) struct Fairness {
+    /// The small requests without bulk.
+    pub(crate) alone: Figures,
+    /// The small requests, with the processor time of both loads.
+    pub(crate) beside: Figures,
+    /// The bulk beside them.
+    pub(crate) bulk: Figures,
+}
+
+impl Fairness {
+    fn errors(&self) -> u64 {
+        self.alone.errors + self.beside.errors + self.bulk.errors
+    }
+}
+
 /// Memory per idle session in one round, in bytes.
 pub(crate) struct Footprint {
     pub(crate) own: f64,
@@ -149,9 +165,57 @@ impl Rounds<Figures> {
         table
     }
 
-    /// balancerd's processor time per request as a part of HAProxy's.
-    pub(crate) fn cost_ratio(&self) -> Option<f64> {
-        self.ratio(Kind::Balancerd, Kind::Haproxy, |figures| figures.cost).map(|ratio| ratio.median)
+    /// balancerd's processor time per request as a part of that of `base`.
+    pub(crate) fn cost_ratio(&self, base: Kind) -> Option<f64> {
+        self.ratio(Kind::Balancerd, base, |figures| figures.cost).map(|ratio| ratio.median)
+    }
+
+    /// balancerd's throughput as a multiple of that of `base`.
+    pub(crate) fn rate_ratio(&self, base: Kind) -> Option<f64> {
+        self.ratio(Kind::Balancerd, base, |figures| Some(figures.rate)).map(|ratio| ratio.median)
+    }
+}
+
+impl Rounds<Fairness> {
+    /// A table of the latency of small requests, alone and beside bulk.
+    pub(crate) fn fairness_table(&self, markdown: bool) -> Table {
+        let mut table = table(markdown);
+        table.set_header([
+            "balancer",
+            "p50 us alone",
+            "p99 us alone",
+            "p50 us beside",
+            "p99 us beside",
+            "requests/s beside",
+            "bulk MB/s",
+            "core % beside",
+            "errors",
+            "p99 beside / haproxy",
+        ]);
+        let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds * 1e6), 0);
+        for kind in self.kinds() {
+            let errors: u64 = self.rounds.iter().filter_map(|round| find(round, kind)).map(Fairness::errors).sum();
+            table.add_row([
+                kind.name().to_owned(),
+                time(self.median(kind, |fairness| Some(fairness.alone.median_latency))),
+                time(self.median(kind, |fairness| Some(fairness.alone.tail_latency))),
+                time(self.median(kind, |fairness| Some(fairness.beside.median_latency))),
+                time(self.median(kind, |fairness| Some(fairness.beside.tail_latency))),
+                number(self.median(kind, |fairness| Some(fairness.beside.rate)), 0),
+                number(self.median(kind, |fairness| Some(fairness.bulk.byte_rate / 1e6)), 0),
+                number(self.median(kind, |fairness| Some(fairness.beside.busy? * 100.0)), 0),
+                errors.to_string(),
+                quotient(self.ratio(kind, Kind::Haproxy, |fairness| Some(fairness.beside.tail_latency))),
+            ]);
+        }
+        align(&mut table, 1);
+        table
+    }
+
+    /// balancerd's p99 beside bulk as a multiple of that of `base`.
+    pub(crate) fn tail_ratio(&self, base: Kind) -> Option<f64> {
+        let ratio = self.ratio(Kind::Balancerd, base, |fairness| Some(fairness.beside.tail_latency));
+        ratio.map(|ratio| ratio.median)
     }
 }
 

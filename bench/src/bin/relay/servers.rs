@@ -1,5 +1,6 @@
-//! The servers behind every balancer: several ports of one process, with a small answer and a large one.
+//! The servers behind every balancer: several ports of one process, with a small answer, one of middle size and a large one.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -9,6 +10,8 @@ use bench::servers::{self, free_addr};
 
 /// How many servers a balancer has to choose from.
 const SERVERS: usize = 3;
+/// The size of the answer of middle size.
+pub(crate) const MEDIUM_BYTES: u64 = 16_000;
 /// The size of the large answer.
 pub(crate) const BULK_BYTES: u64 = 10_000_000;
 
@@ -24,9 +27,12 @@ impl Servers {
     /// Starts the servers with their files in `directory`, and waits until they answer.
     pub(crate) fn start(directory: &Path) -> Result<Self> {
         let addrs = (0..SERVERS).map(|_| free_addr()).collect::<Result<Vec<_>>>()?;
-        let bulk = File::create(directory.join("bulk")).context("create the large answer")?;
-        bulk.set_len(BULK_BYTES).context("size the large answer")?;
-        let location = format!("        location = /bulk {{ root {}; }}\n", directory.display());
-        Ok(Self { _running: servers::Servers::start(directory, &addrs, &location)?, addrs })
+        let mut locations = String::new();
+        for (name, size) in [("medium", MEDIUM_BYTES), ("bulk", BULK_BYTES)] {
+            let file = File::create(directory.join(name)).with_context(|| format!("create the {name} answer"))?;
+            file.set_len(size).with_context(|| format!("size the {name} answer"))?;
+            let _ = writeln!(locations, "        location = /{name} {{ root {}; }}", directory.display());
+        }
+        Ok(Self { _running: servers::Servers::start(directory, &addrs, &locations)?, addrs })
     }
 }

@@ -6,9 +6,10 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bench::load::{Load, Shape};
 use bench::placement::Placement;
 use bench::process::{Memory, Process};
@@ -16,7 +17,7 @@ use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
-use crate::report::{Figures, Footprint, Rounds};
+use crate::report::{Fairness, Figures, Footprint, Rounds};
 use crate::servers::Servers;
 use crate::trace::{Trace, Traced};
 
@@ -55,12 +56,21 @@ impl Bench {
     ///
     /// The balancers run throughout all rounds; the ones that have no load wait without cost.
     pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
+        self.rounds_of(|balancer| self.measure(balancer, shape))
+    }
+
+    /// Latency of the load `small`, alone and beside the load `bulk`, which has a thread of its own.
+    pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Fairness>> {
+        self.rounds_of(|balancer| self.measure_beside(balancer, small, bulk))
+    }
+
+    fn rounds_of<F>(&self, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<F>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
         let mut rounds = Rounds::new();
         for round in 0..self.rounds {
             // Each round begins with another balancer: nobody always comes after the same one.
             let (later, first) = balancers.split_at(round % balancers.len());
-            let measure = |balancer: &Balancer| Ok((balancer.kind, self.measure(balancer, shape)?));
+            let measure = |balancer: &Balancer| Ok((balancer.kind, measure(balancer)?));
             rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
         }
         Ok(rounds)
@@ -111,6 +121,37 @@ impl Bench {
         let after = balancer.processor_time()?;
         let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
+    }
+
+    fn measure_beside(&self, balancer: &Balancer, small: Shape, bulk: Shape) -> Result<Fairness> {
+        let alone = self.measure(balancer, small)?;
+        let name = balancer.kind.name();
+        let mut load = Load::open(&[balancer.addr], small, &self.interrupted)?;
+        let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupted)?;
+        let (over, counted) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (tally, spent, moved) = thread::scope(|scope| {
+            let heavy = scope.spawn(|| {
+                heavy.run_while(|_| !counted.load(Ordering::Relaxed))?;
+                heavy.run_while(|_| !over.load(Ordering::Relaxed))
+            });
+            let mut run = || {
+                load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
+                counted.store(true, Ordering::Relaxed);
+                let before = balancer.processor_time()?;
+                let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
+                let after = balancer.processor_time()?;
+                Ok((tally, after.zip(before).map(|(after, before)| after.saturating_sub(before))))
+            };
+            let result: Result<_> = run();
+            counted.store(true, Ordering::Relaxed);
+            over.store(true, Ordering::Relaxed);
+            let moved = heavy.join().map_err(|_| anyhow!("the thread of the bulk load failed"))?;
+            let (tally, spent) = result?;
+            Ok::<_, anyhow::Error>((tally, spent, moved.with_context(|| format!("bulk of {name}"))?))
+        })?;
+        let beside = Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))?;
+        let bulk = Figures::new(moved, None).with_context(|| format!("{name} moved no bulk"))?;
+        Ok(Fairness { alone, beside, bulk })
     }
 
     fn footprint(&self, balancer: &Balancer, process: &Process) -> Result<Footprint> {
