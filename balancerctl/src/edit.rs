@@ -13,7 +13,8 @@ use toml_edit::{Array, Document, InlineTable, Item, Key, Table, TableLike, TomlE
 use wire::Settings;
 use wire::address::canonical;
 use wire::settings::{
-    AdminState, Difference, HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Subject, differences,
+    AdminState, DEFAULT_PROXY_TIMEOUT_MS, Difference, HashKey, Policy, PoolSettings, SendProxy, ServerSettings,
+    ServiceSettings, Subject, differences,
 };
 
 /// Why a text cannot be edited.
@@ -99,8 +100,17 @@ impl<'s> Wanted<'s> {
             }
             Subject::Service { service } => self.now.services.get(service).map_or_else(Vec::new, service_values),
         };
-        // Which networks are one key is two values more.
-        let goes_with = |name: &str| name == key || (key == "key" && name.starts_with("subnet_"));
+        // Which networks are one key is two values more, and so is what a header has.
+        let goes_with = |name: &str| {
+            name == key
+                || (key == "key" && name.starts_with("subnet_"))
+                || (key == "send_proxy" && name.starts_with("send_proxy_"))
+                || (key == "accept_proxy" && name == "proxy_timeout")
+        };
+        // One that goes with another may differ by itself, too: then it follows at once.
+        if self.values.last().is_some_and(|(other, name, _)| (other, *name) == (subject, key)) {
+            return;
+        }
         let values = all.into_iter().filter(|(name, _)| goes_with(name));
         self.values.extend(values.map(|(name, value)| (subject.clone(), name, value)));
     }
@@ -125,6 +135,10 @@ fn pool_values(pool: &PoolSettings) -> Values {
         HashKey::ClientSubnet { ipv4, ipv6 } => Some((ipv4, ipv6)),
         _ => None,
     };
+    let (has_checksum, has_unique_id) = match pool.send_proxy {
+        Some(SendProxy::V2 { crc32c, unique_id }) => (crc32c, unique_id),
+        Some(SendProxy::V1) | None => (false, false),
+    };
     let slow_start = humantime::format_duration(Duration::from_millis(pool.slow_start_ms)).to_string();
     vec![
         ("policy", Some(pool.policy.name().into())),
@@ -134,10 +148,16 @@ fn pool_values(pool: &PoolSettings) -> Values {
         ("max_load", pool.max_load.map(|factor| factor.number().into())),
         ("points_per_weight", Some(integer(pool.points_per_weight.get()))),
         ("slow_start", Some(slow_start.into())),
+        ("send_proxy", pool.send_proxy.map(|how| how.name().into())),
+        ("send_proxy_crc32c", has_checksum.then(|| true.into())),
+        ("send_proxy_unique_id", has_unique_id.then(|| true.into())),
     ]
 }
 
 fn service_values(service: &ServiceSettings) -> Values {
+    // It has no place in a file without the other.
+    let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
+    let proxy_timeout = || humantime::format_duration(Duration::from_millis(service.proxy_timeout_ms)).to_string();
     vec![
         ("listen", one_or_many(&service.listen)),
         ("protocol", Some("tcp".into())),
@@ -147,6 +167,8 @@ fn service_values(service: &ServiceSettings) -> Values {
         ("sessions_per_client", service.sessions_per_client.map(|limit| integer(limit.get()))),
         ("allow", many(&service.allow)),
         ("deny", many(&service.deny)),
+        ("accept_proxy", many(&service.accept_proxy)),
+        ("proxy_timeout", says_timeout.then(|| proxy_timeout().into())),
     ]
 }
 

@@ -12,7 +12,7 @@ use crate::report::{
     StatusReport, StoppingReport,
 };
 use crate::settings::{
-    AdminState, HashKey, LoadFactor, MAX_NAME, Policy, PoolSettings, ServerSettings, ServiceSettings,
+    AdminState, HashKey, LoadFactor, MAX_NAME, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
 };
 
 /// The largest weight of a server.
@@ -241,6 +241,8 @@ pub struct PoolValues {
     pub points_per_weight: Option<NonZeroU32>,
     /// How long the weight of a server that comes up grows.
     pub slow_start_ms: Option<u64>,
+    /// The PROXY protocol header that servers get; the inner nothing is none.
+    pub send_proxy: Option<Option<SendProxy>>,
 }
 
 impl fmt::Display for Change {

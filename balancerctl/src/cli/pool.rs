@@ -1,11 +1,12 @@
 //! The command line of `pool`.
 
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use wire::control::PoolValues;
-use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
+use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, SendProxy};
 
 use super::{OrNone, milliseconds, one_of};
 
@@ -24,7 +25,7 @@ pub(crate) enum PoolCommand {
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(PoolRemoveArgs),
 
-    /// Change how a pool picks a server
+    /// Change how a pool picks a server, and what the server is told
     ///
     /// The sessions that are alive stay where they are.
     #[command(after_help = SET_EXAMPLES)]
@@ -69,26 +70,67 @@ pub(crate) struct PickArgs {
     /// How long the weight of a server that comes up grows, such as 30s; 0s is not at all
     #[arg(long, value_name = "TIME", group = "values", value_parser = humantime::parse_duration)]
     slow_start: Option<Duration>,
+
+    /// With the header of version 2: a checksum of it
+    #[arg(long, requires = "send_proxy")]
+    send_proxy_crc32c: bool,
+
+    /// With the header of version 2: an id of the session
+    #[arg(long, requires = "send_proxy")]
+    send_proxy_unique_id: bool,
 }
 
-/// Lengths of networks were given, and networks are not what is hashed.
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2,
+}
+
+impl FromStr for ProxyVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        <Self as ValueEnum>::from_str(text, false).map_err(|_| "write v1 or v2".to_owned())
+    }
+}
+
+/// Options were given that do not go together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
-pub(crate) struct NoSubnet;
+pub(crate) enum Apart {
+    /// Lengths of networks, and networks are not what is hashed.
+    #[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
+    NoSubnet,
+    /// What a header of version 2 has, and it is not that.
+    #[error("--send-proxy-crc32c and --send-proxy-unique-id go with --send-proxy v2 alone")]
+    NoVersion2,
+}
 
 impl PickArgs {
     /// What is hashed, if that was said.
-    fn key(&self) -> Result<Option<HashKey>, NoSubnet> {
+    fn key(&self) -> Result<Option<HashKey>, Apart> {
         let has_lengths = self.subnet_ipv4.is_some() || self.subnet_ipv6.is_some();
         match self.key.as_deref() {
             Some("client-subnet") => Ok(Some(HashKey::ClientSubnet {
                 ipv4: self.subnet_ipv4.unwrap_or(HashKey::DEFAULT_IPV4),
                 ipv6: self.subnet_ipv6.unwrap_or(HashKey::DEFAULT_IPV6),
             })),
-            _ if has_lengths => Err(NoSubnet),
+            _ if has_lengths => Err(Apart::NoSubnet),
             Some("client-ip-port") => Ok(Some(HashKey::ClientIpPort)),
             Some(_) => Ok(Some(HashKey::ClientIp)),
             None => Ok(None),
+        }
+    }
+
+    /// The header of this version.
+    fn send_proxy(&self, version: Option<ProxyVersion>) -> Result<Option<SendProxy>, Apart> {
+        let (crc32c, unique_id) = (self.send_proxy_crc32c, self.send_proxy_unique_id);
+        match version {
+            Some(ProxyVersion::V2) => Ok(Some(SendProxy::V2 { crc32c, unique_id })),
+            _ if crc32c || unique_id => Err(Apart::NoVersion2),
+            version => Ok(version.map(|_| SendProxy::V1)),
         }
     }
 }
@@ -106,6 +148,10 @@ pub(crate) struct PoolAddArgs {
     #[arg(long, value_name = "FACTOR")]
     max_load: Option<LoadFactor>,
 
+    /// Give its servers the PROXY protocol header of this version first, v1 or v2: it says who the client is
+    #[arg(long, value_name = "VERSION")]
+    send_proxy: Option<ProxyVersion>,
+
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -116,7 +162,7 @@ impl PoolAddArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn settings(&self) -> Result<PoolSettings, NoSubnet> {
+    pub(crate) fn settings(&self) -> Result<PoolSettings, Apart> {
         let usual = PoolSettings::default();
         Ok(PoolSettings {
             policy: self.pick.policy.unwrap_or(usual.policy),
@@ -124,6 +170,7 @@ impl PoolAddArgs {
             max_load: self.max_load,
             points_per_weight: self.pick.points_per_weight.unwrap_or(usual.points_per_weight),
             slow_start_ms: self.pick.slow_start.map_or(usual.slow_start_ms, milliseconds),
+            send_proxy: self.pick.send_proxy(self.send_proxy)?,
             servers: usual.servers,
         })
     }
@@ -136,7 +183,9 @@ Examples:
                                           The same, but no server gets much more than its part
   balancerctl pool add web --key client-subnet --subnet-ipv4 16
                                           Neighbours get the same server
-  balancerctl pool add api --policy least-connections --slow-start 30s";
+  balancerctl pool add api --policy least-connections --slow-start 30s
+  balancerctl pool add mail --send-proxy v2 --send-proxy-crc32c
+                                          Its servers are told who the client is";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]
@@ -168,6 +217,10 @@ pub(crate) struct PoolSetArgs {
     #[arg(long, value_name = "FACTOR|none", group = "values")]
     max_load: Option<OrNone<LoadFactor>>,
 
+    /// Give its servers the PROXY protocol header of this version first, v1 or v2, or none
+    #[arg(long, value_name = "VERSION|none", group = "values")]
+    send_proxy: Option<OrNone<ProxyVersion>>,
+
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -178,13 +231,16 @@ impl PoolSetArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn values(&self) -> Result<PoolValues, NoSubnet> {
+    pub(crate) fn values(&self) -> Result<PoolValues, Apart> {
+        let version = self.send_proxy.and_then(|OrNone(version)| version);
+        let header = self.pick.send_proxy(version)?;
         Ok(PoolValues {
             policy: self.pick.policy,
             key: self.pick.key()?,
             max_load: self.max_load.map(|OrNone(factor)| factor),
             points_per_weight: self.pick.points_per_weight,
             slow_start_ms: self.pick.slow_start.map(milliseconds),
+            send_proxy: self.send_proxy.map(|_| header),
         })
     }
 }
@@ -196,7 +252,9 @@ Examples:
   balancerctl pool set default --max-load none
                                           Let servers have what the ring gives them
   balancerctl pool set web --key client-ip-port --dry-run
-                                          Who would move?";
+                                          Who would move?
+  balancerctl pool set web --send-proxy none
+                                          Its servers are told no more who the client is";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

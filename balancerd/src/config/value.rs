@@ -10,7 +10,9 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 use wire::address::{self, check_address};
 use wire::control::MAX_WEIGHT;
-use wire::settings::{AdminState, HashKey, LoadFactor, MAX_NAME, Policy, Protocol, is_name};
+use wire::settings::{
+    AdminState, HashKey, LoadFactor, MAX_NAME, MAX_PROXY_TIMEOUT_MS, Policy, Protocol, SendProxy, is_name,
+};
 
 /// Characters of a value of the file that a message shows.
 pub(super) const SHOWN: usize = 64;
@@ -112,6 +114,12 @@ pub(super) fn admin_state(value: &DeValue<'_>) -> Result<AdminState, String> {
     choice(value, &AdminState::ALL.map(|state| (state.name(), state)))
 }
 
+/// A version of the header, with nothing that goes along.
+pub(super) fn send_proxy(value: &DeValue<'_>) -> Result<SendProxy, String> {
+    let versions = [SendProxy::V1, SendProxy::V2 { crc32c: false, unique_id: false }];
+    choice(value, &versions.map(|version| (version.name(), version)))
+}
+
 pub(super) fn load_factor(value: &DeValue<'_>) -> Result<LoadFactor, String> {
     let number = match value {
         DeValue::Float(float) => float.as_str().parse().ok(),
@@ -126,12 +134,24 @@ pub(super) fn load_factor(value: &DeValue<'_>) -> Result<LoadFactor, String> {
 
 /// A time in milliseconds.
 pub(super) fn slow_start(value: &DeValue<'_>) -> Result<u64, String> {
+    time(value, MAX_SLOW_START, "\"30s\" or \"1m 30s\"")
+}
+
+/// A time in milliseconds, not 0: no header comes in no time.
+pub(super) fn proxy_timeout(value: &DeValue<'_>) -> Result<u64, String> {
+    match time(value, Duration::from_millis(MAX_PROXY_TIMEOUT_MS), "\"5s\" or \"500ms\"")? {
+        0 => Err(unexpected("more than no time", value)),
+        time => Ok(time),
+    }
+}
+
+fn time(value: &DeValue<'_>, most: Duration, examples: &str) -> Result<u64, String> {
     let expected = || {
-        let most = humantime::format_duration(MAX_SLOW_START);
-        unexpected(&format!("a time up to {most} such as \"30s\" or \"1m 30s\""), value)
+        let most = humantime::format_duration(most);
+        unexpected(&format!("a time up to {most} such as {examples}"), value)
     };
     let time = value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or_else(expected)?;
-    if time > MAX_SLOW_START {
+    if time > most {
         return Err(expected());
     }
     if time.subsec_nanos() % 1_000_000 != 0 {

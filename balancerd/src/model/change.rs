@@ -239,6 +239,7 @@ impl Model {
             max_load: values.max_load.unwrap_or(before.max_load),
             points_per_weight: values.points_per_weight.unwrap_or(before.points_per_weight),
             slow_start_ms: values.slow_start_ms.unwrap_or(before.slow_start_ms),
+            send_proxy: values.send_proxy.unwrap_or(before.send_proxy),
             ..PoolSettings::default()
         };
         check_pool(&settings)?;

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use wire::address::{answers_at, check_address, collide};
 use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
-use wire::settings::{HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name};
+use wire::settings::{
+    HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name,
+};
 
 /// Checks everything.
 ///
@@ -95,6 +97,9 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[(SocketAddr, &st
         if let Some((_, owner)) = taken.iter().find(|(other, _)| collide(*other, *listen)) {
             return Err(Refusal::AddressTaken { listen: *listen, service: (*owner).to_owned() });
         }
+    }
+    if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
+        return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }
     Ok(())
 }
