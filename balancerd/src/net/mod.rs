@@ -4,6 +4,7 @@
 pub(crate) mod conn;
 pub(crate) mod control;
 pub(crate) mod listen;
+pub(crate) mod proxy;
 pub(crate) mod tcp;
 
 use std::io;
