@@ -5,13 +5,15 @@ use slotmap::{Key as _, KeyData};
 use crate::event::Key;
 use crate::net::control::ControlId;
 use crate::net::listen::ListenerId;
-use crate::net::tcp::{SessionId, Side};
+use crate::net::tcp::{NewcomerId, SessionId, Side};
 
 /// Whose event it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// One side of a session.
     Session(SessionId, Side),
+    /// A client whose header has not come yet.
+    Newcomer(NewcomerId),
     /// A control connection.
     Control(ControlId),
     /// The listener of a service.
@@ -46,6 +48,7 @@ impl Source {
             Self::Signals => (5, 0),
             Self::Threads => (6, 0),
             Self::Watch => (7, 0),
+            Self::Newcomer(id) => (8, id.data().as_ffi()),
         };
         debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
         Key(data | tag << TAG_SHIFT)
@@ -63,6 +66,7 @@ impl Source {
             5 => Self::Signals,
             6 => Self::Threads,
             7 => Self::Watch,
+            8 => Self::Newcomer(KeyData::from_ffi(data).into()),
             _ => return None,
         })
     }
@@ -79,6 +83,7 @@ mod tests {
         let mut sessions = SlotMap::<SessionId, ()>::with_key();
         let mut controls = SlotMap::<ControlId, ()>::with_key();
         let mut listeners = SlotMap::<ListenerId, ()>::with_key();
+        let mut newcomers = SlotMap::<NewcomerId, ()>::with_key();
         for _ in 0..3 {
             let (session, control) = (sessions.insert(()), controls.insert(()));
             for source in [
@@ -86,6 +91,7 @@ mod tests {
                 Source::Session(session, Side::Server),
                 Source::Control(control),
                 Source::Listener(listeners.insert(())),
+                Source::Newcomer(newcomers.insert(())),
                 Source::ControlListener,
                 Source::Signals,
                 Source::Threads,

@@ -46,11 +46,15 @@ pub enum EndReason {
     ClientLimit,
     /// Somebody ended it by command.
     Killed,
+    /// It had to begin with a PROXY protocol header and did not, or ended within it.
+    BadHeader,
+    /// The PROXY protocol header that it had to begin with did not come in time.
+    HeaderTimeout,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -67,6 +71,8 @@ impl EndReason {
         Self::Denied,
         Self::ClientLimit,
         Self::Killed,
+        Self::BadHeader,
+        Self::HeaderTimeout,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -89,6 +95,8 @@ impl EndReason {
             Self::Denied => "denied",
             Self::ClientLimit => "client-limit",
             Self::Killed => "killed",
+            Self::BadHeader => "bad-header",
+            Self::HeaderTimeout => "header-timeout",
         }
     }
 }
@@ -333,10 +341,10 @@ pub struct SessionReport {
     pub service: String,
     /// The pool.
     pub pool: String,
-    /// The client.
+    /// The client: as its PROXY protocol header says, if it has to begin with one and that has come.
     pub client: SocketAddr,
-    /// The server.
-    pub server: SocketAddr,
+    /// The server; nothing while the header has not come.
+    pub server: Option<SocketAddr>,
     /// Whether the server has answered the connect.
     pub connected: bool,
     /// How long it has lived.

@@ -176,7 +176,11 @@ impl Daemon {
             log,
             descriptors,
             model,
-            sessions: Sessions::new(config.timeouts, |id, side| Source::Session(id, side).key()),
+            sessions: Sessions::new(
+                config.timeouts,
+                |id, side| Source::Session(id, side).key(),
+                |id| Source::Newcomer(id).key(),
+            ),
             listeners: SlotMap::with_key(),
             control,
             saver,
@@ -267,6 +271,12 @@ impl Daemon {
                         error!(?id, "a fault in the balancer: its session is closed, the others go on");
                         // Where the fault left it may be a place that cannot be ended in order either.
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end(id, EndReason::Fault, cx)));
+                    }
+                }
+                Some(Source::Newcomer(id)) => {
+                    if catch_unwind(AssertUnwindSafe(|| self.sessions.newcomer_ready(id, cx))).is_err() {
+                        error!(?id, "a fault in the balancer: a client whose header was read is closed");
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end_newcomer(id, EndReason::Fault, cx)));
                     }
                 }
                 Some(Source::Listener(id)) => {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
 use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
-use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, SendProxy, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
@@ -211,6 +211,55 @@ fn a_removed_server_lives_until_its_last_session_ends() {
 }
 
 #[test]
+fn a_newcomer_is_a_session_of_nobody_until_it_is_known_who_it_is() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    model.services[service].settings.sessions_per_client = NonZeroU32::new(1);
+    model.services[service].settings.accept_proxy = vec!["192.0.2.0/24".parse().expect("a network")];
+    model.services[service].settings.proxy_timeout_ms = 700;
+    let ip = |text: &str| text.parse().expect("an address");
+    assert_eq!(model.header_time(service, ip("192.0.2.7")), Some(Duration::from_millis(700)));
+    assert_eq!(model.header_time(service, ip("192.0.3.7")), None);
+    for _ in 0..3 {
+        model.newcomer_began(service, now);
+    }
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Err(EndReason::ClientLimit));
+    model.session_ended(service, client(1).ip(), None, EndReason::ClientLimit);
+    model.newcomer_ended(service, EndReason::HeaderTimeout);
+    assert_eq!(model.session_began(service, client(1).ip(), now), Err(EndReason::ClientLimit), "it has its one");
+    model.session_ended(service, client(1).ip(), None, EndReason::ClientLimit);
+    model.session_ended(service, client(1).ip(), None, EndReason::NoServer);
+    assert_eq!(model.session_began(service, client(1).ip(), now), Ok(()), "and that has ended");
+    let report = model.status(now).services.remove(0);
+    assert_eq!((report.active, report.total), (1, 5));
+    let ended = [(EndReason::ClientLimit, 2), (EndReason::HeaderTimeout, 1), (EndReason::NoServer, 1)];
+    assert_eq!(report.ended, ended.into());
+}
+
+#[test]
+fn newcomers_take_their_turns_and_places_and_a_removed_service_waits_for_them() {
+    let (mut model, service, now) = model();
+    model.services[service].settings.max_sessions = NonZeroU64::new(2);
+    model.newcomer_began(service, now);
+    assert_eq!(model.waiting(service, now), None);
+    model.newcomer_began(service, now);
+    assert_eq!(model.waiting(service, now), Some((Waiting::ServiceFull, None)));
+    model.newcomer_ended(service, EndReason::BadHeader);
+    model.services[service].settings.sessions_per_second = NonZeroU32::new(1);
+    model.newcomer_began(service, now);
+    model.newcomer_ended(service, EndReason::BadHeader);
+    assert!(matches!(model.waiting(service, now), Some((Waiting::Rate, Some(_)))));
+    let name = model.service_name(service).to_owned();
+    changed(&mut model, &Request::Change { change: Change::RemoveService { service: name }, dry_run: false }, now);
+    model.listening(HashMap::new());
+    assert!(model.services.contains_key(service));
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
+    model.session_ended(service, client(1).ip(), None, EndReason::NoServer);
+    assert!(!model.services.contains_key(service));
+}
+
+#[test]
 fn a_leaving_server_that_is_added_again_comes_back_with_its_sessions() {
     let (mut model, service, now) = model();
     changed(&mut model, &add(address(1), 1), now);
@@ -388,7 +437,9 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
     ];
     let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
     (servers, prop::sample::select(Policy::ALL.as_slice()), key, load).prop_map(|(servers, policy, key, max_load)| {
-        PoolSettings { policy, key, max_load, servers, ..PoolSettings::default() }
+        // Nothing in it decides who gets whom.
+        let send_proxy = max_load.map(|_| SendProxy::V2 { crc32c: true, unique_id: false });
+        PoolSettings { policy, key, max_load, send_proxy, servers, ..PoolSettings::default() }
     })
 }
 
@@ -398,6 +449,8 @@ pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
     let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
         sessions_per_second: limited.then_some(NonZeroU32::MIN),
         deny: vec!["192.0.2.0/24".parse().expect("a network")],
+        accept_proxy: limited.then(|| "192.0.2.7/32".parse().expect("a network")).into_iter().collect(),
+        proxy_timeout_ms: if limited { 700 } else { 5000 },
         ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
     });
     let services = prop::collection::btree_map(name(), service, 0..3);

@@ -1,5 +1,7 @@
 //! The TCP sessions of all services: opens them, feeds them their events, and ends them.
 
+mod introduction;
+mod newcomer;
 mod pipe;
 mod session;
 
@@ -16,8 +18,11 @@ use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
-use crate::event::{Deadlines, Key, Ready, Repeated};
+use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
+use introduction::{Introductions, Origin};
+pub(crate) use newcomer::NewcomerId;
+use newcomer::{Heard, Newcomer, Newcomers};
 use pipe::Pipe;
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
@@ -38,6 +43,9 @@ pub(crate) struct Sessions {
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
+    /// Those whose header has not come yet.
+    newcomers: Newcomers,
+    introductions: Introductions,
     /// Clients that were accepted in this turn. They are opened at the end of it: most have said their first words by then.
     arrivals: Vec<Arrival>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
@@ -47,17 +55,21 @@ pub(crate) struct Sessions {
     no_server: Repeated,
     shortage: Repeated,
     unreachable: Repeated,
+    headers: Repeated,
 }
 
 impl Sessions {
-    /// None yet. `key` says what the sides of a session are called at the poller.
-    pub(crate) fn new(timeouts: Timeouts, key: fn(SessionId, Side) -> Key) -> Self {
+    /// None yet. `key` says what the sides of a session are called at the poller, and `newcomer` what those are whose
+    /// header has not come.
+    pub(crate) fn new(timeouts: Timeouts, key: fn(SessionId, Side) -> Key, newcomer: fn(NewcomerId) -> Key) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
             timeouts,
             listening: Vec::new(),
             key,
+            newcomers: Newcomers::new(newcomer),
+            introductions: Introductions::new(),
             arrivals: Vec::new(),
             unsettled: Vec::new(),
             ended: 0,
@@ -65,12 +77,13 @@ impl Sessions {
             no_server: Repeated::default(),
             shortage: Repeated::default(),
             unreachable: Repeated::default(),
+            headers: Repeated::default(),
         }
     }
 
-    /// Sessions alive.
+    /// Sessions alive, those included whose header has not come.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.newcomers.len()
     }
 
     /// Sessions that have ended since the start.
@@ -112,10 +125,18 @@ impl Sessions {
         match listener.accept(cx.now) {
             Accepted::Client(client, peer) => {
                 let peer = canonical(peer);
-                let arrival = Arrival { service: listener.service, client, peer };
-                match cx.model.session_began(listener.service, peer.ip(), cx.now) {
-                    Ok(()) => self.arrivals.push(arrival),
-                    Err(reason) => self.turn_away(arrival, reason, cx),
+                let (service, header_time) = (listener.service, cx.model.header_time(listener.service, peer.ip()));
+                let header_by = header_time.map(|time| cx.now + time);
+                let admitted = match header_by {
+                    Some(_) => {
+                        cx.model.newcomer_began(service, cx.now);
+                        Ok(())
+                    }
+                    None => cx.model.session_began(service, peer.ip(), cx.now),
+                };
+                match admitted {
+                    Ok(()) => self.arrivals.push(Arrival { service, client, peer, header_by }),
+                    Err(reason) => self.turn_away(service, peer, client, reason, cx),
                 }
                 if cx.model.is_full() && self.full.on_event(cx.now) {
                     let limit = cx.model.session_limit();
@@ -140,8 +161,14 @@ impl Sessions {
     }
 
     /// Closes a client that gets no server.
-    fn turn_away(&mut self, arrival: Arrival, reason: EndReason, cx: &mut Context<'_>) {
-        let Arrival { service, client, peer } = arrival;
+    fn turn_away(
+        &mut self,
+        service: ServiceId,
+        peer: SocketAddr,
+        client: TcpStream,
+        reason: EndReason,
+        cx: &mut Context<'_>,
+    ) {
         drop(client);
         debug!(client = %peer, %reason, "client turned away");
         cx.model.session_ended(service, peer.ip(), None, reason);
@@ -149,23 +176,110 @@ impl Sessions {
         self.complain(reason, peer, cx.now);
     }
 
-    /// Takes a client: reads what it said first, picks its server and begins to connect.
+    /// Takes a client: reads what it said first, or the header that says who it is.
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
-        let Arrival { service, client, peer } = arrival;
+        let Arrival { service, client, peer, header_by } = arrival;
+        if let Some(until) = header_by {
+            let mut newcomer = Newcomer::new(service, client, peer, cx.now, until);
+            match newcomer.hear(cx.scratch) {
+                Heard::Part => self.let_wait(newcomer, cx),
+                heard => self.on_heard(newcomer, heard, cx),
+            }
+            return;
+        }
         let mut inward = Pipe::new();
-        let attempt = match inward.take_in(&client, cx.scratch) {
-            Ok(()) => self.connect(service, peer, Vec::new(), inward.wants_write(), cx),
-            Err(error) => Err(broken(Side::Client, &error)),
-        };
-        match attempt {
+        match inward.take_in(&client, cx.scratch) {
+            Ok(()) => self.begin(Known { service, peer, client: End::new(client), inward, origin: None }, cx),
+            Err(error) => self.turn_away(service, peer, client, broken(Side::Client, &error), cx),
+        }
+    }
+
+    /// Picks the server of a client and begins to connect.
+    fn begin(&mut self, known: Known, cx: &mut Context<'_>) {
+        let Known { service, peer, client, inward, origin } = known;
+        match self.connect(service, peer, Vec::new(), inward.wants_write(), cx) {
             Ok(attempt) => {
-                let session = Session::new(End::new(client), inward, attempt, service, peer, cx.now);
+                let send_proxy = attempt.send_proxy;
+                let mut session = Session::new(client, inward, attempt, service, peer, cx.now);
+                session.origin = origin;
+                self.introductions.introduce(&mut session, send_proxy);
                 let id = self.slots.insert(session);
                 self.schedule(id);
                 self.unsettled.push(id);
             }
-            Err(reason) => self.turn_away(Arrival { service, client, peer }, reason, cx),
+            Err(reason) => self.turn_away(service, peer, client.stream, reason, cx),
         }
+    }
+
+    /// Waits for the rest of a header.
+    fn let_wait(&mut self, newcomer: Newcomer, cx: &mut Context<'_>) {
+        let id = self.newcomers.insert(newcomer);
+        let key = (self.newcomers.key)(id);
+        if let Some(Newcomer { end, .. }) = self.newcomers.get_mut(id)
+            && cx.poller.set(&end.stream, key, &mut end.registered, Interest::READ).is_err()
+        {
+            self.end_newcomer(id, EndReason::Shortage, cx);
+        }
+        while let Some(id) = self.newcomers.surplus(cx.model.session_limit()) {
+            self.end_newcomer(id, EndReason::HeaderTimeout, cx);
+        }
+    }
+
+    /// A newcomer is ready: reads on.
+    pub(crate) fn newcomer_ready(&mut self, id: NewcomerId, cx: &mut Context<'_>) {
+        let Some(newcomer) = self.newcomers.get_mut(id) else { return };
+        match newcomer.hear(cx.scratch) {
+            Heard::Part => {}
+            heard => {
+                let Some(mut newcomer) = self.newcomers.remove(id) else { return };
+                let (end, key) = (&mut newcomer.end, (self.newcomers.key)(id));
+                // Under this key it is known no more. That epoll cannot do what it is asked for here is unheard of.
+                match cx.poller.set(&end.stream, key, &mut end.registered, Interest::NONE) {
+                    Ok(()) => self.on_heard(newcomer, heard, cx),
+                    Err(_) => self.newcomer_ended(newcomer, EndReason::Shortage, cx),
+                }
+            }
+        }
+    }
+
+    /// What a newcomer said is a header, or none.
+    fn on_heard(&mut self, newcomer: Newcomer, heard: Heard, cx: &mut Context<'_>) {
+        match heard {
+            Heard::Header(header, words) => {
+                let Newcomer { end: client, service, peer, .. } = newcomer;
+                let source = header.addresses.map_or(peer, |addresses| canonical(addresses.source));
+                let destination = header.addresses.map(|addresses| canonical(addresses.destination));
+                debug!(client = %source, by = %peer, "a client was introduced");
+                if let Err(reason) = cx.model.newcomer_is(service, source.ip()) {
+                    self.turn_away(service, source, client.stream, reason, cx);
+                    return;
+                }
+                let origin = Origin { destination, unique_id: header.unique_id };
+                let inward = Pipe::with(words);
+                self.begin(Known { service, peer: source, client, inward, origin: Some(Box::new(origin)) }, cx);
+            }
+            Heard::Malformed(fault) => {
+                debug!(peer = %newcomer.peer, %fault, "no PROXY protocol header");
+                self.newcomer_ended(newcomer, EndReason::BadHeader, cx);
+            }
+            Heard::Ended(reason) => self.newcomer_ended(newcomer, reason, cx),
+            Heard::Part => self.let_wait(newcomer, cx),
+        }
+    }
+
+    /// Ends a newcomer for a reason from outside, if it is still there.
+    pub(crate) fn end_newcomer(&mut self, id: NewcomerId, reason: EndReason, cx: &mut Context<'_>) {
+        if let Some(newcomer) = self.newcomers.remove(id) {
+            self.newcomer_ended(newcomer, reason, cx);
+        }
+    }
+
+    fn newcomer_ended(&mut self, newcomer: Newcomer, reason: EndReason, cx: &mut Context<'_>) {
+        let Newcomer { service, peer, .. } = newcomer;
+        debug!(%peer, %reason, "a connection ended before its header was there");
+        cx.model.newcomer_ended(service, reason);
+        self.ended += 1;
+        self.complain(reason, peer, cx.now);
     }
 
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
@@ -185,12 +299,16 @@ impl Sessions {
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable];
-        repeated.into_iter().filter_map(Repeated::next_deadline).chain(self.deadlines.next()).min()
+        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.headers];
+        let repeated = repeated.into_iter().filter_map(Repeated::next_deadline);
+        repeated.chain(self.deadlines.next()).chain(self.newcomers.next_deadline()).min()
     }
 
-    /// Does what is due: gives connects up, ends idle sessions, logs what was not logged.
+    /// Does what is due: gives connects and headers up, ends idle sessions, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        while let Some(id) = self.newcomers.due(cx.now) {
+            self.end_newcomer(id, EndReason::HeaderTimeout, cx);
+        }
         while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
@@ -210,6 +328,9 @@ impl Sessions {
         }
         if let Some(suppressed) = self.unreachable.expire(cx.now) {
             info!(suppressed, "servers did not answer: further connects failed");
+        }
+        if let Some(suppressed) = self.headers.expire(cx.now) {
+            info!(suppressed, "further connections did not begin with the PROXY protocol header that they have to");
         }
     }
 
@@ -246,12 +367,16 @@ impl Sessions {
 
     /// Ends the session with this number, if there is one.
     pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
-        self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx);
+        match self.newcomers.of_number(number) {
+            Some(id) => self.end_newcomer(id, reason, cx),
+            None => self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx),
+        }
     }
 
     /// Whether there is a session with this number.
     pub(crate) fn has_number(&self, number: u64) -> bool {
-        self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)))
+        let is_session = self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)));
+        is_session || self.newcomers.of_number(number).is_some()
     }
 
     /// The live sessions that are meant, the longest idle first.
@@ -261,16 +386,30 @@ impl Sessions {
                 && filter.pool.is_none_or(|pool| model.pool_of(session.server_id) == pool)
                 && filter.server.is_none_or(|server| model.server_address(session.server_id) == server)
         };
-        let mut meant: Vec<(SessionId, &Session)> = self.slots.iter().filter(|(_, it)| is_meant(it)).collect();
-        meant.sort_by_key(|(_, session)| session.last_moved());
+        // Who it is, and so its server, is not known yet.
+        let is_coming = |newcomer: &Newcomer| {
+            filter.server.is_none()
+                && filter.service.is_none_or(|service| newcomer.service == service)
+                && filter.pool.is_none_or(|pool| model.serving(newcomer.service).is_some_and(|(its, _)| its == pool))
+        };
+        let sessions = self.slots.iter().filter(|(_, it)| is_meant(it));
+        let newcomers = self.newcomers.iter().filter(|(_, it)| is_coming(it));
+        let mut meant: Vec<(Instant, Listed<'_>)> = sessions
+            .map(|(id, session)| (session.last_moved(), Listed::Session(id, session)))
+            .chain(newcomers.map(|(id, newcomer)| (newcomer.began, Listed::Newcomer(id, newcomer))))
+            .collect();
+        meant.sort_by_key(|(moved, _)| *moved);
         meant.truncate(filter.limit);
-        meant.into_iter().map(|(id, session)| report(id, session, model, now)).collect()
+        meant.into_iter().map(|(_, listed)| listed.report(model, now)).collect()
     }
 
     /// Ends every session.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
         for id in self.slots.keys().collect::<Vec<_>>() {
             self.end(id, reason, cx);
+        }
+        for id in self.newcomers.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.end_newcomer(id, reason, cx);
         }
     }
 
@@ -345,12 +484,16 @@ impl Sessions {
             self.end(id, EndReason::Shortage, cx);
             return;
         }
+        // What was meant for that server is for no other.
+        session.lead_with(&[]);
         let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
         self.on_connect_failed(server, errno, cx);
         match self.connect(service, peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
+                    let send_proxy = attempt.send_proxy;
                     session.reconnect(attempt, cx.now);
+                    self.introductions.introduce(session, send_proxy);
                 }
                 self.schedule(id);
                 self.unsettled.push(id);
@@ -371,15 +514,16 @@ impl Sessions {
     ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
+            let send_proxy = cx.model.send_proxy(server);
             let begun = if is_a_circle(address, &self.listening) {
                 Err(Errno::ECONNREFUSED)
             } else {
-                begin_connect(address, has_first_words)
+                begin_connect(address, has_first_words || send_proxy.is_some())
             };
             match begun {
                 Ok(stream) => {
                     cx.model.connect_began(server);
-                    return Ok(Attempt { server_id: server, server: End::new(stream), tried });
+                    return Ok(Attempt { server_id: server, server: End::new(stream), tried, send_proxy });
                 }
                 Err(errno) if is_ours(errno) => return Err(EndReason::Shortage),
                 Err(errno) => {
@@ -428,6 +572,9 @@ impl Sessions {
             EndReason::Shortage if self.shortage.on_event(now) => {
                 warn!(%client, "short of descriptors, ports or memory: the client was closed");
             }
+            EndReason::BadHeader | EndReason::HeaderTimeout if self.headers.on_event(now) => {
+                info!(peer = %client, %reason, "a connection did not begin with the PROXY protocol header that it has to");
+            }
             _ => {}
         }
     }
@@ -438,17 +585,54 @@ struct Arrival {
     service: ServiceId,
     client: TcpStream,
     peer: SocketAddr,
+    /// Until when the header has to be there that says who it is, if one has to be.
+    header_by: Option<Instant>,
+}
+
+/// A client that has no session yet, and of which it is known who it is.
+struct Known {
+    service: ServiceId,
+    peer: SocketAddr,
+    client: End,
+    /// With its first words.
+    inward: Pipe,
+    origin: Option<Box<Origin>>,
+}
+
+/// Somebody on the list of sessions.
+enum Listed<'a> {
+    Session(SessionId, &'a Session),
+    Newcomer(NewcomerId, &'a Newcomer),
+}
+
+impl Listed<'_> {
+    fn report(self, model: &Model, now: Instant) -> SessionReport {
+        match self {
+            Self::Session(id, session) => report(id, session, model, now),
+            Self::Newcomer(id, newcomer) => SessionReport {
+                session: newcomer::number(id),
+                service: model.service_name(newcomer.service).to_owned(),
+                pool: model.serving(newcomer.service).map_or_else(String::new, |(_, name)| name.to_owned()),
+                client: newcomer.peer,
+                server: None,
+                connected: false,
+                age_ms: milliseconds(now - newcomer.began),
+                idle_ms: milliseconds(now - newcomer.began),
+                bytes_in: 0,
+                bytes_out: 0,
+            },
+        }
+    }
 }
 
 fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> SessionReport {
-    let (service, pool) = model.names(session.service, session.server_id);
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
         session: id.data().as_ffi(),
-        service: service.to_owned(),
-        pool: pool.to_owned(),
+        service: model.service_name(session.service).to_owned(),
+        pool: model.pool_name(session.server_id).to_owned(),
         client: session.peer,
-        server: model.server_address(session.server_id),
+        server: Some(model.server_address(session.server_id)),
         connected: session.is_connected(),
         age_ms: milliseconds(now - session.began),
         idle_ms: milliseconds(now - session.last_moved()),

@@ -19,6 +19,8 @@ pub(super) struct Pipe {
     rest: Vec<u8>,
     /// How much of `rest` is written.
     sent: usize,
+    /// How much of `rest`, at its start, did not come from the source: a header for the sink.
+    lead: usize,
 }
 
 /// How far a direction is.
@@ -47,7 +49,12 @@ pub(super) enum Step {
 
 impl Pipe {
     pub(super) fn new() -> Self {
-        Self { flow: Flow::Open, rest: Vec::new(), sent: 0 }
+        Self { flow: Flow::Open, rest: Vec::new(), sent: 0, lead: 0 }
+    }
+
+    /// With first words of its source that were read already.
+    pub(super) fn with(words: Vec<u8>) -> Self {
+        Self { rest: words, ..Self::new() }
     }
 
     /// Whether it would read: back-pressure is that it does not while there is a rest.
@@ -127,15 +134,25 @@ impl Pipe {
         Ok(())
     }
 
+    /// Puts a header before the first words, in place of an earlier one, whatever was written of that: it is for a sink
+    /// that has taken nothing of the source.
+    pub(super) fn lead_with(&mut self, header: &[u8]) {
+        debug_assert!(self.sent <= self.lead, "a word of the source has one sink");
+        if header.is_empty() && self.lead == 0 {
+            return;
+        }
+        let words = &self.rest[self.lead..];
+        self.rest = [header, words].concat();
+        (self.sent, self.lead) = (0, header.len());
+    }
+
     /// Offers what is kept to a sink that may not be connected yet, or may turn out broken: what it does not take stays
-    /// here for the next one.
-    pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<usize> {
+    /// here for the next one. Bytes of the source that it took; nothing when it took nothing at all.
+    pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<Option<usize>> {
         match send(sink, &self.rest[self.sent..]) {
-            Ok(count) => {
-                self.advance(count);
-                Ok(count)
-            }
-            Err(error) if is_transient(&error) => Ok(0),
+            Ok(0) => Ok(None),
+            Ok(count) => Ok(Some(self.advance(count))),
+            Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -144,19 +161,22 @@ impl Pipe {
         self.rest = bytes.to_vec();
     }
 
-    /// So many more bytes of the rest are written.
-    fn advance(&mut self, count: usize) {
+    /// So many more bytes of the rest are written. How many of them came from the source.
+    fn advance(&mut self, count: usize) -> usize {
+        let before = self.sent.max(self.lead);
         self.sent += count;
+        let own = self.sent.max(self.lead) - before;
         if self.sent == self.rest.len() {
-            (self.rest, self.sent) = (Vec::new(), 0);
+            (self.rest, self.sent, self.lead) = (Vec::new(), 0, 0);
         }
+        own
     }
 
     /// Writes once of what is kept.
     pub(super) fn flush(&mut self, sink: &TcpStream) -> Step {
         debug_assert!(self.wants_write());
         match self.offer(sink) {
-            Ok(count) => Step::Moved(count),
+            Ok(count) => Step::Moved(count.unwrap_or_default()),
             Err(error) => {
                 self.abandon();
                 Step::SinkBroke(error)
@@ -181,7 +201,7 @@ impl Pipe {
 
 /// recv(2), and send(2) below: the two calls that a relay is made of. Straight into the kernel: those of libc are
 /// cancellation points, which costs them atomic operations in a process that has more than one thread.
-fn receive(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn receive(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let (count, _) = rustix::net::recv(source, buffer, RecvFlags::empty())?;
     Ok(count)
 }
