@@ -274,7 +274,8 @@ impl Daemon {
                     }
                 }
                 Some(Source::Newcomer(id)) => {
-                    if catch_unwind(AssertUnwindSafe(|| self.sessions.newcomer_ready(id, cx))).is_err() {
+                    let served = catch_unwind(AssertUnwindSafe(|| self.sessions.newcomer_ready(id, cx)));
+                    if served.is_err() {
                         error!(?id, "a fault in the balancer: a client whose header was read is closed");
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end_newcomer(id, EndReason::Fault, cx)));
                     }

@@ -35,8 +35,11 @@ fn vector(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind][..], &u16::try_from(value.len()).expect("short").to_be_bytes(), value].concat()
 }
 
+/// Bytes, how they are written, and what they say.
+type Golden = (Vec<u8>, SendProxy, Option<Addresses>, Option<&'static [u8]>);
+
 /// Made by another program, with a checksum made bit by bit.
-fn golden() -> Vec<(Vec<u8>, SendProxy, Option<Addresses>, Option<&'static [u8]>)> {
+fn golden() -> Vec<Golden> {
     let ipv4 = addresses("192.0.2.1:56324", "192.0.2.2:443");
     let ipv6 = addresses("[2001:db8::1]:1", "[::ffff:192.0.2.2]:65535");
     vec![

@@ -18,11 +18,11 @@ use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
-use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
+use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use introduction::{Introductions, Origin};
 pub(crate) use newcomer::NewcomerId;
-use newcomer::{Heard, Newcomer, Newcomers};
+use newcomer::{Newcomer, Newcomers};
 use pipe::Pipe;
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
@@ -48,6 +48,8 @@ pub(crate) struct Sessions {
     introductions: Introductions,
     /// Clients that were accepted in this turn. They are opened at the end of it: most have said their first words by then.
     arrivals: Vec<Arrival>,
+    /// Clients whose header came in this turn. They get their servers at the end of it, too.
+    introduced: Vec<Known>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
     ended: u64,
@@ -71,6 +73,7 @@ impl Sessions {
             newcomers: Newcomers::new(newcomer),
             introductions: Introductions::new(),
             arrivals: Vec::new(),
+            introduced: Vec::new(),
             unsettled: Vec::new(),
             ended: 0,
             full: Repeated::default(),
@@ -180,11 +183,7 @@ impl Sessions {
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
         let Arrival { service, client, peer, header_by } = arrival;
         if let Some(until) = header_by {
-            let mut newcomer = Newcomer::new(service, client, peer, cx.now, until);
-            match newcomer.hear(cx.scratch) {
-                Heard::Part => self.let_wait(newcomer, cx),
-                heard => self.on_heard(newcomer, heard, cx),
-            }
+            self.meet(Newcomer::new(service, client, peer, cx.now, until), cx);
             return;
         }
         let mut inward = Pipe::new();
@@ -209,77 +208,6 @@ impl Sessions {
             }
             Err(reason) => self.turn_away(service, peer, client.stream, reason, cx),
         }
-    }
-
-    /// Waits for the rest of a header.
-    fn let_wait(&mut self, newcomer: Newcomer, cx: &mut Context<'_>) {
-        let id = self.newcomers.insert(newcomer);
-        let key = (self.newcomers.key)(id);
-        if let Some(Newcomer { end, .. }) = self.newcomers.get_mut(id)
-            && cx.poller.set(&end.stream, key, &mut end.registered, Interest::READ).is_err()
-        {
-            self.end_newcomer(id, EndReason::Shortage, cx);
-        }
-        while let Some(id) = self.newcomers.surplus(cx.model.session_limit()) {
-            self.end_newcomer(id, EndReason::HeaderTimeout, cx);
-        }
-    }
-
-    /// A newcomer is ready: reads on.
-    pub(crate) fn newcomer_ready(&mut self, id: NewcomerId, cx: &mut Context<'_>) {
-        let Some(newcomer) = self.newcomers.get_mut(id) else { return };
-        match newcomer.hear(cx.scratch) {
-            Heard::Part => {}
-            heard => {
-                let Some(mut newcomer) = self.newcomers.remove(id) else { return };
-                let (end, key) = (&mut newcomer.end, (self.newcomers.key)(id));
-                // Under this key it is known no more. That epoll cannot do what it is asked for here is unheard of.
-                match cx.poller.set(&end.stream, key, &mut end.registered, Interest::NONE) {
-                    Ok(()) => self.on_heard(newcomer, heard, cx),
-                    Err(_) => self.newcomer_ended(newcomer, EndReason::Shortage, cx),
-                }
-            }
-        }
-    }
-
-    /// What a newcomer said is a header, or none.
-    fn on_heard(&mut self, newcomer: Newcomer, heard: Heard, cx: &mut Context<'_>) {
-        match heard {
-            Heard::Header(header, words) => {
-                let Newcomer { end: client, service, peer, .. } = newcomer;
-                let source = header.addresses.map_or(peer, |addresses| canonical(addresses.source));
-                let destination = header.addresses.map(|addresses| canonical(addresses.destination));
-                debug!(client = %source, by = %peer, "a client was introduced");
-                if let Err(reason) = cx.model.newcomer_is(service, source.ip()) {
-                    self.turn_away(service, source, client.stream, reason, cx);
-                    return;
-                }
-                let origin = Origin { destination, unique_id: header.unique_id };
-                let inward = Pipe::with(words);
-                self.begin(Known { service, peer: source, client, inward, origin: Some(Box::new(origin)) }, cx);
-            }
-            Heard::Malformed(fault) => {
-                debug!(peer = %newcomer.peer, %fault, "no PROXY protocol header");
-                self.newcomer_ended(newcomer, EndReason::BadHeader, cx);
-            }
-            Heard::Ended(reason) => self.newcomer_ended(newcomer, reason, cx),
-            Heard::Part => self.let_wait(newcomer, cx),
-        }
-    }
-
-    /// Ends a newcomer for a reason from outside, if it is still there.
-    pub(crate) fn end_newcomer(&mut self, id: NewcomerId, reason: EndReason, cx: &mut Context<'_>) {
-        if let Some(newcomer) = self.newcomers.remove(id) {
-            self.newcomer_ended(newcomer, reason, cx);
-        }
-    }
-
-    fn newcomer_ended(&mut self, newcomer: Newcomer, reason: EndReason, cx: &mut Context<'_>) {
-        let Newcomer { service, peer, .. } = newcomer;
-        debug!(%peer, %reason, "a connection ended before its header was there");
-        cx.model.newcomer_ended(service, reason);
-        self.ended += 1;
-        self.complain(reason, peer, cx.now);
     }
 
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
@@ -448,6 +376,11 @@ impl Sessions {
             self.open(arrival, cx);
         }
         self.arrivals = arrivals;
+        let mut introduced = std::mem::take(&mut self.introduced);
+        for known in introduced.drain(..) {
+            self.begin(known, cx);
+        }
+        self.introduced = introduced;
         while let Some(id) = self.unsettled.pop() {
             let Some(session) = self.slots.get_mut(id) else { continue };
             let outcome = session.on_end_of_turn(cx.now);

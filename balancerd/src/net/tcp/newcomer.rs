@@ -6,14 +6,18 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use slotmap::{Key as _, KeyData, SlotMap};
+use tracing::debug;
+use wire::address::canonical;
 use wire::report::EndReason;
 
-use super::pipe::receive;
+use super::introduction::Origin;
+use super::pipe::{Pipe, receive};
 use super::session::{End, Side, broken};
-use crate::event::Key;
+use super::{Known, Sessions};
+use crate::event::{Interest, Key};
 use crate::model::ServiceId;
-use crate::net::is_transient;
 use crate::net::proxy::{HEADER_LIMIT, Header, Malformed, decode};
+use crate::net::{Context, is_transient};
 
 slotmap::new_key_type! {
     /// A newcomer, as long as its header has not come.
@@ -144,6 +148,87 @@ impl Newcomer {
             Ok(Some((header, length))) => Heard::Header(header, self.said.split_off(length)),
             Err(fault) => Heard::Malformed(fault),
         }
+    }
+}
+
+impl Sessions {
+    /// Somebody came whose header says who it is.
+    pub(super) fn meet(&mut self, mut newcomer: Newcomer, cx: &mut Context<'_>) {
+        let heard = newcomer.hear(cx.scratch);
+        self.on_heard(newcomer, heard, cx);
+    }
+
+    /// Waits for the rest of a header.
+    fn let_wait(&mut self, newcomer: Newcomer, cx: &mut Context<'_>) {
+        let id = self.newcomers.insert(newcomer);
+        let key = (self.newcomers.key)(id);
+        if let Some(Newcomer { end, .. }) = self.newcomers.get_mut(id)
+            && cx.poller.set(&end.stream, key, &mut end.registered, Interest::READ).is_err()
+        {
+            self.end_newcomer(id, EndReason::Shortage, cx);
+        }
+        while let Some(id) = self.newcomers.surplus(cx.model.session_limit()) {
+            self.end_newcomer(id, EndReason::HeaderTimeout, cx);
+        }
+    }
+
+    /// A newcomer is ready: reads on.
+    pub(crate) fn newcomer_ready(&mut self, id: NewcomerId, cx: &mut Context<'_>) {
+        let Some(newcomer) = self.newcomers.get_mut(id) else { return };
+        match newcomer.hear(cx.scratch) {
+            Heard::Part => {}
+            heard => {
+                let Some(mut newcomer) = self.newcomers.remove(id) else { return };
+                let (end, key) = (&mut newcomer.end, (self.newcomers.key)(id));
+                // Under this key it is known no more. That epoll cannot do what it is asked for here is unheard of.
+                match cx.poller.set(&end.stream, key, &mut end.registered, Interest::NONE) {
+                    Ok(()) => self.on_heard(newcomer, heard, cx),
+                    Err(_) => self.newcomer_ended(newcomer, EndReason::Shortage, cx),
+                }
+            }
+        }
+    }
+
+    /// What a newcomer said is a header, or none.
+    fn on_heard(&mut self, newcomer: Newcomer, heard: Heard, cx: &mut Context<'_>) {
+        match heard {
+            Heard::Header(header, words) => {
+                let Newcomer { end: client, service, peer, .. } = newcomer;
+                let source = header.addresses.map_or(peer, |addresses| canonical(addresses.source));
+                let destination = header.addresses.map(|addresses| canonical(addresses.destination));
+                debug!(client = %source, by = %peer, "a client was introduced");
+                if let Err(reason) = cx.model.newcomer_is(service, source.ip()) {
+                    self.turn_away(service, source, client.stream, reason, cx);
+                    return;
+                }
+                let origin = Origin { destination, unique_id: header.unique_id };
+                let inward = Pipe::with(words);
+                let origin = Some(Box::new(origin));
+                self.introduced.push(Known { service, peer: source, client, inward, origin });
+            }
+            Heard::Malformed(fault) => {
+                debug!(peer = %newcomer.peer, %fault, "no PROXY protocol header");
+                self.newcomer_ended(newcomer, EndReason::BadHeader, cx);
+            }
+            Heard::Ended(reason) => self.newcomer_ended(newcomer, reason, cx),
+            Heard::Part => self.let_wait(newcomer, cx),
+        }
+    }
+
+    /// Ends a newcomer for a reason from outside, if it is still there.
+    pub(crate) fn end_newcomer(&mut self, id: NewcomerId, reason: EndReason, cx: &mut Context<'_>) {
+        if let Some(newcomer) = self.newcomers.remove(id) {
+            self.newcomer_ended(newcomer, reason, cx);
+        }
+    }
+
+    fn newcomer_ended(&mut self, newcomer: Newcomer, reason: EndReason, cx: &mut Context<'_>) {
+        let Newcomer { service, peer, end, .. } = newcomer;
+        drop(end);
+        debug!(%peer, %reason, "a connection ended before its header was there");
+        cx.model.newcomer_ended(service, reason);
+        self.ended += 1;
+        self.complain(reason, peer, cx.now);
     }
 }
 
