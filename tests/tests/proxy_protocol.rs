@@ -688,6 +688,38 @@ fn one_balancer_behind_another_gives_clients_to_the_same_servers() {
     assert_eq!(inner.ended(EndReason::BadHeader), 0);
 }
 
+#[test]
+fn what_commands_set_holds_at_once_and_after_a_restart() {
+    let servers = [told(), told()];
+    let mut balancer = Balancer::of(&servers);
+    let listen = loopback::free();
+    let do_it = |balancer: &Balancer, line: &str| {
+        let output = balancer.ctl(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (ip, port, proxy) = (listen.ip(), listen.port(), loopback::client(PROXY));
+    do_it(&balancer, &format!("service add web {ip} {port} --accept-proxy {proxy} --proxy-timeout 500ms"));
+    do_it(&balancer, "pool set default --send-proxy v2 --send-proxy-crc32c");
+    let (source, destination) = (address("192.0.2.1:1"), address("203.0.113.5:443"));
+    let check = |balancer: &Balancer| {
+        let client = Client::connect_from(proxy, listen);
+        client.send(&line(source, destination));
+        assert_eq!(Some(client.server()), balancer.explain_at("web", source.ip(), 0).server);
+        assert_eq!(header_of(&client), checked(source, destination, b""));
+        Client::connect_from(proxy, listen).assert_ended();
+        let settings = balancer.service_named("web").settings;
+        assert_eq!((settings.accept_proxy.len(), settings.proxy_timeout_ms), (1, 500));
+    };
+    check(&balancer);
+    balancer.restart();
+    check(&balancer);
+    do_it(&balancer, "pool set default --send-proxy v1");
+    let client = Client::connect_from(proxy, listen);
+    client.send(&line(source, destination));
+    let _ = client.server();
+    assert_eq!(header_of(&client), line(source, destination));
+}
+
 /// nginx that wants a header and answers with what it said.
 fn nginx_behind(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
