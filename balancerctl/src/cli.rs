@@ -1,8 +1,10 @@
 //! The command line: what may be typed, and the help for it. The doc comments are the help, and the man pages and
 //! completions are made from the same definitions (see `pages.rs`). The commands about servers and sessions are in
-//! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`.
+//! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`. What a
+//! pool may be told of the health of its servers is in `health`.
 
 pub(crate) mod file;
+pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod server;
 pub(crate) mod service;
@@ -87,7 +89,7 @@ pub(crate) enum Command {
     #[command(after_help = server::REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
 
-    /// Change the weight, the state or the session limit of a server
+    /// Change the weight, the state, the session limit or the like of a server
     ///
     /// The sessions that are alive stay where they are. In the state "drain" a server gets no new sessions, and so it
     /// does with weight 0; in "maintenance" nothing checks it either.
@@ -101,9 +103,11 @@ pub(crate) enum Command {
     /// removed is "leaving" until its last session has ended; one of weight 0 is in "drain": it gets no new sessions.
     /// ACTIVE is followed by the session limit, if there is one; OVERFLOWS counts the clients that went to another
     /// server because of it, or of the pool's --max-load. RAMP is the part of its weight that a server has that starts
-    /// slowly. What differs from the configuration file has a star, and the file's own words are below.
+    /// slowly. HEALTH is there where servers are checked, or one is not up: it is "up", "down" when its checks say so, or
+    /// "ejected" when its clients failed and it is left out for a while; why, is below. A backup serves only while no
+    /// other server is up. What differs from the configuration file has a star, and the file's own words are below.
     #[command(after_help = LIST_EXAMPLES)]
-    List(PoolArgs),
+    List(ListArgs),
 
     /// Add, remove and show services: where clients connect
     #[command(subcommand, after_help = service::EXAMPLES)]
@@ -111,7 +115,7 @@ pub(crate) enum Command {
 
     /// Add, remove, change and show pools: servers, and how one of them is picked
     #[command(subcommand, after_help = pool::EXAMPLES)]
-    Pool(PoolCommand),
+    Pool(Box<PoolCommand>),
 
     /// Show live sessions, the longest idle first
     #[command(after_help = server::SESSIONS_EXAMPLES)]
@@ -276,9 +280,21 @@ pub(crate) struct PoolArgs {
     pub(crate) pool: String,
 }
 
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
+
+    /// Further columns: since when a server is up or not, its last check, and counts of checks and ejections
+    #[arg(long)]
+    pub(crate) wide: bool,
+}
+
 const LIST_EXAMPLES: &str = "\
 Examples:
   balancerctl list                        The pool \"default\"
+  balancerctl list --wide                 How healthy are its servers?
   balancerctl list --pool web             Another one; `balancerctl pool list` has their names
   balancerctl list --json                 The same for programs";
 
@@ -427,6 +443,27 @@ mod tests {
             "pool add web --policy fair",
             "pool add web --max-load 0.5",
             "pool add web --key client-ip --subnet-ipv4 33",
+            "pool add web --check ping",
+            "pool add web --check-send x",
+            "pool set web --check-path /",
+            "pool set web --check http --check-path health",
+            "pool set web --check http --check-method get",
+            "pool set web --check http --check-status 600",
+            "pool set web --check send --check-send x --check-send-hex 00",
+            "pool set web --check send --check-expect-hex 0",
+            "pool set web --check-interval 2",
+            "pool set web --check-timeout none",
+            "pool set web --check-rise 0",
+            "pool set web --check-fall 101",
+            "pool set web --check-port 0",
+            "pool set web --check-initial ready",
+            "pool set web --eject-max-percent 101",
+            "pool set web --when-all-down use_all",
+            "pool set web --on-down wait",
+            "set 10.0.0.1 80 --backup",
+            "set 10.0.0.1 80 --backup no",
+            "set 10.0.0.1 80 --check-address 10.0.0.2",
+            "add 10.0.0.1 80 --check-address none",
             "kill",
             "kill 1 --server 10.0.0.1:80",
             "kill 1 --pool web",
@@ -462,5 +499,27 @@ mod tests {
     #[test]
     fn every_command_teaches_by_examples() {
         check_examples(&Cli::command(), "balancerctl");
+    }
+
+    /// The lines of examples that need no shell to be understood, with those of all commands below.
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines =
+            help.lines().filter_map(|line| line.strip_prefix("  ").filter(|line| line.starts_with("balancerctl ")));
+        let lines = lines.filter(|line| !line.contains(['$', '>', '|']));
+        // What it does stands behind two blanks.
+        let lines = lines.map(|line| line.split("  ").next().unwrap_or_default().to_owned());
+        lines.chain(command.get_subcommands().flat_map(examples)).collect()
+    }
+
+    #[test]
+    fn every_example_is_understood() {
+        let examples = examples(&Cli::command());
+        assert!(examples.len() > 60, "{examples:?}");
+        for line in examples {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::file::{CompareArgs, DiffArgs};
 use crate::cli::pool::PoolCommand;
 use crate::cli::server::{KillArgs, RemoveArgs, ServerArgs, SessionsArgs};
 use crate::cli::service::{ServiceAddArgs, ServiceCommand};
-use crate::cli::{Cli, Command, ExplainArgs, StartArgs, StopArgs, milliseconds};
+use crate::cli::{Cli, Command, ExplainArgs, ListArgs, StartArgs, StopArgs, milliseconds};
 use crate::compare::{Side, compare, of_balancer};
 use crate::failure::Failure;
 use crate::import::{Converted, convert};
@@ -92,7 +92,8 @@ fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let (pool, values) = (arguments.pool.pool.clone(), arguments.values());
             change(Change::Set { pool, server, values }, arguments.dry_run, socket, output)
         }
-        Command::List(arguments) => match ask(socket, &Request::List { pool: arguments.pool.clone() })? {
+        Command::List(ListArgs { pool, wide }) => match ask(socket, &Request::List { pool: pool.pool.clone() })? {
+            Response::List(report) if *wide => show(output, &text::wide_list(&report), &report),
             Response::List(report) => show(output, &text::list(&report), &report),
             _ => Err(Failure::Unexpected),
         },

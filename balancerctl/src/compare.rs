@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use ring::{Identity, Member, Ring, RingError};
+use ring::{Digest, Identity, Member, Ring, RingError};
 use serde::Serialize;
 use wire::report::Hex;
 use wire::settings::{Policy, PoolSettings, keys_of_both};
@@ -36,8 +36,10 @@ pub(crate) struct PoolCompared {
     pub(crate) policy: Sides<Policy>,
     pub(crate) key: Sides<String>,
     pub(crate) max_load: Sides<String>,
+    /// The servers that serve only while no other is up.
+    pub(crate) backups: Sides<Vec<SocketAddr>>,
     pub(crate) digest: Sides<Hex>,
-    /// The share of clients that the two send to different servers; nothing where that cannot be said.
+    /// The share of clients that the two send to different servers while all are up; nothing where that cannot be said.
     pub(crate) elsewhere: Option<f64>,
     /// The largest of them, from the one to the other.
     pub(crate) moves: Vec<Elsewhere>,
@@ -139,10 +141,28 @@ pub(crate) fn compare(this: &Side, other: &Side) -> Result<Compared, CompareErro
     Ok(Compared { equal, this: this.name.clone(), other: other.name.clone(), pools })
 }
 
-/// The ring of the servers that are ready and have a weight.
+/// Those that are ready and have a weight, backups or the others.
+fn members(pool: &PoolSettings, backups: bool) -> impl Iterator<Item = (Identity, u32)> {
+    let members = pool.servers.iter().filter(move |(_, server)| server.backup == backups && server.ready_weight() > 0);
+    members.map(|(address, server)| (Identity::from(*address), server.ready_weight()))
+}
+
+/// The ring that clients meet while every server is up: backups have a part only where there is nobody else.
 fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, RingError> {
-    let weights = pool.servers.iter().map(|(address, server)| (Identity::from(*address), server.ready_weight()));
-    Ring::build(pool.points_per_weight, weights.map(|(identity, weight)| Member { identity, weight, tag: () }))
+    let of_backups = members(pool, false).next().is_none();
+    let members = members(pool, of_backups);
+    Ring::build(pool.points_per_weight, members.map(|(identity, weight)| Member { identity, weight, tag: () }))
+}
+
+/// The number that the balancer itself gives of such a pool.
+fn digest_of(pool: &PoolSettings) -> Hex {
+    let of = |backups| Digest::of_servers(pool.points_per_weight, members(pool, backups)).value();
+    let has_backups = members(pool, true).next().is_some();
+    Hex(if has_backups { of(false) ^ of(true).rotate_left(32) } else { of(false) })
+}
+
+fn backups_of(pool: &PoolSettings) -> Vec<SocketAddr> {
+    members(pool, true).map(|(identity, _)| identity.addr()).collect()
 }
 
 type PoolSide<'a> = (Option<&'a PoolSettings>, Option<Ring<()>>);
@@ -153,8 +173,8 @@ impl PoolCompared {
         let hashed = |pool: &PoolSettings| pool.policy == Policy::ConsistentHash;
         let key = Sides::of(this, other, |pool| hashed(pool).then(|| pool.key.to_string()));
         let max_load = Sides::of(this, other, |pool| pool.max_load.filter(|_| hashed(pool)).map(text));
-        let digest_of = |ring: &Option<Ring<()>>| ring.as_ref().map(|ring| Hex(ring.digest().value()));
-        let digest = Sides { this: digest_of(&this_ring), other: digest_of(&other_ring) };
+        let backups = Sides::of(this, other, |pool| Some(backups_of(pool)));
+        let digest = Sides::of(this, other, |pool| Some(digest_of(pool)));
         let (elsewhere, moves) = match (this, other, this_ring, other_ring) {
             // Where the one hashes something else than the other, or does not hash, a share of clients is no share of
             // a ring.
@@ -169,8 +189,8 @@ impl PoolCompared {
             }
             _ => (None, Vec::new()),
         };
-        let equal = policy.same() && key.same() && max_load.same() && digest.same();
-        Self { pool: name.to_owned(), equal, policy, key, max_load, digest, elsewhere, moves }
+        let equal = policy.same() && key.same() && max_load.same() && backups.same() && digest.same();
+        Self { pool: name.to_owned(), equal, policy, key, max_load, backups, digest, elsewhere, moves }
     }
 }
 
@@ -180,6 +200,7 @@ fn text(value: impl fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wire::health::CheckKind;
     use wire::settings::{AdminState, HashKey, LoadFactor, ServerSettings};
 
     use super::*;
@@ -214,6 +235,39 @@ mod tests {
         };
         assert!(with(drained).equal, "only servers that are ready count");
         assert!(with(|pool| pool.slow_start_ms = 7).equal, "a slow start ends");
+    }
+
+    #[test]
+    fn backups_belong_to_an_agreement_and_checks_do_not() {
+        let backup = |pool: &mut PoolSettings| {
+            let server = ServerSettings { backup: true, ..ServerSettings::default() };
+            pool.servers.insert("10.0.0.9:80".parse().expect("an address"), server);
+        };
+        let pool = with(backup);
+        assert!(!pool.equal && !pool.digest.same() && !pool.backups.same(), "they differ once the others are down");
+        assert_eq!(pool.elsewhere, Some(0.0), "nobody meets it as long as they are up");
+        let both = |change: fn(&mut ServerSettings)| {
+            let other = side(|pool| {
+                backup(pool);
+                pool.servers.values_mut().last().map(change).expect("a server");
+            });
+            compare(&side(backup), &other).expect("small").pools.remove(0)
+        };
+        assert!(both(|_| {}).equal);
+        assert!(both(|server| server.check_address = Some("10.0.0.1:81".parse().expect("an address"))).equal);
+        let pool = both(|server| server.weight = 2);
+        assert!(!pool.equal && pool.backups.same() && !pool.digest.same());
+        let pool = both(|server| server.backup = false);
+        assert!(!pool.equal && pool.elsewhere.is_some_and(|share| share > 0.0));
+        let all = |pool: &mut PoolSettings| pool.servers.values_mut().for_each(|server| server.backup = true);
+        let pool = with(all);
+        assert!(!pool.equal);
+        assert_eq!(pool.elsewhere, Some(0.0), "where all are backups, they serve");
+        let checked = |pool: &mut PoolSettings| {
+            pool.health.check.kind = CheckKind::Tcp;
+            pool.health.ejection.failures = 0;
+        };
+        assert!(with(checked).equal, "who is up is another question");
     }
 
     #[test]

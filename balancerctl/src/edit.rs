@@ -12,6 +12,7 @@ use std::time::Duration;
 use toml_edit::{Array, Document, InlineTable, Item, Key, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
+use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
 use wire::settings::{
     AdminState, DEFAULT_PROXY_TIMEOUT_MS, Difference, HashKey, Policy, PoolSettings, SendProxy, ServerSettings,
     ServiceSettings, Subject, differences,
@@ -78,13 +79,13 @@ impl<'s> Wanted<'s> {
         };
         wanted.new.retain(|subject| apart(subject, &new));
         wanted.gone.retain(|subject| apart(subject, &gone));
-        // Whatever it says: what belongs to the ring has no place beside another policy.
-        for (pool, settings) in &now.pools {
-            if settings.policy != Policy::ConsistentHash && said.pools.contains_key(pool) {
-                let subject = Subject::Pool { pool: pool.clone() };
-                wanted.values.retain(|(other, key, _)| *other != subject || !OF_CONSISTENT_HASH.contains(key));
-                wanted.values.extend(OF_CONSISTENT_HASH.map(|key| (subject.clone(), key, None)));
-            }
+        // Whatever it says: what belongs to the ring has no place beside another policy, and neither has what belongs to
+        // another kind of check.
+        for (pool, settings) in now.pools.iter().filter(|(pool, _)| said.pools.contains_key(*pool)) {
+            let subject = Subject::Pool { pool: pool.clone() };
+            let misplaced: Vec<&'static str> = bound_keys().filter(|key| !has_place(settings, key)).collect();
+            wanted.values.retain(|(other, key, _)| *other != subject || !misplaced.contains(key));
+            wanted.values.extend(misplaced.into_iter().map(|key| (subject.clone(), key, None)));
         }
         wanted
     }
@@ -100,20 +101,34 @@ impl<'s> Wanted<'s> {
             }
             Subject::Service { service } => self.now.services.get(service).map_or_else(Vec::new, service_values),
         };
-        // Which networks are one key is two values more, and so is what a header has.
+        // Which networks are one key is two values more, and so is what a header has, and how long one may take; and bytes
+        // are there as text or in digits.
         let goes_with = |name: &str| {
+            let is_other_form = |name: &str, other: &str| name.strip_suffix("_hex") == Some(other);
+            let is_text = OF_SEND.contains(&key) && (is_other_form(name, key) || is_other_form(key, name));
             name == key
+                || is_text
                 || (key == "key" && name.starts_with("subnet_"))
                 || (key == "send_proxy" && name.starts_with("send_proxy_"))
                 || (key == "accept_proxy" && name == "proxy_timeout")
         };
-        // One that goes with another may differ by itself, too: then it follows at once.
-        if self.values.last().is_some_and(|(other, name, _)| (other, *name) == (subject, key)) {
-            return;
+        // One that goes with another may differ by itself, too.
+        for (name, value) in all.into_iter().filter(|(name, _)| goes_with(name)) {
+            if !self.values.iter().any(|(other, key, _)| other == subject && *key == name) {
+                self.values.push((subject.clone(), name, value));
+            }
         }
-        let values = all.into_iter().filter(|(name, _)| goes_with(name));
-        self.values.extend(values.map(|(name, value)| (subject.clone(), name, value)));
     }
+}
+
+/// Keys of a pool that have a place beside some others alone.
+fn bound_keys() -> impl Iterator<Item = &'static str> {
+    OF_CONSISTENT_HASH.into_iter().chain(OF_CHECKS).chain(OF_SEND).chain(OF_HTTP)
+}
+
+/// Whether a file of this pool may have the key.
+fn has_place(pool: &PoolSettings, key: &str) -> bool {
+    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && pool.health.check.kind.uses(key)
 }
 
 type Values = Vec<(&'static str, Option<Value>)>;
@@ -127,6 +142,8 @@ fn server_values(server: &ServerSettings) -> Values {
         ("weight", Some(integer(server.weight))),
         ("state", Some(server.state.name().into())),
         ("max_sessions", server.max_sessions.map(|limit| integer(limit.get()))),
+        ("backup", Some(server.backup.into())),
+        ("check_address", server.check_address.map(|address| address.to_string().into())),
     ]
 }
 
@@ -139,19 +156,66 @@ fn pool_values(pool: &PoolSettings) -> Values {
         Some(SendProxy::V2 { crc32c, unique_id }) => (crc32c, unique_id),
         Some(SendProxy::V1) | None => (false, false),
     };
-    let slow_start = humantime::format_duration(Duration::from_millis(pool.slow_start_ms)).to_string();
-    vec![
+    let mut values = vec![
         ("policy", Some(pool.policy.name().into())),
         ("key", Some(pool.key.name().into())),
         ("subnet_ipv4", lengths.map(|(ipv4, _)| integer(ipv4))),
         ("subnet_ipv6", lengths.map(|(_, ipv6)| integer(ipv6))),
         ("max_load", pool.max_load.map(|factor| factor.number().into())),
         ("points_per_weight", Some(integer(pool.points_per_weight.get()))),
-        ("slow_start", Some(slow_start.into())),
+        ("slow_start", Some(time(pool.slow_start_ms))),
         ("send_proxy", pool.send_proxy.map(|how| how.name().into())),
         ("send_proxy_crc32c", has_checksum.then(|| true.into())),
         ("send_proxy_unique_id", has_unique_id.then(|| true.into())),
+    ];
+    values.extend(health_values(&pool.health));
+    values
+}
+
+fn health_values(health: &HealthSettings) -> Values {
+    let HealthSettings { check, ejection, when_all_down, on_down } = health;
+    let (send, expect) = match &check.kind {
+        CheckKind::Send { send, expect } => (Some(send), Some(expect)),
+        _ => (None, None),
+    };
+    let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    let text = |text: Option<&CheckText>| text.filter(|text| !text.is_empty()).and_then(CheckText::text).map(quoted);
+    let hex = |text: Option<&CheckText>| text.filter(|text| text.text().is_none()).map(|text| text.hex().into());
+    vec![
+        ("check", Some(check.kind.name().into())),
+        ("check_send", text(send)),
+        ("check_send_hex", hex(send)),
+        ("check_expect", text(expect)),
+        ("check_expect_hex", hex(expect)),
+        ("check_method", http.map(|http| http.method.as_str().into())),
+        ("check_path", http.map(|http| http.path.as_str().into())),
+        ("check_host", http.and_then(|http| http.host.as_deref()).map(Value::from)),
+        ("check_status", http.and_then(|http| one_or_many(&http.status))),
+        ("check_interval", Some(time(check.interval_ms))),
+        ("check_undecided_interval", check.undecided_interval_ms.map(time)),
+        ("check_down_interval", check.down_interval_ms.map(time)),
+        ("check_timeout", Some(time(check.timeout_ms))),
+        ("check_rise", Some(integer(check.rise.get()))),
+        ("check_fall", Some(integer(check.fall.get()))),
+        ("check_port", check.port.map(|port| integer(port.get()))),
+        ("check_initial", Some(check.initial.name().into())),
+        ("eject_failures", Some(integer(ejection.failures))),
+        ("eject_time", Some(time(ejection.time_ms))),
+        ("eject_max_time", Some(time(ejection.max_time_ms))),
+        ("eject_max_percent", Some(integer(ejection.max_percent))),
+        ("when_all_down", Some(when_all_down.name().into())),
+        ("on_down", Some(on_down.name().into())),
     ]
+}
+
+fn time(milliseconds: u64) -> Value {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string().into()
+}
+
+/// A text on one line, whatever is in it. What JSON escapes TOML escapes the same way.
+fn quoted(text: &str) -> Value {
+    let quoted = serde_json::to_string(text).ok().and_then(|quoted| quoted.parse().ok());
+    quoted.unwrap_or_else(|| text.into())
 }
 
 fn service_values(service: &ServiceSettings) -> Values {
@@ -169,6 +233,7 @@ fn service_values(service: &ServiceSettings) -> Values {
         ("deny", many(&service.deny)),
         ("accept_proxy", many(&service.accept_proxy)),
         ("proxy_timeout", says_timeout.then(|| proxy_timeout().into())),
+        ("splice", (!service.splice).then(|| false.into())),
     ]
 }
 
@@ -188,23 +253,29 @@ fn new_server(address: SocketAddr, server: &ServerSettings) -> Values {
         ("weight", (server.weight != usual.weight).then(|| integer(server.weight))),
         ("state", (server.state != AdminState::Ready).then(|| server.state.name().into())),
         ("max_sessions", server.max_sessions.map(|limit| integer(limit.get()))),
+        ("backup", server.backup.then(|| true.into())),
+        ("check_address", server.check_address.map(|address| address.to_string().into())),
     ]
 }
 
 /// As [`new_server`], without the servers.
 fn new_pool(pool: &PoolSettings) -> Values {
-    let usual = pool_values(&PoolSettings::default());
-    let is_usual = |key: &str, value: &Value| {
-        let usual = usual.iter().find(|(other, _)| *other == key).and_then(|(_, value)| value.as_ref());
-        usual.is_some_and(|usual| bare(usual) == bare(value))
-    };
-    let has_place = |key: &str| pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key);
     let mut values = pool_values(pool);
     values.retain(|(key, value)| {
         let is_said = value.as_ref().is_some_and(|value| *key == "policy" || !is_usual(key, value));
-        is_said && has_place(key)
+        is_said && has_place(pool, key)
     });
     values
+}
+
+/// Whether a pool of which a file says nothing has this value: that of a check, once there is one.
+fn is_usual(key: &str, value: &Value) -> bool {
+    let mut usual = PoolSettings::default();
+    let said = |usual: PoolSettings| pool_values(&usual).into_iter().find(|(other, _)| *other == key)?.1;
+    if OF_HTTP.contains(&key) {
+        usual.health.check.kind = CheckKind::Http(HttpCheck::default());
+    }
+    said(usual).is_some_and(|usual| bare(&usual) == bare(value))
 }
 
 /// `key = value` of each, on one line.
@@ -485,7 +556,9 @@ impl<'d> Source<'d> {
                 }
                 (None, _) => return Err(EditError::NotFound(subject.clone())),
             };
-            if place.get(key).is_some() {
+            // What comes with a kind of check has usual values, too.
+            let goes_without_saying = OF_HTTP.contains(key) && is_usual(key, value);
+            if place.get(key).is_some() || goes_without_saying {
                 continue;
             }
             match (place, subject) {

@@ -8,7 +8,7 @@ use wire::{ClientError, PlaceError, Refusal};
 
 use crate::address::{AddressError, ServerError};
 use crate::check::FileError;
-use crate::cli::pool::Apart;
+use crate::cli::pool::PoolError;
 use crate::compare::CompareError;
 use crate::demo::DemoError;
 use crate::import::ImportError;
@@ -64,7 +64,7 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     /// Options that do not go together.
     #[error(transparent)]
-    Usage(#[from] Apart),
+    Usage(#[from] PoolError),
     /// A configuration file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),

@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use toml::{Table, Value};
 use wire::address::{answers_at, canonical, check_address, collide};
 use wire::control::MAX_WEIGHT;
+use wire::health::MAX_TIME_MS;
 use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, MAX_NAME, is_name};
 
 /// A file that was converted.
@@ -85,12 +87,17 @@ struct Service {
     comments: Vec<String>,
 }
 
+/// The old name of what turns checks on, by connecting every so many seconds.
+const CHECK_INTERVAL: &str = "health_check_interval";
+
 /// A pool of the old file.
 struct Pool {
     /// What the old file calls it.
     old: String,
     name: String,
     comments: Vec<String>,
+    /// Seconds from one check to the next, if servers are checked.
+    check: Option<u64>,
     servers: Vec<Server>,
 }
 
@@ -108,8 +115,13 @@ struct Server {
 fn of_one_frontend(table: &Table) -> Result<Converted, ImportError> {
     let mut notes = Vec::new();
     let Some(frontend) = table["frontend"].as_table() else { return Err(ImportError::Neither) };
-    let mut pool =
-        Pool { old: "frontend".to_owned(), name: DEFAULT_POOL.to_owned(), comments: Vec::new(), servers: Vec::new() };
+    let mut pool = Pool {
+        old: "frontend".to_owned(),
+        name: DEFAULT_POOL.to_owned(),
+        comments: Vec::new(),
+        check: None,
+        servers: Vec::new(),
+    };
     match frontend.get("backend") {
         None => {}
         Some(Value::Array(backends)) => {
@@ -140,7 +152,9 @@ fn of_frontends(table: &Table) -> Result<Converted, ImportError> {
     for (old, backend) in tables(table, "backends", &mut comments, &mut notes) {
         let path = format!("backends.{old}");
         let name = cleaned(old, &path, &mut names, &mut notes);
-        let mut own = rest(&path, backend, &["servers"], &mut notes);
+        let check = backend.get(CHECK_INTERVAL).and_then(seconds);
+        let known: &[&str] = if check.is_some() { &["servers", CHECK_INTERVAL] } else { &["servers"] };
+        let mut own = rest(&path, backend, known, &mut notes);
         let mut servers = Vec::new();
         for (name, value) in tables_or_others(backend, "servers", &path, &mut own, &mut notes) {
             servers.extend(server(&format!("{path}.servers.{name}"), value, "addr", Some(name), &mut own, &mut notes));
@@ -148,7 +162,7 @@ fn of_frontends(table: &Table) -> Result<Converted, ImportError> {
         if !servers.is_empty() {
             notes.push(format!("{path}: servers have no names here; theirs are comments"));
         }
-        pools.push(Pool { old: old.clone(), name, comments: own, servers });
+        pools.push(Pool { old: old.clone(), name, comments: own, check, servers });
     }
     let mut services = Vec::new();
     let mut names = BTreeSet::new();
@@ -234,6 +248,12 @@ fn server(
     Some(Server { old: old.to_owned(), text: text.to_owned(), weight, comments: own })
 }
 
+/// Seconds that our file takes for an interval.
+fn seconds(value: &Value) -> Option<u64> {
+    let seconds = u64::try_from(value.as_integer()?).ok()?;
+    (1..=MAX_TIME_MS / 1000).contains(&seconds).then_some(seconds)
+}
+
 /// The address of a service, or why there is none.
 fn listen(value: Option<&Value>, key: &str) -> Result<SocketAddr, String> {
     match value {
@@ -262,7 +282,9 @@ fn rest(path: &str, table: &Table, known: &[&str], notes: &mut Vec<String>) -> V
 fn unknown(path: &str, key: &str, value: &Value, notes: &mut Vec<String>) -> String {
     let whole = if path.is_empty() { text_of(key) } else { format!("{path}.{}", text_of(key)) };
     notes.push(match key {
-        "health_check_interval" => format!("{whole}: servers are not checked yet; it is a comment"),
+        CHECK_INTERVAL if path.starts_with("backends.") => {
+            format!("{whole}: {value} is no time in seconds, at most a day; it is a comment")
+        }
         _ => format!("{whole}: it has no counterpart; it is a comment"),
     });
     assignment(key, value)
@@ -375,6 +397,10 @@ fn pool_text(pool: &Pool, listens: &[(SocketAddr, &str)], notes: &mut Vec<String
     }
     let mut text = format!("[pool.{}]\npolicy = \"round-robin\"\n", key(&pool.name));
     text += &commented("", &pool.comments);
+    if let Some(seconds) = pool.check {
+        let interval = humantime::format_duration(Duration::from_secs(seconds));
+        text += &format!("check = \"tcp\"\ncheck_interval = \"{interval}\"\n");
+    }
     text += "servers = [\n";
     let mut there = BTreeSet::new();
     for server in &pool.servers {
@@ -502,7 +528,8 @@ pool = \"out-3000\"
 
 [pool.out-3000]
 policy = \"round-robin\"
-# health_check_interval = 3
+check = \"tcp\"
+check_interval = \"3s\"
 servers = [
     # server1
     { address = \"192.0.2.8:8080\", weight = 10 },
@@ -515,7 +542,8 @@ servers = [
 # no service uses the pool spare:
 # [pool.spare]
 # policy = \"round-robin\"
-# # health_check_interval = 3
+# check = \"tcp\"
+# check_interval = \"3s\"
 # servers = [
 #     # server1
 #     { address = \"192.0.2.9:8080\" },
@@ -527,10 +555,8 @@ servers = [
         let notes = [
             "stats: it has no counterpart; it is a comment",
             "backends.out 3000: its name here is out-3000",
-            "backends.out 3000.health_check_interval: servers are not checked yet; it is a comment",
             "backends.out 3000.servers.server2.zone: it has no counterpart; it is a comment",
             "backends.out 3000: servers have no names here; theirs are comments",
-            "backends.spare.health_check_interval: servers are not checked yet; it is a comment",
             "backends.spare: servers have no names here; theirs are comments",
             "backends.out 3000.servers.server2: \"web.example:8080\" has the name of a host, and here addresses are IP \
              addresses; the server is a comment",
@@ -586,6 +612,34 @@ servers = [
         assert_eq!(table["service"].as_table().expect("services").keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(table["pool"]["x"]["servers"].as_array().expect("servers").len(), 3);
         assert!(converted.toml.contains("{ address = \"10.0.0.3:80\", weight = 1 }"), "{}", converted.toml);
+    }
+
+    #[test]
+    fn an_interval_that_is_none_is_a_comment() {
+        for (interval, taken) in [
+            ("1", Some("1s")),
+            ("90", Some("1m 30s")),
+            ("86400", Some("1day")),
+            ("0", None),
+            ("86401", None),
+            ("-1", None),
+            ("1.5", None),
+            ("\"3s\"", None),
+        ] {
+            let text = format!(
+                "[frontends.a]\nlisten_addr = \"0.0.0.0:80\"\nbackend = \"x\"\n[backends.x]\n\
+                 health_check_interval = {interval}\n"
+            );
+            let converted = converted(&text);
+            let table: Table = toml::from_str(&converted.toml).expect("TOML");
+            let pool = &table["pool"]["x"];
+            assert_eq!(pool.get("check").and_then(Value::as_str), taken.map(|_| "tcp"), "{interval}");
+            assert_eq!(pool.get("check_interval").and_then(Value::as_str), taken, "{interval}");
+            let note = format!(
+                "backends.x.health_check_interval: {interval} is no time in seconds, at most a day; it is a comment"
+            );
+            assert_eq!(converted.notes, if taken.is_some() { Vec::new() } else { vec![note] });
+        }
     }
 
     #[test]

@@ -46,6 +46,15 @@ pub(crate) fn time(milliseconds: u64) -> String {
     shown.join(" ")
 }
 
+/// A short time: below a millisecond in microseconds, below ten with one decimal.
+pub(crate) fn short_time(microseconds: u64) -> String {
+    match microseconds {
+        0..1000 => format!("{microseconds} us"),
+        1000..10_000 => format!("{:.1} ms", microseconds as f64 / 1000.0),
+        _ => time(microseconds / 1000),
+    }
+}
+
 /// A number and its noun: `1 session`, `2 sessions`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -102,6 +111,20 @@ mod tests {
             (90_061_000, "1 d 1 h"),
         ] {
             assert_eq!(time(milliseconds), text, "{milliseconds}");
+        }
+    }
+
+    #[test]
+    fn short_times_have_a_unit_that_fits() {
+        for (microseconds, text) in [
+            (0, "0 us"),
+            (999, "999 us"),
+            (1000, "1.0 ms"),
+            (1449, "1.4 ms"),
+            (10_999, "10 ms"),
+            (61_000_000, "1 min 1 s"),
+        ] {
+            assert_eq!(short_time(microseconds), text, "{microseconds}");
         }
     }
 

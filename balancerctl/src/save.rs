@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tempfile::NamedTempFile;
+use wire::health::CheckKind;
 use wire::report::SettingsReport;
 use wire::settings::{Difference, Policy, PoolSettings, differences};
 use wire::{Client, Refusal, Request, Response, Settings};
@@ -137,14 +138,20 @@ fn before(path: &Path, report: &SettingsReport) -> Result<(Settings, String), Fa
     }
 }
 
-/// The settings as a file can say them: what belongs to the ring has no place beside another policy.
+/// The settings as a file can say them: what belongs to the ring has no place beside another policy, and how servers are
+/// checked none where they are not.
 fn expressible(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     let usual = PoolSettings::default();
-    for pool in settings.pools.values_mut().filter(|pool| pool.policy != Policy::ConsistentHash) {
-        pool.key = usual.key;
-        pool.max_load = usual.max_load;
-        pool.points_per_weight = usual.points_per_weight;
+    for pool in settings.pools.values_mut() {
+        if pool.policy != Policy::ConsistentHash {
+            pool.key = usual.key;
+            pool.max_load = usual.max_load;
+            pool.points_per_weight = usual.points_per_weight;
+        }
+        if pool.health.check.kind == CheckKind::None {
+            pool.health.check = usual.health.check.clone();
+        }
     }
     settings
 }

@@ -16,7 +16,7 @@ use crate::start::Started;
 
 pub(crate) use change::change;
 pub(crate) use explain::explain;
-pub(crate) use list::{list, pools, services, sessions};
+pub(crate) use list::{list, pools, services, sessions, wide_list};
 pub(crate) use settings::{compared, reloaded, saved};
 
 /// A column: its heading, and whether numbers stand in it.

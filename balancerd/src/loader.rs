@@ -1,5 +1,5 @@
-//! Reads the configuration file beside the loop, which waits for no disk and builds no large ring: a thread that gets one
-//! order at a time and gives back what only has to be switched to.
+//! Reads the configuration file and makes large rings beside the loop, which waits for no disk and has no time for them: a
+//! thread that gets one order at a time and gives back what only has to be switched to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSetting
 
 use crate::config::file::{self, File};
 use crate::event::Waker;
-use crate::model::{Prepared, ServerId, Starting, prepare};
+use crate::model::{Prepared, Remade, Remake, ServerId, Starting, prepare};
 
 /// The thread, and the way to it.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Loader {
 enum Task {
     /// To read a text.
     Load(Box<Order>),
+    /// To make the ring of a change. The number is that of the order.
+    Remake(u64, Box<Remake>),
     /// To give memory back.
     Discard(Vec<Ring<ServerId>>),
 }
@@ -61,8 +63,16 @@ pub(crate) enum Text {
 pub(crate) struct Loaded {
     /// The number of the order.
     pub(crate) number: u64,
+    pub(crate) outcome: Outcome,
+}
+
+/// It is of the kind that was ordered.
+#[derive(Debug)]
+pub(crate) enum Outcome {
     /// What is to be switched to, and whether the file is to be watched.
-    pub(crate) result: Result<(Prepared, bool), Refusal>,
+    File(Result<(Prepared, bool), Refusal>),
+    /// The ring of a change.
+    Ring(Result<Remade, Refusal>),
 }
 
 impl Loader {
@@ -72,20 +82,27 @@ impl Loader {
         let (outgoing, results) = mpsc::channel();
         thread::Builder::new().name("config".to_owned()).spawn(move || {
             for task in incoming {
-                let order = match task {
-                    Task::Load(order) => order,
+                let loaded = match task {
+                    Task::Load(order) => {
+                        let number = order.number;
+                        Loaded {
+                            number,
+                            outcome: Outcome::File(caught(
+                                || carry_out(*order, &own),
+                                |fault| Refusal::BadFile { fault },
+                            )),
+                        }
+                    }
+                    Task::Remake(number, remake) => Loaded {
+                        number,
+                        outcome: Outcome::Ring(caught(|| remake.make(), |fault| Refusal::NotMade { fault })),
+                    },
                     Task::Discard(rings) => {
                         drop(rings);
                         continue;
                     }
                 };
-                let number = order.number;
-                // A fault costs its file, not every later one.
-                let result = catch_unwind(AssertUnwindSafe(|| carry_out(*order, &own)));
-                let result = result.unwrap_or_else(|_| {
-                    Err(Refusal::BadFile { fault: "a fault in the balancer, which its log has more of".to_owned() })
-                });
-                if outgoing.send(Loaded { number, result }).is_err() {
+                if outgoing.send(loaded).is_err() {
                     return;
                 }
                 waker.wake();
@@ -100,6 +117,11 @@ impl Loader {
         let _ = self.orders.send(Task::Load(Box::new(order)));
     }
 
+    /// Orders the ring of a change to be made. It comes later.
+    pub(crate) fn remake(&self, number: u64, remake: Box<Remake>) {
+        let _ = self.orders.send(Task::Remake(number, remake));
+    }
+
     /// Gives rings away whose memory nobody needs any more.
     pub(crate) fn discard(&self, rings: Vec<Ring<ServerId>>) {
         let _ = self.orders.send(Task::Discard(rings));
@@ -109,6 +131,12 @@ impl Loader {
     pub(crate) fn result(&self) -> Option<Loaded> {
         self.results.try_recv().ok()
     }
+}
+
+/// A fault costs what it was in, not every later order.
+fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>, refusal: impl FnOnce(String) -> Refusal) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(refusal("a fault in the balancer, which its log has more of".to_owned())))
 }
 
 fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> {

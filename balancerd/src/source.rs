@@ -5,6 +5,7 @@ use slotmap::{Key as _, KeyData};
 use crate::event::Key;
 use crate::net::control::ControlId;
 use crate::net::listen::ListenerId;
+use crate::net::probe::ProbeId;
 use crate::net::tcp::{NewcomerId, SessionId, Side};
 
 /// Whose event it is.
@@ -26,6 +27,8 @@ pub(crate) enum Source {
     Threads,
     /// News of the directory of the configuration file.
     Watch,
+    /// A check of a server.
+    Probe(ProbeId),
 }
 
 /// A slot's key is its generation in the upper 32 bits and its index in the lower ones. The upper four of the index
@@ -48,7 +51,8 @@ impl Source {
             Self::Signals => (5, 0),
             Self::Threads => (6, 0),
             Self::Watch => (7, 0),
-            Self::Newcomer(id) => (8, id.data().as_ffi()),
+            Self::Probe(id) => (8, id.data().as_ffi()),
+            Self::Newcomer(id) => (9, id.data().as_ffi()),
         };
         debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
         Key(data | tag << TAG_SHIFT)
@@ -66,7 +70,8 @@ impl Source {
             5 => Self::Signals,
             6 => Self::Threads,
             7 => Self::Watch,
-            8 => Self::Newcomer(KeyData::from_ffi(data).into()),
+            8 => Self::Probe(KeyData::from_ffi(data).into()),
+            9 => Self::Newcomer(KeyData::from_ffi(data).into()),
             _ => return None,
         })
     }
@@ -83,6 +88,7 @@ mod tests {
         let mut sessions = SlotMap::<SessionId, ()>::with_key();
         let mut controls = SlotMap::<ControlId, ()>::with_key();
         let mut listeners = SlotMap::<ListenerId, ()>::with_key();
+        let mut probes = SlotMap::<ProbeId, ()>::with_key();
         let mut newcomers = SlotMap::<NewcomerId, ()>::with_key();
         for _ in 0..3 {
             let (session, control) = (sessions.insert(()), controls.insert(()));
@@ -96,6 +102,7 @@ mod tests {
                 Source::Signals,
                 Source::Threads,
                 Source::Watch,
+                Source::Probe(probes.insert(())),
             ] {
                 assert_eq!(Source::of(source.key()), Some(source));
             }

@@ -265,6 +265,28 @@ impl<T> Ring<T> {
         self.members.iter().map(|member| member.identity).zip(shares).collect()
     }
 
+    /// As [`shares`](Self::shares) when only the servers that `count` are picked and the others passed over, each key going
+    /// on to the next of those in the order of [`successors`](Self::successors): the shares of a ring without the others.
+    /// They have nothing; when nobody counts, nobody has anything.
+    #[must_use]
+    pub fn shares_among(&self, count: impl Fn(&Member<T>) -> bool) -> Vec<(Identity, Share)> {
+        let counts: Vec<bool> = self.members.iter().map(count).collect();
+        let mut values = vec![0; self.members.len()];
+        let mut passed = 0;
+        for (owner, reach) in self.arcs() {
+            passed += reach;
+            if counts[owner as usize] {
+                values[owner as usize] += std::mem::take(&mut passed);
+            }
+        }
+        // What the last points leave goes around the end to the first that counts.
+        if let Some(first) = self.owners().iter().find(|owner| counts[**owner as usize]) {
+            values[*first as usize] += passed;
+        }
+        let shares = values.into_iter().map(Share::of_values);
+        self.members.iter().map(|member| member.identity).zip(shares).collect()
+    }
+
     /// The servers, sorted by identity.
     #[must_use]
     pub fn members(&self) -> &[Member<T>] {

@@ -312,6 +312,23 @@ proptest! {
     }
 
     #[test]
+    fn shares_among_some_are_those_of_a_ring_without_the_others(
+        servers in servers(1..12, 4),
+        some in any::<u16>(),
+        ppw in points_per_weight(),
+    ) {
+        let ring = build(ppw, &servers);
+        let counts: BTreeMap<Identity, bool> =
+            servers.keys().enumerate().map(|(nth, identity)| (*identity, some >> nth & 1 == 1)).collect();
+        let left = servers.iter().filter(|(identity, _)| counts[identity]).map(|(identity, weight)| (*identity, *weight));
+        let without = build(ppw, &left.collect());
+        let shares: BTreeMap<_, _> = without.shares().into_iter().collect();
+        for (identity, share) in ring.shares_among(|member| counts[&member.identity]) {
+            prop_assert_eq!(share, shares.get(&identity).copied().unwrap_or(Share::NONE));
+        }
+    }
+
+    #[test]
     fn diff_turned_around_is_the_same_moves_turned_around(
         one in servers(0..8, 4),
         two in servers(0..8, 4),

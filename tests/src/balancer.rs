@@ -461,6 +461,19 @@ impl Balancer {
         self.list_pool(DEFAULT_POOL)
     }
 
+    /// One of its pools, without the times that pass by themselves.
+    ///
+    /// # Panics
+    /// When there is no answer, or no such pool.
+    #[must_use]
+    pub fn timeless_list(&self, pool: &str) -> ListReport {
+        let mut report = self.list_pool(pool);
+        for server in &mut report.servers {
+            server.health.since_ms = 0;
+        }
+        report
+    }
+
     /// One of its pools.
     ///
     /// # Panics

@@ -85,6 +85,17 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("a process").count()
 }
 
+/// Descriptors of the process that are ends of pipes.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn pipes(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+}
+
 /// The number that the next descriptor of the process gets.
 ///
 /// # Panics

@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage};
 use tests::{Balancer, Server, Setup, loopback, wait};
-use wire::report::EndReason;
+use wire::control::{Change, PoolValues};
+use wire::report::{EndReason, HealthState};
 
 /// A number of a client whose server is the wanted one.
 fn client_of(balancer: &Balancer, wanted: SocketAddr) -> u32 {
@@ -43,6 +44,8 @@ fn a_server_that_comes_back_gets_its_own_clients_again() {
         assert_ne!(*new, servers[1].address());
     }
     servers[1].listen();
+    // It may have been left out for a while, since so many connects failed in a row.
+    wait::until("it is up", || balancer.listed(servers[1].address()).health.state == HealthState::Up);
     assert_eq!(balancer.served(0..100), before);
 }
 
@@ -61,6 +64,9 @@ fn two_refuse_and_the_third_serves() {
 fn three_refuse_and_the_client_is_closed() {
     let refusing: Vec<Server> = (0..4).map(|_| Server::refusing()).collect();
     let balancer = Balancer::of(&refusing);
+    // However often they fail, all are asked.
+    let values = PoolValues { eject_failures: Some(0), ..PoolValues::default() };
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
     for number in 0..10 {
         balancer.client_number(number).assert_ended();
     }

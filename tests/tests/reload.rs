@@ -117,7 +117,7 @@ fn a_file_that_did_not_change_changes_nothing() {
     let seen = || {
         let sessions: Vec<_> =
             balancer.sessions(None).into_iter().map(|it| (it.session, it.server, it.bytes_in)).collect();
-        (timeless(balancer.status()), balancer.list_pool("web"), balancer.pools(), sessions, state_file(&balancer))
+        (timeless(balancer.status()), balancer.timeless_list("web"), balancer.pools(), sessions, state_file(&balancer))
     };
     let before = seen();
     assert!(before.4.is_some());

@@ -125,6 +125,32 @@ fn the_file_gets_what_commands_changed_and_keeps_the_rest() {
 }
 
 #[test]
+fn another_check_takes_the_keys_of_the_old_one_out_of_the_file() {
+    let text = FILE.replace("slow_start = '1m'  # they need it", "check = 'send'\ncheck_expect = 'OK' # so it is");
+    let started = WithFile::start(&text);
+    let before = started.text();
+    done(&started.ctl("pool set web --check http --check-path /health --check-interval 1m"));
+    done(&started.ctl("set 10.0.0.2 80 --pool web --backup true --check-address 10.0.0.2:81"));
+    let list = done(&started.ctl("list --pool web"));
+    assert!(list.contains("check http GET /health, check every 1m") && list.contains("ready (backup)"), "{list}");
+    assert!(list.contains("check is http, the file says send"), "{list}");
+    done(&started.ctl("save"));
+    let expected = before
+        .replace("check = 'send'\ncheck_expect = 'OK' # so it is\n", "check = \"http\"\n")
+        .replace("\"10.0.0.2:80\" }", "\"10.0.0.2:80\", backup = true, check_address = \"10.0.0.2:81\" }")
+        .replace("# The tools", "#The tools")
+        .replace("]\n\n#The tools", "]\ncheck_path = \"/health\"\ncheck_interval = \"1m\"\n\n# The tools");
+    assert_eq!(started.text(), expected);
+    done(&started.ctl("pool set web --check none"));
+    done(&started.ctl("save"));
+    let none = expected
+        .replace("check = \"http\"", "check = \"none\"")
+        .replace("check_path = \"/health\"\ncheck_interval = \"1m\"\n", "");
+    assert_eq!(started.text(), none);
+    assert_eq!(started.json("status")["deviations"], Value::Array(Vec::new()), "file and balancer are one");
+}
+
+#[test]
 fn an_edit_that_is_not_loaded_is_not_overwritten() {
     let started = WithFile::start(FILE);
     done(&started.ctl("set 10.0.0.1 80 --pool web --weight 3"));
@@ -197,12 +223,23 @@ fn whatever_commands_do_the_file_comes_to_say_it() {
             for _ in 0..chance.below(6) {
                 let pool = ["web", "api"][chance.below(2) as usize];
                 let (server, number) = (format!("10.0.0.{} 80 --pool {pool}", chance.below(5) + 1), chance.below(4));
-                let line = match chance.below(7) {
+                let line = match chance.below(10) {
                     0 | 1 => format!("add {server} --weight {number}"),
                     2 => format!("remove {server}"),
                     3 => format!("set {server} --weight {number}"),
                     4 => format!("set {server} --state {}", ["ready", "drain", "maintenance"][number as usize % 3]),
                     5 => format!("set {server} --max-sessions {}", ["none", "7"][number as usize % 2]),
+                    6 => format!("set {server} --backup {}", number % 2 == 0),
+                    7 => format!("set {server} --check-address {}", ["none", "127.0.0.9:81"][number as usize % 2]),
+                    8 => format!(
+                        "pool set {pool} {}",
+                        [
+                            "--check none --check-interval 1m --eject-failures 0",
+                            "--check tcp --check-interval 1m --check-down-interval 2m --check-port 81 --on-down close",
+                            "--check send --check-send-hex 00ff --check-expect \"#' --check-down-interval none",
+                            "--check http --check-path /up?'x --check-status 2xx,304 --check-initial down",
+                        ][number as usize]
+                    ),
                     _ => format!(
                         "pool set {pool} {}",
                         [

@@ -320,7 +320,7 @@ fn an_address_that_cannot_be_is_one_error_and_changes_nothing() {
     let other_program = TcpListener::bind((loopback::fresh(), 0)).expect("bound");
     let theirs = other_program.local_addr().expect("an address");
     let (own, free) = (balancer.address(), loopback::free());
-    let before = (balancer.settings(), balancer.descriptors(), balancer.list());
+    let before = (balancer.settings(), balancer.descriptors(), balancer.timeless_list("default"));
     let not_ours: SocketAddr = "192.0.2.1:8080".parse().expect("an address");
     for (name, listen, pool, words) in [
         ("default", vec![free], "default", "there is a service default already"),
@@ -348,7 +348,7 @@ fn an_address_that_cannot_be_is_one_error_and_changes_nothing() {
             assert!(!listens(free), "nothing was left open");
         }
     }
-    assert_eq!((balancer.settings(), balancer.list()), (before.0, before.2));
+    assert_eq!((balancer.settings(), balancer.timeless_list("default")), (before.0, before.2));
     wait::until("every descriptor is given back", || balancer.descriptors() <= before.1);
     assert_eq!(balancer.status().services.len(), 1);
     assert!(!balancer.log().contains("service add two"), "nothing of it was carried out");

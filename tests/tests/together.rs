@@ -127,7 +127,7 @@ fn another_value_of_the_same_server_keeps_the_commands() {
         balancer.set("web", servers[0].address(), state(AdminState::Maintenance));
         balancer.configure(&file(listen, &servers, &[4, 1]));
         read_again(&mut balancer)[way](&mut balancer);
-        let expected = ServerSettings { weight: 4, state: AdminState::Maintenance, max_sessions: None };
+        let expected = ServerSettings { weight: 4, state: AdminState::Maintenance, ..ServerSettings::default() };
         assert_eq!(settings(&balancer, &servers[0]), Some(expected));
         assert_eq!(balancer.client().server(), servers[1].address());
     }

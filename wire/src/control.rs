@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressFault;
+use crate::health::{CheckKind, CheckSettings, EjectionSettings, HealthSettings, InitialHealth, OnDown, WhenAllDown};
 use crate::report::{
     ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
     StatusReport, StoppingReport,
@@ -226,10 +227,14 @@ pub struct ServerValues {
     pub state: Option<AdminState>,
     /// Its session limit; the inner nothing is no limit.
     pub max_sessions: Option<Option<NonZeroU64>>,
+    /// Whether it serves only while the others are down.
+    pub backup: Option<bool>,
+    /// Where it is checked; the inner nothing is where it serves.
+    pub check_address: Option<Option<SocketAddr>>,
 }
 
 /// Values of a pool that are to change; what is nothing stays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolValues {
     /// Its policy.
     pub policy: Option<Policy>,
@@ -243,6 +248,88 @@ pub struct PoolValues {
     pub slow_start_ms: Option<u64>,
     /// The PROXY protocol header that servers get; the inner nothing is none.
     pub send_proxy: Option<Option<SendProxy>>,
+    /// What a check does.
+    pub check: Option<CheckKind>,
+    /// From one check to the next.
+    pub check_interval_ms: Option<u64>,
+    /// The same while results say something else than what holds; the inner nothing is the usual one.
+    pub check_undecided_interval_ms: Option<Option<u64>>,
+    /// The same while a server is down; the inner nothing is the usual one.
+    pub check_down_interval_ms: Option<Option<u64>>,
+    /// How long a check may take.
+    pub check_timeout_ms: Option<u64>,
+    /// Passes in a row that bring a server up.
+    pub check_rise: Option<NonZeroU32>,
+    /// Failures in a row that take it down.
+    pub check_fall: Option<NonZeroU32>,
+    /// The port that is checked; the inner nothing is the server's own.
+    pub check_port: Option<Option<NonZeroU16>>,
+    /// What holds until there is a first result.
+    pub check_initial: Option<InitialHealth>,
+    /// Failures of clients in a row that take a server out for a while.
+    pub eject_failures: Option<u32>,
+    /// For how long at first.
+    pub eject_time_ms: Option<u64>,
+    /// For how long at most.
+    pub eject_max_time_ms: Option<u64>,
+    /// How many of the servers may be out, in percent.
+    pub eject_max_percent: Option<u8>,
+    /// What clients get when no server is up.
+    pub when_all_down: Option<WhenAllDown>,
+    /// What becomes of the sessions of a server that goes down.
+    pub on_down: Option<OnDown>,
+}
+
+impl ServerValues {
+    /// The settings that follow from these.
+    #[must_use]
+    pub fn over(&self, before: &ServerSettings) -> ServerSettings {
+        ServerSettings {
+            weight: self.weight.unwrap_or(before.weight),
+            state: self.state.unwrap_or(before.state),
+            max_sessions: self.max_sessions.unwrap_or(before.max_sessions),
+            backup: self.backup.unwrap_or(before.backup),
+            check_address: self.check_address.unwrap_or(before.check_address),
+        }
+    }
+}
+
+impl PoolValues {
+    /// The settings that follow from these, the servers as they are.
+    #[must_use]
+    pub fn over(&self, before: &PoolSettings) -> PoolSettings {
+        let HealthSettings { check, ejection, when_all_down, on_down } = &before.health;
+        PoolSettings {
+            policy: self.policy.unwrap_or(before.policy),
+            key: self.key.unwrap_or(before.key),
+            max_load: self.max_load.unwrap_or(before.max_load),
+            points_per_weight: self.points_per_weight.unwrap_or(before.points_per_weight),
+            slow_start_ms: self.slow_start_ms.unwrap_or(before.slow_start_ms),
+            send_proxy: self.send_proxy.unwrap_or(before.send_proxy),
+            health: HealthSettings {
+                check: CheckSettings {
+                    kind: self.check.clone().unwrap_or_else(|| check.kind.clone()),
+                    interval_ms: self.check_interval_ms.unwrap_or(check.interval_ms),
+                    undecided_interval_ms: self.check_undecided_interval_ms.unwrap_or(check.undecided_interval_ms),
+                    down_interval_ms: self.check_down_interval_ms.unwrap_or(check.down_interval_ms),
+                    timeout_ms: self.check_timeout_ms.unwrap_or(check.timeout_ms),
+                    rise: self.check_rise.unwrap_or(check.rise),
+                    fall: self.check_fall.unwrap_or(check.fall),
+                    port: self.check_port.unwrap_or(check.port),
+                    initial: self.check_initial.unwrap_or(check.initial),
+                },
+                ejection: EjectionSettings {
+                    failures: self.eject_failures.unwrap_or(ejection.failures),
+                    time_ms: self.eject_time_ms.unwrap_or(ejection.time_ms),
+                    max_time_ms: self.eject_max_time_ms.unwrap_or(ejection.max_time_ms),
+                    max_percent: self.eject_max_percent.unwrap_or(ejection.max_percent),
+                },
+                when_all_down: self.when_all_down.unwrap_or(*when_all_down),
+                on_down: self.on_down.unwrap_or(*on_down),
+            },
+            servers: before.servers.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -253,7 +340,11 @@ impl fmt::Display for Change {
                 if settings.state != AdminState::Ready {
                     write!(f, " state={}", settings.state)?;
                 }
-                settings.max_sessions.map_or(Ok(()), |limit| write!(f, " max_sessions={limit}"))
+                settings.max_sessions.map_or(Ok(()), |limit| write!(f, " max_sessions={limit}"))?;
+                if settings.backup {
+                    f.write_str(" backup")?;
+                }
+                settings.check_address.map_or(Ok(()), |address| write!(f, " check_address={address}"))
             }
             Self::Remove { pool, server, how } => {
                 write!(f, "remove {server} pool={pool}")?;
@@ -272,6 +363,12 @@ impl fmt::Display for Change {
                     None => Ok(()),
                     Some(None) => f.write_str(" max_sessions=none"),
                     Some(Some(limit)) => write!(f, " max_sessions={limit}"),
+                }?;
+                values.backup.map_or(Ok(()), |backup| write!(f, " backup={backup}"))?;
+                match values.check_address {
+                    None => Ok(()),
+                    Some(None) => f.write_str(" check_address=none"),
+                    Some(Some(address)) => write!(f, " check_address={address}"),
                 }
             }
             Self::AddPool { pool, .. } => write!(f, "pool add {pool}"),
@@ -446,6 +543,11 @@ pub enum Refusal {
     TooManyPools,
     /// The services listen at [`MAX_LISTENERS`] addresses, or there are as many services.
     TooManyListeners,
+    /// What the change takes could not be made beforehand.
+    NotMade {
+        /// Why.
+        fault: String,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -491,7 +593,7 @@ impl fmt::Display for Refusal {
                 f,
                 "a service at {listen} would be server {server} of pool {pool}; it would connect to itself for ever"
             ),
-            Self::NotBound { fault } | Self::BadFile { fault } => f.write_str(fault),
+            Self::NotBound { fault } | Self::BadFile { fault } | Self::NotMade { fault } => f.write_str(fault),
             Self::NoSession { session } => write!(f, "there is no session {session}; it may have ended by now"),
             Self::NoFile => {
                 f.write_str("the balancer was started without a configuration file; start it with --config")

@@ -13,7 +13,7 @@ use crate::encoding::{EncodingError, decode, encode};
 use crate::settings::FILE_LIMIT;
 
 /// The version of the control protocol. Both ends must have the same one: messages do not describe themselves.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The first bytes of a greeting.
 const MAGIC: [u8; 4] = *b"BALC";
@@ -179,15 +179,34 @@ mod tests {
 
     fn any_change() -> impl Strategy<Value = Change> {
         let name = any::<String>;
-        let settings = (any::<u32>(), any_state(), any::<Option<NonZeroU64>>())
-            .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions });
+        let check_address = || prop::option::of(any_server());
+        let settings = (any::<u32>(), any_state(), any::<Option<NonZeroU64>>(), any::<bool>(), check_address())
+            .prop_map(|(weight, state, max_sessions, backup, check_address)| ServerSettings {
+                weight,
+                state,
+                max_sessions,
+                backup,
+                check_address,
+            });
         let how = prop_oneof![
             any::<Option<u64>>().prop_map(|limit_ms| Removal::Wait { limit_ms }),
             Just(Removal::Now),
             any::<u64>().prop_map(|time_ms| Removal::Over { time_ms }),
         ];
-        let values = (any::<Option<u32>>(), prop::option::of(any_state()), any::<Option<Option<NonZeroU64>>>())
-            .prop_map(|(weight, state, max_sessions)| ServerValues { weight, state, max_sessions });
+        let values = (
+            any::<Option<u32>>(),
+            prop::option::of(any_state()),
+            any::<Option<Option<NonZeroU64>>>(),
+            any::<Option<bool>>(),
+            prop::option::of(check_address()),
+        )
+            .prop_map(|(weight, state, max_sessions, backup, check_address)| ServerValues {
+                weight,
+                state,
+                max_sessions,
+                backup,
+                check_address,
+            });
         prop_oneof![
             (name(), any_server(), settings).prop_map(|(pool, server, settings)| Change::Add {
                 pool,
@@ -348,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_2() {
+    fn golden_bytes_of_version_3() {
         let add = Request::Change {
             change: Change::Add {
                 pool: "web".to_owned(),
@@ -358,8 +377,8 @@ mod tests {
             dry_run: false,
         };
         let bytes = [
-            b"\x06\0\0\0BALC\x02\0".as_slice(),
-            b"\x27\0\0\0",            // 39 bytes follow
+            b"\x06\0\0\0BALC\x03\0".as_slice(),
+            b"\x29\0\0\0",            // 41 bytes follow
             b"\x02\0\0\0",            // Request::Change
             b"\0\0\0\0",              // Change::Add
             b"\x03\0\0\0\0\0\0\0web", // in the pool "web"
@@ -368,6 +387,8 @@ mod tests {
             b"\x02\0\0\0",            // weight 2
             b"\0\0\0\0",              // ready
             b"\0",                    // no session limit
+            b"\0",                    // no backup
+            b"\0",                    // checked where it serves
             b"\0",                    // not a dry run
         ]
         .concat();

@@ -1,14 +1,16 @@
 //! What balancerd and the programs that steer it say to each other, and where they meet.
 //!
-//! [`address`] checks and compares addresses, [`control`] holds the requests and responses, [`report`] what the daemon tells of itself, [`frame`] the codec (it
-//! does no I/O), [`client`] the blocking client that balancerctl and the tests use, [`place`] the paths that both
-//! programs must agree on, [`settings`] what a balancer is set to. Nothing here knows how a request is carried out: that is balancerd's model.
+//! [`address`] checks and compares addresses, [`control`] holds the requests and responses, [`report`] what the daemon
+//! tells of itself, [`frame`] the codec (it does no I/O), [`client`] the blocking client that balancerctl and the tests use,
+//! [`place`] the paths that both programs must agree on, [`settings`] what a balancer is set to, [`health`] the part of that
+//! which says how servers are checked. Nothing here knows how a request is carried out: that is balancerd's model.
 
 pub mod address;
 pub mod client;
 pub mod control;
 mod encoding;
 pub mod frame;
+pub mod health;
 pub mod place;
 pub mod report;
 pub mod settings;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
+
 /// The pool that commands mean when they name none.
 pub const DEFAULT_POOL: &str = "default";
 
@@ -68,6 +70,8 @@ pub struct ServiceSettings {
     /// How long such a header may take.
     #[serde(default = "default_proxy_timeout_ms")]
     pub proxy_timeout_ms: u64,
+    /// Whether bulk is spliced: moved by the kernel without being copied.
+    pub splice: bool,
 }
 
 fn default_proxy_timeout_ms() -> u64 {
@@ -89,6 +93,7 @@ impl ServiceSettings {
             deny: Vec::new(),
             accept_proxy: Vec::new(),
             proxy_timeout_ms: DEFAULT_PROXY_TIMEOUT_MS,
+            splice: true,
         }
     }
 }
@@ -117,6 +122,9 @@ pub struct PoolSettings {
     /// The PROXY protocol header that its servers get first, if they do.
     #[serde(default)]
     pub send_proxy: Option<SendProxy>,
+    /// How it is found out which servers are up, and what follows.
+    #[serde(default)]
+    pub health: HealthSettings,
     /// The servers by address.
     pub servers: BTreeMap<SocketAddr, ServerSettings>,
 }
@@ -130,6 +138,7 @@ impl Default for PoolSettings {
             points_per_weight: DEFAULT_POINTS_PER_WEIGHT,
             slow_start_ms: 0,
             send_proxy: None,
+            health: HealthSettings::default(),
             servers: BTreeMap::new(),
         }
     }
@@ -139,8 +148,10 @@ impl PoolSettings {
     /// The pool by itself.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, servers: _ } = *self;
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, servers: BTreeMap::new() }
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, ref health, servers: _ } =
+            *self;
+        let health = health.clone();
+        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers: BTreeMap::new() }
     }
 }
 
@@ -351,11 +362,17 @@ pub struct ServerSettings {
     pub state: AdminState,
     /// Sessions at a time; further clients go to another server.
     pub max_sessions: Option<NonZeroU64>,
+    /// It serves only while no server of the pool that is no backup is up.
+    #[serde(default)]
+    pub backup: bool,
+    /// Where it is checked; nothing is where it serves.
+    #[serde(default)]
+    pub check_address: Option<SocketAddr>,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { weight: 1, state: AdminState::Ready, max_sessions: None }
+        Self { weight: 1, state: AdminState::Ready, max_sessions: None, backup: false, check_address: None }
     }
 }
 
@@ -478,7 +495,7 @@ const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
 
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
 /// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
-/// use of, in the settings that it comes to, is no difference.
+/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not.
 #[must_use]
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
@@ -491,7 +508,11 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         }
         let (empty, old_settings, new_settings) = (BTreeMap::new(), old, new);
         if let (Some(old), Some(new)) = (old_settings, new_settings) {
-            let counts = |key: &str| new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key);
+            let checks = &new.health.check.kind;
+            let is_off = |key: &str| *checks == CheckKind::None && OF_CHECKS.contains(&key);
+            let counts = |key: &str| {
+                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && !is_off(key)
+            };
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
                 if counts(key) {
                     found.value(key, was, is);
@@ -522,26 +543,67 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
 /// A value as a file would have it, under its key; nothing for one that is not set.
 type Values<const COUNT: usize> = [(&'static str, Option<String>); COUNT];
 
-fn server_values(server: &ServerSettings) -> Values<3> {
+fn server_values(server: &ServerSettings) -> Values<5> {
     [
         ("weight", Some(server.weight.to_string())),
         ("state", Some(server.state.to_string())),
         ("max_sessions", number(server.max_sessions)),
+        ("backup", Some(server.backup.to_string())),
+        ("check_address", number(server.check_address)),
     ]
 }
 
-fn pool_values(pool: &PoolSettings) -> Values<6> {
-    [
+fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
+    let mut values = vec![
         ("policy", Some(pool.policy.to_string())),
         ("key", Some(pool.key.to_string())),
         ("max_load", number(pool.max_load)),
         ("points_per_weight", Some(pool.points_per_weight.to_string())),
         ("slow_start", Some(time(pool.slow_start_ms))),
         ("send_proxy", pool.send_proxy.map(|how| how.to_string())),
+    ];
+    values.extend(health_values(&pool.health));
+    values
+}
+
+fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)> {
+    let HealthSettings { check, ejection, when_all_down, on_down } = health;
+    let nothing = (CheckText::default(), CheckText::default());
+    let (send, expect) = match &check.kind {
+        CheckKind::Send { send, expect } => (send, expect),
+        _ => (&nothing.0, &nothing.1),
+    };
+    let text = |text: &CheckText| text.text().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+    let hex = |text: &CheckText| text.text().is_none().then(|| text.hex());
+    let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    vec![
+        ("check", Some(check.kind.name().to_owned())),
+        ("check_send", text(send)),
+        ("check_send_hex", hex(send)),
+        ("check_expect", text(expect)),
+        ("check_expect_hex", hex(expect)),
+        ("check_method", http.map(|http| http.method.clone())),
+        ("check_path", http.map(|http| http.path.clone())),
+        ("check_host", http.and_then(|http| http.host.clone())),
+        ("check_status", http.and_then(|http| list(&http.status))),
+        ("check_interval", Some(time(check.interval_ms))),
+        ("check_undecided_interval", check.undecided_interval_ms.map(time)),
+        ("check_down_interval", check.down_interval_ms.map(time)),
+        ("check_timeout", Some(time(check.timeout_ms))),
+        ("check_rise", Some(check.rise.to_string())),
+        ("check_fall", Some(check.fall.to_string())),
+        ("check_port", number(check.port)),
+        ("check_initial", Some(check.initial.name().to_owned())),
+        ("eject_failures", Some(ejection.failures.to_string())),
+        ("eject_time", Some(time(ejection.time_ms))),
+        ("eject_max_time", Some(time(ejection.max_time_ms))),
+        ("eject_max_percent", Some(ejection.max_percent.to_string())),
+        ("when_all_down", Some(when_all_down.name().to_owned())),
+        ("on_down", Some(on_down.name().to_owned())),
     ]
 }
 
-fn service_values(service: &ServiceSettings) -> Values<10> {
+fn service_values(service: &ServiceSettings) -> Values<11> {
     [
         ("protocol", Some("tcp".to_owned())),
         ("listen", list(&service.listen)),
@@ -553,6 +615,7 @@ fn service_values(service: &ServiceSettings) -> Values<10> {
         ("deny", list(&service.deny)),
         ("accept_proxy", list(&service.accept_proxy)),
         ("proxy_timeout", Some(time(service.proxy_timeout_ms))),
+        ("splice", Some(service.splice.to_string())),
     ]
 }
 
@@ -675,6 +738,19 @@ mod tests {
         );
         let key = "pool web: key client-ip-port -> client-ip".to_owned();
         assert!(texts(&changed, &settings()).contains(&key), "it does now");
+    }
+
+    #[test]
+    fn how_servers_are_checked_that_are_not_is_no_difference() {
+        let mut off = settings();
+        off.pools.get_mut("web").expect("a pool").health.check.interval_ms = 7000;
+        assert_eq!(differences(&settings(), &off), []);
+        let mut on = off.clone();
+        on.pools.get_mut("web").expect("a pool").health.check.kind = CheckKind::Tcp;
+        let texts: Vec<String> = differences(&settings(), &on).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["pool web: check none -> tcp", "pool web: check_interval 2s -> 7s"]);
+        let texts: Vec<String> = differences(&on, &settings()).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["pool web: check tcp -> none"]);
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub(crate) struct CompareArgs {
 
 pub(super) const COMPARE_EXAMPLES: &str = "\
 Examples:
-  balancerctl compare /tmp/b/control.sock With another balancer on this machine
+  balancerctl compare /tmp/b/control.sock
+                                          With another balancer on this machine
   balancerctl compare /etc/balancer.toml  With what a file says
   balancerctl compare other.toml > /dev/null && echo the same
                                           In a script";

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use wire::control::PoolValues;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, SendProxy};
 
+use super::health::{HealthArgs, NoHealth};
 use super::{OrNone, milliseconds, one_of};
 
 /// What can be done with pools.
@@ -25,7 +26,7 @@ pub(crate) enum PoolCommand {
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(PoolRemoveArgs),
 
-    /// Change how a pool picks a server, and what the server is told
+    /// Change how a pool picks a server, how it finds out which are up, and what the server is told
     ///
     /// The sessions that are alive stay where they are.
     #[command(after_help = SET_EXAMPLES)]
@@ -97,27 +98,30 @@ impl FromStr for ProxyVersion {
     }
 }
 
-/// Options were given that do not go together.
+/// Options that do not go together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Apart {
-    /// Lengths of networks, and networks are not what is hashed.
+pub(crate) enum PoolError {
+    /// Lengths of networks were given, and networks are not what is hashed.
     #[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
     NoSubnet,
     /// What a header of version 2 has, and it is not that.
     #[error("--send-proxy-crc32c and --send-proxy-unique-id go with --send-proxy v2 alone")]
     NoVersion2,
+    /// Those of health do not.
+    #[error(transparent)]
+    Health(#[from] NoHealth),
 }
 
 impl PickArgs {
     /// What is hashed, if that was said.
-    fn key(&self) -> Result<Option<HashKey>, Apart> {
+    fn key(&self) -> Result<Option<HashKey>, PoolError> {
         let has_lengths = self.subnet_ipv4.is_some() || self.subnet_ipv6.is_some();
         match self.key.as_deref() {
             Some("client-subnet") => Ok(Some(HashKey::ClientSubnet {
                 ipv4: self.subnet_ipv4.unwrap_or(HashKey::DEFAULT_IPV4),
                 ipv6: self.subnet_ipv6.unwrap_or(HashKey::DEFAULT_IPV6),
             })),
-            _ if has_lengths => Err(Apart::NoSubnet),
+            _ if has_lengths => Err(PoolError::NoSubnet),
             Some("client-ip-port") => Ok(Some(HashKey::ClientIpPort)),
             Some(_) => Ok(Some(HashKey::ClientIp)),
             None => Ok(None),
@@ -125,11 +129,11 @@ impl PickArgs {
     }
 
     /// The header of this version.
-    fn send_proxy(&self, version: Option<ProxyVersion>) -> Result<Option<SendProxy>, Apart> {
+    fn send_proxy(&self, version: Option<ProxyVersion>) -> Result<Option<SendProxy>, PoolError> {
         let (crc32c, unique_id) = (self.send_proxy_crc32c, self.send_proxy_unique_id);
         match version {
             Some(ProxyVersion::V2) => Ok(Some(SendProxy::V2 { crc32c, unique_id })),
-            _ if crc32c || unique_id => Err(Apart::NoVersion2),
+            _ if crc32c || unique_id => Err(PoolError::NoVersion2),
             version => Ok(version.map(|_| SendProxy::V1)),
         }
     }
@@ -137,6 +141,7 @@ impl PickArgs {
 
 /// Arguments of `pool add`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("values").multiple(true))]
 pub(crate) struct PoolAddArgs {
     /// Its name: letters, digits, dots, dashes and underscores
     pub(crate) name: String,
@@ -155,6 +160,10 @@ pub(crate) struct PoolAddArgs {
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    // The last, since its heading holds for what follows.
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 impl PoolAddArgs {
@@ -162,17 +171,11 @@ impl PoolAddArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn settings(&self) -> Result<PoolSettings, Apart> {
-        let usual = PoolSettings::default();
-        Ok(PoolSettings {
-            policy: self.pick.policy.unwrap_or(usual.policy),
-            key: self.pick.key()?.unwrap_or(usual.key),
-            max_load: self.max_load,
-            points_per_weight: self.pick.points_per_weight.unwrap_or(usual.points_per_weight),
-            slow_start_ms: self.pick.slow_start.map_or(usual.slow_start_ms, milliseconds),
-            send_proxy: self.pick.send_proxy(self.send_proxy)?,
-            servers: usual.servers,
-        })
+    pub(crate) fn settings(&self) -> Result<PoolSettings, PoolError> {
+        let max_load = self.max_load.map(Some);
+        let send_proxy = self.pick.send_proxy(self.send_proxy)?.map(Some);
+        let values = PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? };
+        Ok(values.over(&PoolSettings::default()))
     }
 }
 
@@ -185,7 +188,10 @@ Examples:
                                           Neighbours get the same server
   balancerctl pool add api --policy least-connections --slow-start 30s
   balancerctl pool add mail --send-proxy v2 --send-proxy-crc32c
-                                          Its servers are told who the client is";
+                                          Its servers are told who the client is
+  balancerctl pool add web --check http --check-path /health --check-status 2xx
+                                          Only servers that say so get clients
+  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]
@@ -224,6 +230,10 @@ pub(crate) struct PoolSetArgs {
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    // The last, since its heading holds for what follows.
+    #[command(flatten)]
+    health: HealthArgs,
 }
 
 impl PoolSetArgs {
@@ -231,18 +241,24 @@ impl PoolSetArgs {
     ///
     /// # Errors
     /// When options do not go together.
-    pub(crate) fn values(&self) -> Result<PoolValues, Apart> {
+    pub(crate) fn values(&self) -> Result<PoolValues, PoolError> {
+        let max_load = self.max_load.map(|OrNone(factor)| factor);
         let version = self.send_proxy.and_then(|OrNone(version)| version);
         let header = self.pick.send_proxy(version)?;
-        Ok(PoolValues {
-            policy: self.pick.policy,
-            key: self.pick.key()?,
-            max_load: self.max_load.map(|OrNone(factor)| factor),
-            points_per_weight: self.pick.points_per_weight,
-            slow_start_ms: self.pick.slow_start.map(milliseconds),
-            send_proxy: self.send_proxy.map(|_| header),
-        })
+        let send_proxy = self.send_proxy.map(|_| header);
+        Ok(PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? })
     }
+}
+
+/// What `pool add` and `pool set` have in common.
+fn values(pick: &PickArgs, health: &HealthArgs) -> Result<PoolValues, PoolError> {
+    Ok(PoolValues {
+        policy: pick.policy,
+        key: pick.key()?,
+        points_per_weight: pick.points_per_weight,
+        slow_start_ms: pick.slow_start.map(milliseconds),
+        ..health.values()?
+    })
 }
 
 const SET_EXAMPLES: &str = "\
@@ -254,7 +270,13 @@ Examples:
   balancerctl pool set web --key client-ip-port --dry-run
                                           Who would move?
   balancerctl pool set web --send-proxy none
-                                          Its servers are told no more who the client is";
+                                          Its servers are told no more who the client is
+  balancerctl pool set web --check tcp --check-interval 5s
+                                          Does each server take connections?
+  balancerctl pool set web --check none --eject-failures 0
+                                          Leave nobody out, whatever happens
+  balancerctl pool set web --when-all-down use-all
+                                          Rather a server that is down than none";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

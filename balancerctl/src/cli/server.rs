@@ -42,6 +42,14 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "N")]
     max_sessions: Option<NonZeroU64>,
 
+    /// It serves only while no other server of the pool is up
+    #[arg(long)]
+    backup: bool,
+
+    /// Where it is checked, when that is elsewhere than where it serves
+    #[arg(long, value_name = "ADDR:PORT", value_parser = server)]
+    check_address: Option<SocketAddr>,
+
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -50,7 +58,13 @@ pub(crate) struct AddArgs {
 impl AddArgs {
     /// How the server is to be.
     pub(crate) fn settings(&self) -> ServerSettings {
-        ServerSettings { weight: self.weight, state: self.state, max_sessions: self.max_sessions }
+        ServerSettings {
+            weight: self.weight,
+            state: self.state,
+            max_sessions: self.max_sessions,
+            backup: self.backup,
+            check_address: self.check_address,
+        }
     }
 }
 
@@ -61,7 +75,10 @@ Examples:
   balancerctl add 2001:db8::1 80          An IPv6 address; [2001:db8::1] is the same
   balancerctl add web3.example.com 80     A host name: its address today is added
   balancerctl add 10.0.0.3 80 --dry-run   What would it move?
-  balancerctl add 10.0.0.4 80 --pool web  To another pool than \"default\"";
+  balancerctl add 10.0.0.4 80 --pool web  To another pool than \"default\"
+  balancerctl add 10.0.9.1 80 --backup    One for the time when no other is up
+  balancerctl add 10.0.0.5 80 --check-address 10.0.0.5:8081
+                                          Its health is told elsewhere";
 
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
@@ -106,12 +123,12 @@ impl RemoveArgs {
 
 pub(super) const REMOVE_EXAMPLES: &str = "\
 Examples:
-  balancerctl remove 10.0.0.1 80 --dry-run  Who would move, and how many sessions does it have?
-  balancerctl remove 10.0.0.1 80            No new sessions; the existing ones live on
-  balancerctl remove 10.0.0.1 80 --wait     The same, and return when the last one has ended
-  balancerctl remove 10.0.0.1 80 --limit 1h End those that are left after an hour
-  balancerctl remove 10.0.0.1 80 --over 10m End them little by little: not all come back at once
-  balancerctl remove 10.0.0.1 80 --now      End them now";
+  balancerctl remove 10.0.0.1 80 --dry-run   Who would move, and how many sessions does it have?
+  balancerctl remove 10.0.0.1 80             No new sessions; the existing ones live on
+  balancerctl remove 10.0.0.1 80 --wait      The same, and return when the last one has ended
+  balancerctl remove 10.0.0.1 80 --limit 1h  End those that are left after an hour
+  balancerctl remove 10.0.0.1 80 --over 10m  End them little by little: not all come back at once
+  balancerctl remove 10.0.0.1 80 --now       End them now";
 
 /// Arguments of `set`.
 #[derive(Debug, Args)]
@@ -135,6 +152,14 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "N|none", group = "values")]
     max_sessions: Option<OrNone<NonZeroU64>>,
 
+    /// Whether it serves only while no other server of the pool is up
+    #[arg(long, value_name = "true|false", group = "values", value_parser = clap::value_parser!(bool))]
+    backup: Option<bool>,
+
+    /// Where it is checked, or none for where it serves
+    #[arg(long, value_name = "ADDR:PORT|none", group = "values", value_parser = server_or_none)]
+    check_address: Option<OrNone<SocketAddr>>,
+
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -147,6 +172,8 @@ impl SetArgs {
             weight: self.weight,
             state: self.state,
             max_sessions: self.max_sessions.map(|OrNone(limit)| limit),
+            backup: self.backup,
+            check_address: self.check_address.map(|OrNone(address)| address),
         }
     }
 }
@@ -160,6 +187,8 @@ Examples:
                                           Clients again
   balancerctl set 10.0.0.1 80 --max-sessions none
                                           No session limit
+  balancerctl set 10.0.9.1 80 --backup false
+                                          A server like the others
   balancerctl set 10.0.0.1 80 --weight 9 --dry-run
                                           Who would move?";
 
@@ -224,4 +253,8 @@ fn server(text: &str) -> Result<SocketAddr, String> {
         Ok(server) => Ok(canonical(server)),
         Err(_) => Err("write 192.0.2.1:80 or [2001:db8::1]:80".to_owned()),
     }
+}
+
+fn server_or_none(text: &str) -> Result<OrNone<SocketAddr>, String> {
+    if text == "none" { Ok(OrNone(None)) } else { server(text).map(|server| OrNone(Some(server))) }
 }

@@ -87,6 +87,10 @@ pub(crate) struct ServiceAddArgs {
     #[arg(long, value_name = "TIME", requires = "accept_proxy", value_parser = humantime::parse_duration)]
     proxy_timeout: Option<Duration>,
 
+    /// Copy all data through the balancer, instead of having the kernel move large amounts (splice)
+    #[arg(long)]
+    no_splice: bool,
+
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -103,6 +107,7 @@ impl ServiceAddArgs {
             deny: self.deny.clone(),
             accept_proxy: self.accept_proxy.clone(),
             proxy_timeout_ms: self.proxy_timeout.map_or(DEFAULT_PROXY_TIMEOUT_MS, milliseconds),
+            splice: !self.no_splice,
             ..ServiceSettings::new(vec![listen], &self.pool.pool)
         }
     }

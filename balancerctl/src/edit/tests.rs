@@ -1,9 +1,10 @@
 //! Edited texts say what they should, and what nothing was changed on is as it was.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
+use wire::health::{CheckSettings, EjectionSettings, InitialHealth, OnDown, StatusRange, WhenAllDown};
 use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, LoadFactor, Protocol, SendProxy};
 
 use super::*;
@@ -66,6 +67,7 @@ fn service(table: &Table) -> ServiceSettings {
             }
             None => DEFAULT_PROXY_TIMEOUT_MS,
         },
+        splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
     }
 }
 
@@ -104,10 +106,73 @@ fn pool(table: &Table) -> PoolSettings {
         max_load: table.get("max_load").and_then(factor).and_then(LoadFactor::from_number),
         points_per_weight: number(table, "points_per_weight")
             .map_or(usual.points_per_weight, |points| NonZeroU32::new(points as u32).expect("not 0")),
-        slow_start_ms: word(table, "slow_start")
-            .map_or(0, |time| humantime::parse_duration(time).expect("a time").as_millis() as u64),
+        slow_start_ms: milliseconds(table, "slow_start").unwrap_or(0),
         send_proxy,
+        health: health(table),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
+    }
+}
+
+fn milliseconds(table: &Table, key: &str) -> Option<u64> {
+    word(table, key).map(|time| humantime::parse_duration(time).expect("a time").as_millis() as u64)
+}
+
+/// One of these, by its name.
+fn one_of<T: Copy + Default>(table: &Table, key: &str, all: &[T], name: fn(T) -> &'static str) -> T {
+    let find = |word| all.iter().copied().find(|one| name(*one) == word).expect("one of them");
+    word(table, key).map(find).unwrap_or_default()
+}
+
+fn health(table: &Table) -> HealthSettings {
+    let usual = HealthSettings::default();
+    let kind = check_kind(table);
+    let misplaced = table.keys().find(|key| !kind.uses(key));
+    assert_eq!(misplaced, None, "{table:?}");
+    let in_a_row = |key: &str| number(table, key).and_then(|number| NonZeroU32::new(number as u32));
+    HealthSettings {
+        check: CheckSettings {
+            kind,
+            interval_ms: milliseconds(table, "check_interval").unwrap_or(usual.check.interval_ms),
+            undecided_interval_ms: milliseconds(table, "check_undecided_interval"),
+            down_interval_ms: milliseconds(table, "check_down_interval"),
+            timeout_ms: milliseconds(table, "check_timeout").unwrap_or(usual.check.timeout_ms),
+            rise: in_a_row("check_rise").unwrap_or(usual.check.rise),
+            fall: in_a_row("check_fall").unwrap_or(usual.check.fall),
+            port: number(table, "check_port").and_then(|port| NonZeroU16::new(port as u16)),
+            initial: one_of(table, "check_initial", &InitialHealth::ALL, InitialHealth::name),
+        },
+        ejection: EjectionSettings {
+            failures: number(table, "eject_failures").map_or(usual.ejection.failures, |failures| failures as u32),
+            time_ms: milliseconds(table, "eject_time").unwrap_or(usual.ejection.time_ms),
+            max_time_ms: milliseconds(table, "eject_max_time").unwrap_or(usual.ejection.max_time_ms),
+            max_percent: number(table, "eject_max_percent").map_or(usual.ejection.max_percent, |part| part as u8),
+        },
+        when_all_down: one_of(table, "when_all_down", &WhenAllDown::ALL, WhenAllDown::name),
+        on_down: one_of(table, "on_down", &OnDown::ALL, OnDown::name),
+    }
+}
+
+fn check_kind(table: &Table) -> CheckKind {
+    let bytes = |key: &str| {
+        let digits = word(table, &format!("{key}_hex"));
+        assert!(digits.is_none() || !table.contains_key(key), "in one form: {table:?}");
+        let text = word(table, key).map(|text| CheckText::new(text).expect("short"));
+        text.or(digits.map(|digits| CheckText::from_hex(digits).expect("digits"))).unwrap_or_default()
+    };
+    let usual = HttpCheck::default();
+    let status: Vec<StatusRange> =
+        texts(table, "check_status").iter().map(|text| text.parse().expect("statuses")).collect();
+    match word(table, "check") {
+        None | Some("none") => CheckKind::None,
+        Some("tcp") => CheckKind::Tcp,
+        Some("send") => CheckKind::Send { send: bytes("check_send"), expect: bytes("check_expect") },
+        Some("http") => CheckKind::Http(HttpCheck {
+            method: word(table, "check_method").map_or(usual.method, ToOwned::to_owned),
+            path: word(table, "check_path").map_or(usual.path, ToOwned::to_owned),
+            host: word(table, "check_host").map(ToOwned::to_owned),
+            status: if status.is_empty() { usual.status } else { status },
+        }),
+        Some(other) => panic!("{other} is no check"),
     }
 }
 
@@ -117,7 +182,9 @@ fn read_server(table: &Table) -> (SocketAddr, ServerSettings) {
     });
     let weight = number(table, "weight").map_or(1, |weight| weight as u32);
     let address = word(table, "address").expect("an address").parse().expect("an address");
-    (address, ServerSettings { weight, state, max_sessions: limit(table, "max_sessions") })
+    let backup = table.get("backup").is_some_and(|backup| backup.as_bool().expect("true or false"));
+    let check_address = word(table, "check_address").map(|address| address.parse().expect("an address"));
+    (address, ServerSettings { weight, state, max_sessions: limit(table, "max_sessions"), backup, check_address })
 }
 
 /// Whose line it is: it stays as it is if nothing is changed on its owner.
@@ -269,8 +336,76 @@ fn render(settings: &Settings, styles: &[Style]) -> Text {
 }
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
-    (0u32..3, prop::sample::select(AdminState::ALL.as_slice()), prop::option::of(1u64..3)).prop_map(
-        |(weight, state, limit)| ServerSettings { weight, state, max_sessions: limit.and_then(NonZeroU64::new) },
+    let state = prop::sample::select(AdminState::ALL.as_slice());
+    let checked = prop::option::of(Just("10.0.1.1:81".parse().expect("an address")));
+    (0u32..3, state, prop::option::of(1u64..3), any::<bool>(), checked).prop_map(
+        |(weight, state, limit, backup, check_address)| ServerSettings {
+            weight,
+            state,
+            max_sessions: limit.and_then(NonZeroU64::new),
+            backup,
+            check_address,
+        },
+    )
+}
+
+fn any_check() -> impl Strategy<Value = CheckSettings> {
+    // Some that are no text, and some that look like the end of one.
+    const TEXTS: [&[u8]; 6] =
+        [b"", b"PING\r\n", b"\0\xff", b"hex:", b"\" # ' , }\n", "\u{fc}\t\\\"\"\"\n\n# x\r\n".as_bytes()];
+    let text = || {
+        let text = prop::sample::select(TEXTS.as_slice());
+        text.prop_map(|bytes| CheckText::new(bytes).expect("short"))
+    };
+    let ranges: Vec<StatusRange> = ["200-399", "204", "5xx"].map(|text| text.parse().expect("statuses")).to_vec();
+    let paths = prop::sample::select(vec!["/", "/'\"\\#"]);
+    let http =
+        (prop::sample::select(vec!["GET", "HEAD"]), paths, any::<bool>(), prop::sample::subsequence(ranges, 1..4));
+    let kind = prop_oneof![
+        Just(CheckKind::Tcp),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
+        http.prop_map(|(method, path, has_host, status)| CheckKind::Http(HttpCheck {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            host: has_host.then(|| "a.example".to_owned()),
+            status,
+        })),
+    ];
+    let interval = || prop::option::of(prop::sample::select(vec![10u64, 90_061_001]));
+    let number = || prop::sample::select(vec![2u32, 100]).prop_map(|number| NonZeroU32::new(number).expect("not 0"));
+    let port = prop::option::of(Just(NonZeroU16::MAX));
+    let times = (prop::sample::select(vec![2000u64, 1500]), interval(), interval());
+    let initial = prop::sample::select(InitialHealth::ALL.as_slice());
+    (kind, times, prop::sample::select(vec![1000u64, 999]), number(), number(), port, initial).prop_map(
+        |(kind, (interval_ms, undecided_interval_ms, down_interval_ms), timeout_ms, rise, fall, port, initial)| {
+            CheckSettings {
+                kind,
+                interval_ms,
+                undecided_interval_ms,
+                down_interval_ms,
+                timeout_ms,
+                rise,
+                fall,
+                port,
+                initial,
+            }
+        },
+    )
+}
+
+fn any_health() -> impl Strategy<Value = HealthSettings> {
+    // No file says how servers are checked that are not.
+    let check = prop_oneof![Just(CheckSettings::default()), any_check()];
+    let time = || prop::sample::select(vec![1_000u64, 60_000]);
+    let when = prop::sample::select(WhenAllDown::ALL.as_slice());
+    let on_down = prop::sample::select(OnDown::ALL.as_slice());
+    (check, 4u32..6, time(), time(), 49u8..51, when, on_down).prop_map(
+        |(check, failures, time_ms, max_time_ms, max_percent, when_all_down, on_down)| HealthSettings {
+            check,
+            ejection: EjectionSettings { failures, time_ms, max_time_ms, max_percent },
+            when_all_down,
+            on_down,
+        },
     )
 }
 
@@ -295,19 +430,20 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
             Some(SendProxy::V2 { crc32c: false, unique_id: false }),
             Some(SendProxy::V2 { crc32c: true, unique_id: true }),
         ]),
+        any_health(),
         prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
     )
         .prop_flat_map(|values| (Just(values), any::<bool>()))
-        .prop_map(|((policy, key, load, points, slow_start_ms, send_proxy, servers), is_plain)| {
+        .prop_map(|((policy, key, load, points, slow_start_ms, send_proxy, health, servers), is_plain)| {
             let usual = PoolSettings::default();
             if is_plain {
                 PoolSettings { servers, ..usual }
             } else if policy == Policy::ConsistentHash {
                 let points_per_weight = NonZeroU32::new(points).expect("not 0");
                 let max_load = load.and_then(LoadFactor::from_thousandths);
-                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, servers }
+                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers }
             } else {
-                PoolSettings { policy, slow_start_ms, send_proxy, servers, ..usual }
+                PoolSettings { policy, slow_start_ms, send_proxy, health, servers, ..usual }
             }
         })
 }
@@ -327,6 +463,7 @@ fn any_service() -> impl Strategy<Value = ServiceSettings> {
             accept_proxy,
             proxy_timeout_ms,
             sessions_per_client: NonZeroU32::new(limit),
+            splice: limit == 0,
             ..ServiceSettings::new(listen, "a")
         },
     )
@@ -460,6 +597,40 @@ max_load = 1.25
 # That is all.
 ";
     assert_eq!(edit(FILE, &said, &now).expect("it can be edited"), expected);
+}
+
+#[test]
+fn another_kind_of_check_takes_the_keys_of_the_old_one_along() {
+    let text = "\
+[pool.web]
+check = \"send\"
+check_send_hex = \"50 49 4e 47\"  # PING
+check_interval = \"5s\"
+servers = []
+";
+    let said = read(text);
+    let with = |kind: CheckKind| {
+        let mut now = said.clone();
+        let check = &mut now.pools.get_mut("web").expect("a pool").health.check;
+        // What goes without checks is what nobody asks for.
+        *check =
+            if kind == CheckKind::None { CheckSettings::default() } else { CheckSettings { kind, ..check.clone() } };
+        edit(text, &said, &now).expect("it can be edited")
+    };
+    assert_eq!(with(CheckKind::None), "[pool.web]\ncheck = \"none\"\nservers = []\n");
+    let http = HttpCheck { path: "/health".to_owned(), ..HttpCheck::default() };
+    assert_eq!(
+        with(CheckKind::Http(http)),
+        "[pool.web]\ncheck = \"http\"\ncheck_interval = \"5s\"\nservers = []\ncheck_path = \"/health\"\n"
+    );
+    let text = |text: &[u8]| CheckText::new(text).expect("short");
+    let send = |send: &[u8], expect: &[u8]| CheckKind::Send { send: text(send), expect: text(expect) };
+    assert_eq!(
+        with(send(b"PONG\r\n", b"\0")),
+        "[pool.web]\ncheck = \"send\"\ncheck_interval = \"5s\"\nservers = []\ncheck_send = \"PONG\\r\\n\"\n\
+         check_expect_hex = \"00\"\n",
+        "text takes the place of digits"
+    );
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What a change did or would do: the answer to every command that changes something, and who moves.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use wire::control::{Change, PoolValues, Removal, ServerValues};
+use wire::health::{CheckKind, HealthSettings};
 use wire::report::{ChangeReport, MoveReport};
 use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, SendProxy};
 
@@ -35,7 +37,9 @@ fn first(report: &ChangeReport) -> String {
         (Change::Add { pool, server, settings }, dry_run) => {
             let state =
                 if settings.state == AdminState::Ready { String::new() } else { format!(", in {}", settings.state) };
-            let what = format!("{server}{} with weight {}{state}", to(pool), settings.weight);
+            let backup = if settings.backup { ", as a backup" } else { "" };
+            let checked = settings.check_address.map(|address| format!(", checked at {address}")).unwrap_or_default();
+            let what = format!("{server}{} with weight {}{state}{backup}{checked}", to(pool), settings.weight);
             if dry_run { format!("adding {what}: {moved}") } else { format!("added {what}; {moved}") }
         }
         (Change::Remove { pool, server, .. }, true) => format!("removing {server}{}: {moved}", from(pool)),
@@ -69,6 +73,11 @@ fn of_server(values: &ServerValues) -> String {
         Some(limit) => format!("max sessions {limit}"),
         None => "no session limit".to_owned(),
     }));
+    all.extend(values.backup.map(|backup| if backup { "backup" } else { "no backup" }.to_owned()));
+    all.extend(values.check_address.map(|address| match address {
+        Some(address) => format!("checked at {address}"),
+        None => "checked where it serves".to_owned(),
+    }));
     listed(all)
 }
 
@@ -83,7 +92,86 @@ fn of_values(values: &PoolValues) -> String {
     all.extend(values.points_per_weight.map(|points| format!("{points} points per weight")));
     all.extend(values.slow_start_ms.map(slow_start));
     all.extend(values.send_proxy.map(send_proxy));
+    all.extend(of_health(values));
     listed(all)
+}
+
+/// What is said of the health of servers.
+fn of_health(values: &PoolValues) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(values.check.as_ref().map(of_check));
+    all.extend(values.check_interval_ms.map(|time| format!("check every {}", exact(time))));
+    let while_so = |state: &'static str| {
+        move |time: Option<u64>| match time {
+            Some(time) => format!("every {} while {state}", exact(time)),
+            None => format!("no other interval while {state}"),
+        }
+    };
+    all.extend(values.check_undecided_interval_ms.map(while_so("undecided")));
+    all.extend(values.check_down_interval_ms.map(while_so("down")));
+    all.extend(values.check_timeout_ms.map(|time| format!("check timeout {}", exact(time))));
+    all.extend(values.check_rise.map(|rise| format!("rise {rise}")));
+    all.extend(values.check_fall.map(|fall| format!("fall {fall}")));
+    all.extend(values.check_port.map(|port| match port {
+        Some(port) => format!("check port {port}"),
+        None => "no check port".to_owned(),
+    }));
+    all.extend(values.check_initial.map(|initial| format!("initially {}", initial.name())));
+    all.extend(values.eject_failures.map(|failures| match failures {
+        0 => "no ejection".to_owned(),
+        failures => format!("ejection after {}", count(failures.into(), "failure")),
+    }));
+    all.extend(values.eject_time_ms.map(|time| format!("ejection for {}", exact(time))));
+    all.extend(values.eject_max_time_ms.map(|time| format!("ejection for at most {}", exact(time))));
+    all.extend(values.eject_max_percent.map(|percent| format!("ejection of at most {percent}%")));
+    all.extend(values.when_all_down.map(|when| format!("{} when all are down", when.name())));
+    all.extend(values.on_down.map(|what| format!("{} the sessions of who goes down", what.name())));
+    all
+}
+
+/// What a check does.
+fn of_check(kind: &CheckKind) -> String {
+    match kind {
+        CheckKind::None => "no checks".to_owned(),
+        CheckKind::Http(http) => format!("check http {} {}", http.method, http.path),
+        CheckKind::Tcp | CheckKind::Send { .. } => format!("check {}", kind.name()),
+    }
+}
+
+/// A time as it was typed.
+fn exact(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
+}
+
+/// What of the health of servers is not the usual.
+fn unusual_health(health: &HealthSettings) -> PoolValues {
+    fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+        (value != *usual).then_some(value)
+    }
+    let (usual, health) = (HealthSettings::default(), health.clone());
+    let mut values = PoolValues {
+        eject_failures: other(health.ejection.failures, &usual.ejection.failures),
+        when_all_down: other(health.when_all_down, &usual.when_all_down),
+        on_down: other(health.on_down, &usual.on_down),
+        ..PoolValues::default()
+    };
+    if health.ejection.failures > 0 {
+        values.eject_time_ms = other(health.ejection.time_ms, &usual.ejection.time_ms);
+        values.eject_max_time_ms = other(health.ejection.max_time_ms, &usual.ejection.max_time_ms);
+        values.eject_max_percent = other(health.ejection.max_percent, &usual.ejection.max_percent);
+    }
+    if health.check.kind != CheckKind::None {
+        values.check = Some(health.check.kind);
+        values.check_interval_ms = Some(health.check.interval_ms);
+        values.check_undecided_interval_ms = other(health.check.undecided_interval_ms, &None);
+        values.check_down_interval_ms = other(health.check.down_interval_ms, &None);
+        values.check_timeout_ms = other(health.check.timeout_ms, &usual.check.timeout_ms);
+        values.check_rise = other(health.check.rise, &usual.check.rise);
+        values.check_fall = other(health.check.fall, &usual.check.fall);
+        values.check_port = other(health.check.port, &None);
+        values.check_initial = other(health.check.initial, &usual.check.initial);
+    }
+    values
 }
 
 fn slow_start(milliseconds: u64) -> String {
@@ -113,6 +201,7 @@ pub(super) fn of_pool(settings: &PoolSettings) -> String {
     if settings.send_proxy.is_some() {
         all.push(send_proxy(settings.send_proxy));
     }
+    all.extend(of_health(&unusual_health(&settings.health)));
     listed(all)
 }
 
@@ -177,6 +266,7 @@ fn leaving(how: Removal, alive: u64, dry_run: bool) -> String {
 mod tests {
     use std::net::SocketAddr;
 
+    use wire::health::{HttpCheck, InitialHealth, OnDown, WhenAllDown};
     use wire::report::Hex;
     use wire::settings::{HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
@@ -250,9 +340,63 @@ its sessions would go on until they end: 1 alive; nothing was changed";
     }
 
     #[test]
+    fn every_value_of_health_has_its_words() {
+        let number = std::num::NonZeroU32::new;
+        let values = PoolValues {
+            check: Some(CheckKind::Tcp),
+            check_interval_ms: Some(1500),
+            check_undecided_interval_ms: Some(Some(500)),
+            check_down_interval_ms: Some(None),
+            check_timeout_ms: Some(2000),
+            check_rise: number(1),
+            check_fall: number(4),
+            check_port: Some(None),
+            check_initial: Some(InitialHealth::Down),
+            eject_failures: Some(1),
+            eject_time_ms: Some(20_000),
+            eject_max_time_ms: Some(90_000),
+            eject_max_percent: Some(10),
+            when_all_down: Some(WhenAllDown::UseAll),
+            on_down: Some(OnDown::Close),
+            ..PoolValues::default()
+        };
+        assert_eq!(
+            of_values(&values),
+            "check tcp, check every 1s 500ms, every 500ms while undecided, no other interval while down, check timeout 2s, \
+             rise 1, fall 4, no check port, initially down, ejection after 1 failure, ejection for 20s, ejection for at \
+             most 1m 30s, ejection of at most 10%, use-all when all are down, close the sessions of who goes down"
+        );
+        let pool = values.over(&PoolSettings::default());
+        let words = "consistent-hash, check tcp, check every 1s 500ms, every 500ms while undecided, check timeout 2s, \
+                     rise 1, fall 4, initially down, ejection after 1 failure, ejection for 20s, ejection for at most 1m 30s, \
+                     ejection of at most 10%, use-all when all are down, close the sessions of who goes down";
+        assert_eq!(of_pool(&pool), words);
+        let none = PoolValues { check: Some(CheckKind::None), eject_failures: Some(0), ..values };
+        let words = "consistent-hash, no ejection, use-all when all are down, close the sessions of who goes down";
+        assert_eq!(of_pool(&none.over(&pool)), words, "what does not count is not said");
+        let http = HttpCheck { path: "/health".into(), ..HttpCheck::default() };
+        assert_eq!(of_check(&CheckKind::Http(http)), "check http GET /health");
+        let address = Some(server());
+        let values = ServerValues { backup: Some(true), check_address: Some(address), ..ServerValues::default() };
+        assert_eq!(of_server(&values), "backup, checked at 10.0.0.1:80");
+        let values = ServerValues { backup: Some(false), check_address: Some(None), ..ServerValues::default() };
+        assert_eq!(of_server(&values), "no backup, checked where it serves");
+        let settings = ServerSettings { backup: true, check_address: address, ..ServerSettings::default() };
+        let add = Change::Add { pool: "default".into(), server: server(), settings };
+        let text = change(&report(add, false, Vec::new(), 0));
+        let words = "added 10.0.0.1:80 with weight 1, as a backup, checked at 10.0.0.1:80; ";
+        assert!(text.starts_with(words), "{text}");
+    }
+
+    #[test]
     fn every_change_has_its_words() {
         let (pool, service) = ("web".to_owned(), "mail".to_owned());
-        let values = ServerValues { weight: Some(3), state: Some(AdminState::Drain), max_sessions: Some(None) };
+        let values = ServerValues {
+            weight: Some(3),
+            state: Some(AdminState::Drain),
+            max_sessions: Some(None),
+            ..ServerValues::default()
+        };
         let settings = PoolSettings {
             key: HashKey::ClientSubnet { ipv4: 24, ipv6: 56 },
             max_load: LoadFactor::from_thousandths(1250),

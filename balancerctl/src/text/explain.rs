@@ -35,6 +35,9 @@ pub(crate) fn explain(report: &ExplainReport) -> String {
             Skip::Maintenance => "maintenance: it gets no new sessions",
             Skip::Full => "full: it has as many sessions as it may have",
             Skip::Loaded => "loaded: it has more than its part of the sessions",
+            Skip::Down => "down: its checks say so",
+            Skip::Ejected => "ejected: its clients failed, and it is left out for a while",
+            Skip::Backup => "backup: it serves when no other server is up",
         };
         lines.push(("skipped", format!("{}, {reason}", skipped.server)));
     }

@@ -1,19 +1,35 @@
 //! The tables of servers, pools, services and sessions.
 
 use wire::control::Removal;
-use wire::report::{EndReason, ListReport, PoolReport, ServerReport, ServiceReport, SessionReport, Waiting};
+use wire::health::CheckKind;
+use wire::report::{
+    CheckReport, EndReason, HealthState, ListReport, PoolReport, ServerReport, ServiceReport, SessionReport, Waiting,
+};
 use wire::settings::{DEFAULT_POOL, PoolSettings, Subject};
 
 use super::change::of_pool;
 use super::settings::deviations;
 use super::{Align, Column, listed, table, table_of};
-use crate::quantity::{share, size, time};
+use crate::quantity::{share, short_time, size, time};
 
 /// A column of the servers, and what of one stands in it.
 type Cell<'a> = (Column, Box<dyn Fn(&ServerReport) -> String + 'a>);
 
 /// The answer to `list`.
 pub(crate) fn list(report: &ListReport) -> String {
+    let not_up = report.servers.iter().filter_map(not_up).collect();
+    list_of(report, &cells(report), not_up)
+}
+
+/// The answer to `list --wide`: what is wrong is said in a column.
+pub(crate) fn wide_list(report: &ListReport) -> String {
+    let mut cells = cells(report);
+    cells.extend(wide_cells());
+    list_of(report, &cells, Vec::new())
+}
+
+/// A table of these columns, and lines below it.
+fn list_of(report: &ListReport, cells: &[Cell<'_>], not_up: Vec<String>) -> String {
     let mut paragraphs = Vec::new();
     // The pool that everybody begins with needs no introduction.
     if report.pool != DEFAULT_POOL || report.settings != PoolSettings::default() {
@@ -24,14 +40,14 @@ pub(crate) fn list(report: &ListReport) -> String {
         let hint = format!("pool {} has no servers; add one with `balancerctl add ADDR PORT{pool}`", report.pool);
         paragraphs.push(hint);
     } else {
-        let cells = cells(report);
         let columns: Vec<Column> = cells.iter().map(|(column, _)| *column).collect();
         let line = |server| cells.iter().map(|(_, text)| text(server)).collect();
         paragraphs.push(table_of(&columns, report.servers.iter().map(line)));
     }
     let leaving: Vec<String> = report.servers.iter().filter_map(leaving).collect();
-    if !leaving.is_empty() {
-        paragraphs.push(leaving.join("\n"));
+    let lines = [not_up, leaving].concat();
+    if !lines.is_empty() {
+        paragraphs.push(lines.join("\n"));
     }
     paragraphs.extend(deviations(&report.deviations));
     paragraphs.join("\n\n")
@@ -51,7 +67,12 @@ fn cells(report: &ListReport) -> Vec<Cell<'_>> {
     if report.servers.iter().any(|server| server.ramp < 1.0) {
         cells.push((("RAMP", Align::Right), Box::new(|server| format!("{:.0}%", server.ramp * 100.0))));
     }
-    cells.push((("STATE", Align::Left), Box::new(|server| server.state.to_string())));
+    let state = |server: &ServerReport| format!("{}{}", server.state, if server.backup { " (backup)" } else { "" });
+    cells.push((("STATE", Align::Left), Box::new(state)));
+    let is_not_up = |server: &ServerReport| server.health.state != HealthState::Up;
+    if report.settings.health.check.kind != CheckKind::None || report.servers.iter().any(is_not_up) {
+        cells.push((("HEALTH", Align::Left), Box::new(|server| server.health.state.to_string())));
+    }
     cells.push((("SHARE", Align::Right), Box::new(|server| share(server.share))));
     cells.push((("ACTIVE", Align::Right), Box::new(|server| of_limit(server.active, server.max_sessions))));
     cells.push((("TOTAL", Align::Right), Box::new(|server| server.total.to_string())));
@@ -64,6 +85,37 @@ fn cells(report: &ListReport) -> Vec<Cell<'_>> {
         cells.push((("OVERFLOWS", Align::Right), Box::new(|server| server.overflows.to_string())));
     }
     cells
+}
+
+/// The columns that `--wide` adds: all about health.
+fn wide_cells() -> Vec<Cell<'static>> {
+    let last = |text: fn(&CheckReport) -> String| {
+        move |server: &ServerReport| server.health.last_check.as_ref().map_or_else(|| "-".to_owned(), text)
+    };
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let result = |check: &CheckReport| format!("{}: {}", if check.passed { "passed" } else { "failed" }, check.result);
+    vec![
+        (("SINCE", Align::Right), Box::new(|server| time(server.health.since_ms))),
+        (("LAST CHECK", Align::Left), Box::new(last(result))),
+        (("TOOK", Align::Right), Box::new(last(|check| short_time(check.duration_us)))),
+        (("AGO", Align::Right), Box::new(last(|check| time(check.ago_ms)))),
+        (("CHECKS PASSED", Align::Right), Box::new(|server| server.health.passed.to_string())),
+        (("CHECKS FAILED", Align::Right), Box::new(|server| server.health.failed.to_string())),
+        (("EJECTIONS", Align::Right), Box::new(|server| server.health.ejections.to_string())),
+        (("BACK IN", Align::Right), Box::new(move |server| or_none(server.health.ejected_ms.map(time)))),
+        (("REASON", Align::Left), Box::new(move |server| or_none(server.health.reason.clone()))),
+    ]
+}
+
+/// Why a server is not up.
+fn not_up(server: &ServerReport) -> Option<String> {
+    let health = &server.health;
+    if health.state == HealthState::Up {
+        return None;
+    }
+    let reason = health.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let back = health.ejected_ms.map(|left| format!("; back in {}", time(left))).unwrap_or_default();
+    Some(format!("{} has been {} for {}{reason}{back}", server.server, health.state, time(health.since_ms)))
 }
 
 fn of_limit(number: u64, limit: Option<u64>) -> String {
@@ -233,7 +285,7 @@ pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
 mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
-    use wire::report::{Ended, Hex, RemovalReport, ServerState};
+    use wire::report::{Ended, HealthReport, Hex, RemovalReport, ServerState};
     use wire::settings::{Difference, LoadFactor, Policy};
 
     use super::super::tests::service;
@@ -246,6 +298,8 @@ mod tests {
             max_sessions: None,
             ramp: 1.0,
             state,
+            backup: false,
+            health: HealthReport::default(),
             share: if weight == 0 { 0.0 } else { 0.25 },
             active,
             total: active * 10,
@@ -253,6 +307,7 @@ mod tests {
             bytes_out: bytes * 1000,
             connect_failures: 1,
             connect_timeouts: 2,
+            timing: wire::report::TimingReport::default(),
             overflows: 0,
             removal: None,
             ended: Ended::new(),
@@ -332,6 +387,81 @@ not as in the configuration file; `balancerctl save` writes it there:
 server 10.0.0.1:80 of pool default  weight is 7, the file says 1
 server 10.0.0.2:80 of pool default  was removed, the file has it";
         assert_eq!(list(&report), expected);
+    }
+
+    /// A pool with a server that is up, one that is down, and a backup that is ejected.
+    fn unhealthy() -> ListReport {
+        let check = |passed: bool, result: &str, duration_us| {
+            Some(CheckReport { passed, result: result.into(), duration_us, ago_ms: 1200 })
+        };
+        let mut up = server("10.0.0.1:80", 1, ServerState::Ready, 0, 0);
+        up.health.since_ms = 3_600_000;
+        up.health.passed = 1800;
+        up.health.last_check = check(true, "status 200", 740);
+        let mut down = server("10.0.0.2:80", 1, ServerState::Ready, 0, 0);
+        down.health = HealthReport {
+            state: HealthState::Down,
+            since_ms: 61_000,
+            reason: Some("connection refused".into()),
+            failed: 33,
+            last_check: check(false, "status 503", 2100),
+            ..HealthReport::default()
+        };
+        let mut ejected = server("10.0.0.3:80", 1, ServerState::Ready, 0, 0);
+        ejected.backup = true;
+        ejected.health = HealthReport {
+            state: HealthState::Ejected,
+            since_ms: 4000,
+            reason: Some("5 failed connects in a row".into()),
+            ejected_ms: Some(6000),
+            ejections: 2,
+            ..HealthReport::default()
+        };
+        pool(vec![up, down, ejected])
+    }
+
+    #[test]
+    fn who_is_not_up_is_told_with_the_reason() {
+        let expected = "\
+SERVER       WEIGHT  STATE           HEALTH    SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
+10.0.0.1:80       1  ready           up       25.00%       0      0  0 B  0 B       3
+10.0.0.2:80       1  ready           down     25.00%       0      0  0 B  0 B       3
+10.0.0.3:80       1  ready (backup)  ejected  25.00%       0      0  0 B  0 B       3
+
+10.0.0.2:80 has been down for 1 min 1 s: connection refused
+10.0.0.3:80 has been ejected for 4 s: 5 failed connects in a row; back in 6 s";
+        assert_eq!(list(&unhealthy()), expected);
+    }
+
+    #[test]
+    fn health_has_a_column_where_it_is_checked() {
+        let mut report = pool(vec![server("10.0.0.1:80", 1, ServerState::Ready, 0, 0)]);
+        assert!(!list(&report).contains("HEALTH"), "everybody is up, and nobody looks");
+        report.settings.health.check.kind = CheckKind::Tcp;
+        let expected = "\
+pool default: consistent-hash, check tcp, check every 2s
+
+SERVER       WEIGHT  STATE  HEALTH   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
+10.0.0.1:80       1  ready  up      25.00%       0      0  0 B  0 B       3";
+        assert_eq!(list(&report), expected);
+    }
+
+    #[test]
+    fn a_wide_list_has_all_about_health() {
+        let text = wide_list(&unhealthy());
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(10).collect())
+            .collect();
+        let heading =
+            ["SINCE", "LAST CHECK", "TOOK", "AGO", "CHECKS PASSED", "CHECKS FAILED", "EJECTIONS", "BACK IN", "REASON"];
+        let rows = [
+            heading,
+            ["1 h", "passed: status 200", "740 us", "1 s", "1800", "0", "0", "-", "-"],
+            ["1 min 1 s", "failed: status 503", "2.1 ms", "1 s", "0", "33", "0", "-", "connection refused"],
+            ["4 s", "-", "-", "-", "0", "0", "2", "6 s", "5 failed connects in a row"],
+        ];
+        assert_eq!(lines, rows.map(Vec::from), "{text}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What differs: from the configuration file, between two files, between two balancers.
 
+use std::net::SocketAddr;
+
 use wire::report::{PoolMovesReport, ReloadReport};
 use wire::settings::Difference;
 
@@ -91,6 +93,7 @@ pub(crate) fn compared(compared: &Compared) -> String {
         ("POLICY", Align::Left),
         ("KEY", Align::Left),
         ("MAX LOAD", Align::Left),
+        ("BACKUPS", Align::Left),
         ("DIGEST", Align::Left),
         ("CLIENTS ELSEWHERE", Align::Right),
     ];
@@ -100,11 +103,24 @@ pub(crate) fn compared(compared: &Compared) -> String {
             sides(&pool.policy),
             sides(&pool.key),
             sides(&pool.max_load),
+            backups(&pool.backups),
             if pool.digest.same() { "same" } else { "different" }.to_owned(),
             pool.elsewhere.map_or_else(|| "cannot be said".to_owned(), share),
         ]
     };
     format!("{first}\n\n{}", table(columns, compared.pools.iter().map(line)))
+}
+
+/// How many backups both have; that they are other ones is said.
+fn backups(backups: &Sides<Vec<SocketAddr>>) -> String {
+    let one = |side: &Option<Vec<SocketAddr>>| side.as_ref().map_or(0, Vec::len);
+    let (this, other) = (one(&backups.this), one(&backups.other));
+    match backups.same() {
+        true if this == 0 => "none".to_owned(),
+        true => this.to_string(),
+        false if this == other => format!("{this}, other ones"),
+        false => format!("{this} / {other}"),
+    }
 }
 
 /// What both have, or what the one and the other have.
@@ -170,6 +186,16 @@ nothing was changed";
         assert_eq!(reloaded(&report), "new.toml would change nothing\n\nnothing was changed");
         report.dry_run = false;
         assert_eq!(reloaded(&report), "new.toml was read and changes nothing");
+    }
+
+    #[test]
+    fn backups_are_counted() {
+        let [a, b] = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().expect("an address"));
+        let told = |this: Option<Vec<SocketAddr>>, other| backups(&Sides { this, other });
+        assert_eq!(told(Some(vec![]), Some(vec![])), "none");
+        assert_eq!(told(Some(vec![a]), Some(vec![a])), "1");
+        assert_eq!(told(Some(vec![a]), Some(vec![b])), "1, other ones");
+        assert_eq!(told(Some(vec![a, b]), None), "2 / 0");
     }
 
     #[test]

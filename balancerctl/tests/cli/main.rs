@@ -13,6 +13,7 @@ use fake::Fake;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use wire::control::{Change, FileText, PoolValues, Removal, ServerValues};
+use wire::health::{CheckKind, CheckText, HttpCheck, OnDown};
 use wire::report::{
     ChangeReport, DigestReport, Ended, ExplainReport, Hex, ListReport, Phase, ReloadReport, ServerReport, ServerState,
     SettingsReport, StatusReport, StoppingReport,
@@ -200,9 +201,17 @@ fn remove(server: SocketAddr, how: Removal) -> Change {
 fn a_change_is_sent_as_it_was_typed() {
     let v6: SocketAddr = "[2001:db8::1]:80".parse().expect("an address");
     let wait = |limit_ms| Removal::Wait { limit_ms };
-    let limited = ServerSettings { weight: 0, state: AdminState::Drain, max_sessions: 5.try_into().ok() };
+    let limited = ServerSettings {
+        weight: 0,
+        state: AdminState::Drain,
+        max_sessions: 5.try_into().ok(),
+        ..ServerSettings::default()
+    };
     let set = |values| Change::Set { pool: "web".into(), server: server(), values };
     let none = ServerValues::default();
+    let elsewhere = "10.0.0.1:81".parse().expect("an address");
+    let status = ["2xx", "304"].map(|text| text.parse().expect("statuses")).to_vec();
+    let health = HttpCheck { path: "/health".into(), status, ..HttpCheck::default() };
     for (line, change, dry_run) in [
         ("add 10.0.0.1 80", add(server(), 1), false),
         ("add ::ffff:10.0.0.1 80 --weight 7", add(server(), 7), false),
@@ -220,6 +229,38 @@ fn a_change_is_sent_as_it_was_typed() {
         (
             "set 10.0.0.1 80 --pool web --state maintenance --max-sessions none",
             set(ServerValues { state: Some(AdminState::Maintenance), max_sessions: Some(None), ..none }),
+            false,
+        ),
+        (
+            "add 10.0.0.1 80 --backup --check-address [::ffff:10.0.0.1]:81",
+            Change::Add {
+                pool: "default".into(),
+                server: server(),
+                settings: ServerSettings { backup: true, check_address: Some(elsewhere), ..ServerSettings::default() },
+            },
+            false,
+        ),
+        (
+            "set 10.0.0.1 80 --pool web --backup true --check-address 10.0.0.1:81",
+            set(ServerValues { backup: Some(true), check_address: Some(Some(elsewhere)), ..none }),
+            false,
+        ),
+        (
+            "set 10.0.0.1 80 --pool web --backup false --check-address none",
+            set(ServerValues { backup: Some(false), check_address: Some(None), ..none }),
+            false,
+        ),
+        (
+            "pool set web --check http --check-path /health --check-status 2xx,304 --check-down-interval none --on-down close",
+            Change::SetPool {
+                pool: "web".into(),
+                values: PoolValues {
+                    check: Some(CheckKind::Http(health.clone())),
+                    check_down_interval_ms: Some(None),
+                    on_down: Some(OnDown::Close),
+                    ..PoolValues::default()
+                },
+            },
             false,
         ),
         (
@@ -255,6 +296,10 @@ fn a_change_is_sent_as_it_was_typed() {
     };
     let round_robin = PoolSettings { policy: Policy::RoundRobin, ..PoolSettings::default() };
     let of_v1 = PoolSettings { send_proxy: Some(SendProxy::V1), ..PoolSettings::default() };
+    let mut checked = PoolSettings::default();
+    checked.health.check.kind =
+        CheckKind::Send { send: CheckText::default(), expect: CheckText::new("220").expect("short") };
+    checked.health.check.port = 8081.try_into().ok();
     for (line, change) in [
         (
             "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1 \
@@ -264,6 +309,10 @@ fn a_change_is_sent_as_it_was_typed() {
         ("service remove mail", Change::RemoveService { service: "mail".into() }),
         ("pool add web --policy round-robin", Change::AddPool { pool: "web".into(), settings: round_robin }),
         ("pool add old --send-proxy v1", Change::AddPool { pool: "old".into(), settings: of_v1 }),
+        (
+            "pool add mail --check send --check-expect 220 --check-port 8081",
+            Change::AddPool { pool: "mail".into(), settings: checked },
+        ),
         ("pool remove web", Change::RemovePool { pool: "web".into() }),
         ("kill 4711", Change::Kill { session: 4711 }),
         ("kill --server 10.0.0.1:80", Change::KillAll { pool: "default".into(), server: server() }),
@@ -282,6 +331,7 @@ fn what_is_asked_is_sent_as_it_was_typed() {
     for (line, request) in [
         ("list", Request::List { pool: "default".into() }),
         ("list --pool web", Request::List { pool: "web".into() }),
+        ("list --pool web --wide", Request::List { pool: "web".into() }),
         ("digest --pool web", Request::Digest { pool: "web".into() }),
         ("pool list", Request::Pools),
         ("service list", Request::Status),
@@ -337,7 +387,16 @@ fn reports_are_printed_as_they_are_for_programs() {
                 "pool": "default", "digest": "00000000000000ff", "deviations": [], "servers": [],
                 "settings": {
                     "policy": "consistent-hash", "key": "client-ip", "max_load": null, "points_per_weight": 1024,
-                    "slow_start_ms": 0, "send_proxy": null, "servers": {}
+                    "slow_start_ms": 0, "send_proxy": null, "servers": {},
+                    "health": {
+                        "check": {
+                            "kind": "none", "interval_ms": 2000, "undecided_interval_ms": null,
+                            "down_interval_ms": null, "timeout_ms": 1000, "rise": 2, "fall": 3, "port": null,
+                            "initial": "up"
+                        },
+                        "ejection": {"failures": 5, "time_ms": 1000, "max_time_ms": 60000, "max_percent": 50},
+                        "when_all_down": "refuse", "on_down": "keep"
+                    }
                 }
             }),
         ),
@@ -368,6 +427,8 @@ fn leaving(active: u64) -> Response {
         max_sessions: None,
         ramp: 1.0,
         state: ServerState::Leaving,
+        backup: false,
+        health: wire::report::HealthReport::default(),
         share: 0.0,
         active,
         total: 9,
@@ -375,6 +436,7 @@ fn leaving(active: u64) -> Response {
         bytes_out: 0,
         connect_failures: 0,
         connect_timeouts: 0,
+        timing: wire::report::TimingReport::default(),
         overflows: 0,
         removal: None,
         ended: Ended::new(),

@@ -2,6 +2,7 @@
 //! may name is read by `file`.
 
 pub(crate) mod file;
+mod health;
 mod listens;
 mod section;
 mod settings;

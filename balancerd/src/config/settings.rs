@@ -1,5 +1,6 @@
 //! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
 //! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
+//! What a pool says of the health of its servers is in `health`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,6 +15,7 @@ use wire::settings::{
 };
 
 use super::file::File;
+use super::health;
 use super::listens::{Holder, Listens};
 use super::section::{Faults, Named, Path, Section, line};
 use super::value;
@@ -34,6 +36,7 @@ pub(super) const SERVICE: &[&str] = &[
     "deny",
     "accept_proxy",
     "proxy_timeout",
+    "splice",
 ];
 /// Of `[pool.NAME]`.
 pub(super) const POOL: &[&str] = &[
@@ -47,10 +50,33 @@ pub(super) const POOL: &[&str] = &[
     "send_proxy",
     "send_proxy_crc32c",
     "send_proxy_unique_id",
+    "check",
+    "check_send",
+    "check_send_hex",
+    "check_expect",
+    "check_expect_hex",
+    "check_method",
+    "check_path",
+    "check_host",
+    "check_status",
+    "check_interval",
+    "check_undecided_interval",
+    "check_down_interval",
+    "check_timeout",
+    "check_rise",
+    "check_fall",
+    "check_port",
+    "check_initial",
+    "eject_failures",
+    "eject_time",
+    "eject_max_time",
+    "eject_max_percent",
+    "when_all_down",
+    "on_down",
     "servers",
 ];
 /// Of a server.
-pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions"];
+pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions", "backup", "check_address"];
 
 /// The keys of a pool that mean something for `consistent-hash` alone.
 const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
@@ -165,10 +191,11 @@ fn read_service<'d>(
         proxy_timeout_ms: section
             .take("proxy_timeout", value::proxy_timeout, faults)
             .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
+        splice: section.take("splice", value::flag, faults).unwrap_or(true),
     }
 }
 
-fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
+pub(super) fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
     if let Some(value) = section.value(key)
         && value.get_ref().as_array().is_some_and(|array| array.is_empty())
     {
@@ -230,6 +257,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
             SendProxy::V1 => SendProxy::V1,
             SendProxy::V2 { .. } => SendProxy::V2 { crc32c, unique_id },
         }),
+        health: health::read(&section, faults),
         servers: read_servers(&section, listens, faults),
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
@@ -262,7 +290,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
 }
 
 /// Complains about keys that mean nothing here.
-fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
+pub(super) fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
     for key in keys {
         if let Some(at) = section.place(key) {
             faults.note(at, || format!("{}: it goes with {only_with}", section.path.key(key)));
@@ -305,6 +333,8 @@ fn read_servers(
             weight: section.take("weight", value::weight, faults).unwrap_or(default.weight),
             state: section.take("state", value::admin_state, faults).unwrap_or(default.state),
             max_sessions: section.take("max_sessions", value::limit_64, faults),
+            backup: section.take("backup", value::flag, faults).unwrap_or(default.backup),
+            check_address: section.take("check_address", value::server_address, faults),
         };
         let Some(address) = section.take_spanned("address", value::server_address, faults) else { continue };
         let (at, address) = (address.span().start, address.into_inner());

@@ -2,7 +2,7 @@
 //! that says what was expected and what was found. Which key a value belongs to, and where it is, `section` adds.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -10,6 +10,10 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 use wire::address::{self, check_address};
 use wire::control::MAX_WEIGHT;
+use wire::health::{
+    CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
+    MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
+};
 use wire::settings::{
     AdminState, HashKey, LoadFactor, MAX_NAME, MAX_PROXY_TIMEOUT_MS, Policy, Protocol, SendProxy, is_name,
 };
@@ -18,7 +22,7 @@ use wire::settings::{
 pub(super) const SHOWN: usize = 64;
 
 /// The longest slow start: whoever gives more has mistaken the unit.
-const MAX_SLOW_START: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_SLOW_START_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Names that a message lists; there may be thousands.
 const LISTED: usize = 16;
@@ -132,32 +136,130 @@ pub(super) fn load_factor(value: &DeValue<'_>) -> Result<LoadFactor, String> {
     })
 }
 
-/// A time in milliseconds.
+/// A time in milliseconds; 0 is not at all.
 pub(super) fn slow_start(value: &DeValue<'_>) -> Result<u64, String> {
-    time(value, MAX_SLOW_START, "\"30s\" or \"1m 30s\"")
+    let most = human(MAX_SLOW_START_MS);
+    time(value, 0..=MAX_SLOW_START_MS, &format!("a time up to {most} such as \"30s\" or \"1m 30s\""))
 }
 
-/// A time in milliseconds, not 0: no header comes in no time.
+/// The time between checks, or of an ejection, in milliseconds.
+pub(super) fn interval(value: &DeValue<'_>) -> Result<u64, String> {
+    span(value, MAX_TIME_MS)
+}
+
+/// The time that a check may take, in milliseconds.
+pub(super) fn timeout(value: &DeValue<'_>) -> Result<u64, String> {
+    span(value, MAX_TIMEOUT_MS)
+}
+
+/// The time that a PROXY protocol header may take, in milliseconds, not 0: no header comes in no time.
 pub(super) fn proxy_timeout(value: &DeValue<'_>) -> Result<u64, String> {
-    match time(value, Duration::from_millis(MAX_PROXY_TIMEOUT_MS), "\"5s\" or \"500ms\"")? {
+    let most = human(MAX_PROXY_TIMEOUT_MS);
+    let expected = format!("a time up to {most} such as \"5s\" or \"500ms\"");
+    match time(value, 0..=MAX_PROXY_TIMEOUT_MS, &expected)? {
         0 => Err(unexpected("more than no time", value)),
         time => Ok(time),
     }
 }
 
-fn time(value: &DeValue<'_>, most: Duration, examples: &str) -> Result<u64, String> {
-    let expected = || {
-        let most = humantime::format_duration(most);
-        unexpected(&format!("a time up to {most} such as {examples}"), value)
-    };
+fn span(value: &DeValue<'_>, most: u64) -> Result<u64, String> {
+    let expected = format!("a time from {} to {} such as \"2s\" or \"500ms\"", human(MIN_TIME_MS), human(most));
+    time(value, MIN_TIME_MS..=most, &expected)
+}
+
+fn time(value: &DeValue<'_>, range: RangeInclusive<u64>, expected: &str) -> Result<u64, String> {
+    let expected = || unexpected(expected, value);
     let time = value.as_str().and_then(|text| humantime::parse_duration(text).ok()).ok_or_else(expected)?;
-    if time > most {
+    if time > Duration::from_millis(*range.end()) {
         return Err(expected());
     }
     if time.subsec_nanos() % 1_000_000 != 0 {
         return Err(unexpected("a time in whole milliseconds", value));
     }
-    u64::try_from(time.as_millis()).map_err(|_| expected())
+    u64::try_from(time.as_millis()).ok().filter(|time| range.contains(time)).ok_or_else(expected)
+}
+
+/// A time as people write it.
+pub(super) fn human(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
+}
+
+/// The name of a kind of check.
+pub(super) fn check_kind(value: &DeValue<'_>) -> Result<&'static str, String> {
+    choice(value, &CheckKind::NAMES.map(|name| (name, name)))
+}
+
+/// What a check sends or expects, as text.
+pub(super) fn check_text(value: &DeValue<'_>) -> Result<CheckText, String> {
+    let expected = || unexpected(&format!("a text of 1 to {MAX_CHECK_TEXT} bytes"), value);
+    let text = value.as_str().and_then(CheckText::new);
+    text.filter(|text| !text.is_empty()).ok_or_else(expected)
+}
+
+/// The same in hexadecimal digits.
+pub(super) fn check_hex(value: &DeValue<'_>) -> Result<CheckText, String> {
+    let expected =
+        || unexpected(&format!("1 to {MAX_CHECK_TEXT} pairs of hexadecimal digits such as \"0d 0a\""), value);
+    let text = value.as_str().and_then(CheckText::from_hex);
+    text.filter(|text| !text.is_empty()).ok_or_else(expected)
+}
+
+pub(super) fn check_method(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, HttpCheck::is_method, "a method such as \"GET\" or \"HEAD\", in capital letters")
+}
+
+pub(super) fn check_path(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, HttpCheck::is_path, "a path such as \"/health\", without blanks")
+}
+
+pub(super) fn check_host(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, HttpCheck::is_host, "the name of a host such as \"www.example.com\"")
+}
+
+fn text(value: &DeValue<'_>, is_right: fn(&str) -> bool, expected: &str) -> Result<String, String> {
+    value.as_str().filter(|text| is_right(text)).map(str::to_owned).ok_or_else(|| unexpected(expected, value))
+}
+
+/// Statuses, as a number or a text.
+pub(super) fn status(value: &DeValue<'_>) -> Result<StatusRange, String> {
+    let text = match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(_) => whole(value).map(|number| number.to_string()),
+        _ => None,
+    };
+    let range = text.and_then(|text| text.parse().ok());
+    range.ok_or_else(|| unexpected("a status from 100 to 599, or several as \"2xx\" or \"200-399\"", value))
+}
+
+/// So many results in a row.
+pub(super) fn in_a_row(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    non_zero(value, u64::from(MAX_IN_A_ROW))
+}
+
+pub(super) fn port(value: &DeValue<'_>) -> Result<NonZeroU16, String> {
+    let number = integer(value, 1..=u64::from(u16::MAX))?;
+    u16::try_from(number).ok().and_then(NonZeroU16::new).ok_or_else(|| unexpected("a smaller integer", value))
+}
+
+pub(super) fn initial_health(value: &DeValue<'_>) -> Result<InitialHealth, String> {
+    choice(value, &InitialHealth::ALL.map(|health| (health.name(), health)))
+}
+
+/// Failures of clients; 0 is never.
+pub(super) fn failures(value: &DeValue<'_>) -> Result<u32, String> {
+    integer(value, 0..=u64::from(MAX_EJECT_FAILURES)).map(|failures| failures as u32)
+}
+
+pub(super) fn percent(value: &DeValue<'_>) -> Result<u8, String> {
+    integer(value, 0..=100).map(|percent| percent as u8)
+}
+
+pub(super) fn when_all_down(value: &DeValue<'_>) -> Result<WhenAllDown, String> {
+    choice(value, &WhenAllDown::ALL.map(|when| (when.name(), when)))
+}
+
+pub(super) fn on_down(value: &DeValue<'_>) -> Result<OnDown, String> {
+    choice(value, &OnDown::ALL.map(|what| (what.name(), what)))
 }
 
 /// A limit: not 0, which would let nobody in.

@@ -21,7 +21,7 @@ impl Daemon {
         match change {
             Change::AddService { service, settings } => {
                 let dry = Request::Change { change: change.clone(), dry_run: true };
-                if let (Response::Refused(refusal), _) = self.model.apply(&dry, now) {
+                if let Ok((Response::Refused(refusal), _)) = self.model.apply(&dry, None, now) {
                     return Err(refusal);
                 }
                 let mut wanted = self.model.settings();

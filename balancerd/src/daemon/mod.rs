@@ -23,22 +23,23 @@ use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
 use wire::control::{Change, Refusal, Request, Response};
-use wire::report::{EndReason, Phase};
+use wire::report::{EndReason, HealthState, Phase};
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, Model, Starting, Vitals, prepare, what_goes_with};
+use crate::model::{Effect, HealthNews, Model, Remade, Starting, Vitals, prepare, what_goes_with};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
+use crate::net::probe::Probes;
 use crate::net::tcp::Sessions;
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use listening::bind;
-use reload::{Asked, Reloading};
+use reload::{Asked, Loading};
 
 /// The one buffer that all reads go through, and so what one event moves at most. HAProxy reads 16 KiB at a time and
 /// nginx as much; 64 KiB halves the calls of a bulk transfer and still fits the second-level cache.
@@ -68,6 +69,7 @@ pub(crate) struct Daemon {
     listeners: SlotMap<ListenerId, Listener>,
     sessions: Sessions,
     control: Control,
+    probes: Probes,
     saver: Saver,
     loader: Loader,
     config_file: Option<PathBuf>,
@@ -76,12 +78,12 @@ pub(crate) struct Daemon {
     watch_again: Option<Instant>,
     /// When the file is read without being asked for it by command, and why.
     read_at: Option<(Instant, Asked)>,
-    /// The file is being read.
-    reloading: Option<Reloading>,
-    /// The number of the last file that was read.
-    reloads: u64,
-    /// Changes that came meanwhile: they are carried out after it, in their order. There is one for a connection at most.
-    postponed: VecDeque<(ControlId, Request)>,
+    /// The file is being read, or a ring is being made.
+    loading: Option<Loading>,
+    /// The number of the last order for that.
+    loads: u64,
+    /// Changes that are still to be carried out, in their order, and when they came. There is one for a connection at most.
+    postponed: VecDeque<(Instant, ControlId, Request)>,
     /// When a listener that waits for its rate opens.
     opens_at: Option<Instant>,
     /// Answers that wait until the change that they tell of is in the state file. There is one for a connection at most.
@@ -178,19 +180,21 @@ impl Daemon {
             model,
             sessions: Sessions::new(
                 config.timeouts,
+                descriptors.kernel_pipes(),
                 |id, side| Source::Session(id, side).key(),
                 |id| Source::Newcomer(id).key(),
             ),
             listeners: SlotMap::with_key(),
             control,
+            probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
             saver,
             loader,
             config_file: config.file.clone(),
             watch: None,
             watch_again: None,
             read_at: None,
-            reloading: None,
-            reloads: 0,
+            loading: None,
+            loads: 0,
             postponed: VecDeque::new(),
             opens_at: None,
             unsaved_answers: Vec::new(),
@@ -288,12 +292,19 @@ impl Daemon {
                 Some(Source::ControlListener) => self.control.accept(cx),
                 Some(Source::Control(id)) => {
                     match catch_unwind(AssertUnwindSafe(|| self.control.ready(id, ready, cx))) {
-                        Ok(Some(request)) => follow.push(Follow::Request(id, request)),
+                        Ok(Some(request)) => follow.push(Follow::Request(id, Box::new(request))),
                         Ok(None) => {}
                         Err(_) => {
                             error!(?id, "a fault in the balancer: its control connection is closed");
                             self.control.close(id);
                         }
+                    }
+                }
+                Some(Source::Probe(id)) => {
+                    let checked = catch_unwind(AssertUnwindSafe(|| self.probes.ready(id, ready, cx)));
+                    if checked.is_err() {
+                        error!(?id, "a fault in the balancer: a check is left out");
+                        self.probes.drop_out(id, cx);
                     }
                 }
                 Some(Source::Signals) => follow.push(Follow::Signals),
@@ -304,7 +315,7 @@ impl Daemon {
         }
         for next in follow {
             match next {
-                Follow::Request(id, request) => self.serve(id, request, now),
+                Follow::Request(id, request) => self.serve(id, *request, now),
                 Follow::Signals => self.on_signals(now)?,
                 Follow::Threads => {
                     self.on_saved(now);
@@ -313,6 +324,7 @@ impl Daemon {
                 Follow::Watch => self.on_watch(now),
             }
         }
+        self.serve_postponed(now);
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
         let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
@@ -327,25 +339,50 @@ impl Daemon {
         Ok(!self.is_over(now))
     }
 
-    /// Asks the model, carries out what follows, and answers: at once, or when the change is saved. While a file is being
-    /// read nothing else changes: it was asked what it means for what holds now.
+    /// Answers a request, or puts a change behind those that came before it.
     fn serve(&mut self, id: ControlId, request: Request, now: Instant) {
-        let changes = matches!(request, Request::Change { .. } | Request::Reload { .. });
-        if changes && self.reloading.is_some() {
-            self.postponed.push_back((id, request));
+        if matches!(request, Request::Change { .. } | Request::Reload { .. }) {
+            self.postponed.push_back((now, id, request));
+        } else {
+            self.apply(id, request, None, Vec::new(), now);
+        }
+    }
+
+    /// Carries out the next change: one in a turn, since each takes its time. While a file is being read or a ring is being
+    /// made nothing else changes, for it was asked what comes of what holds now. Who has gone meanwhile could not be told
+    /// any more what became of it, and would not count on it.
+    fn serve_postponed(&mut self, now: Instant) {
+        while self.loading.is_none()
+            && let Some((_, id, request)) = self.postponed.pop_front()
+        {
+            if self.control.has_gone(id) {
+                info!(%request, "not carried out: who asked for it has gone");
+                continue;
+            }
+            match self.begin(id, &request, now) {
+                Ok(Some(listeners)) => self.apply(id, request, None, listeners, now),
+                Ok(None) => {}
+                Err(refusal) => self.answer(id, &Response::Refused(refusal), now),
+            }
             return;
         }
+    }
+
+    /// Asks the model, carries out what follows, and answers: at once, when the change is saved, or when its ring is made.
+    fn apply(
+        &mut self,
+        id: ControlId,
+        request: Request,
+        remade: Option<Remade>,
+        listeners: Vec<Listener>,
+        now: Instant,
+    ) {
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
-        let listeners = match self.begin(id, &request, now) {
-            Ok(Some(listeners)) => listeners,
-            Ok(None) => return,
-            Err(refusal) => {
-                self.answer(id, &Response::Refused(refusal), now);
-                return;
-            }
+        let (mut response, effects) = match self.model.apply(&request, remade, now) {
+            Ok(applied) => applied,
+            Err(remake) => return self.remake(id, request, remake, now),
         };
-        let (mut response, effects) = self.model.apply(&request, now);
-        if changes && !effects.is_empty() {
+        if matches!(request, Request::Change { .. }) && !effects.is_empty() {
             info!(%request, "carried out");
         }
         if matches!(response, Response::Stopping(_)) {
@@ -379,6 +416,10 @@ impl Daemon {
     /// Carries out what follows from a change, and answers: at once, or when it is saved.
     fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
         let saved = effects.contains(&Effect::Save).then(|| self.save());
+        let old_rings = self.model.take_old_rings();
+        if !old_rings.is_empty() {
+            self.loader.discard(old_rings);
+        }
         self.carry_out(effects, now);
         let Asked::By(id) = asked else { return };
         match saved {
@@ -396,7 +437,8 @@ impl Daemon {
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
             let cx = &mut lend!(self, now);
-            match *effect {
+            match effect.clone() {
+                Effect::Tell(news) => tell(&news),
                 Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
                 Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
@@ -433,8 +475,10 @@ impl Daemon {
                 Signal::Terminate => {
                     let again = std::mem::replace(&mut self.signalled, true);
                     info!(again, "told to stop by a signal");
-                    let (_, effects) = self.model.apply(&Request::Stop { now: again, drain_ms: None }, now);
-                    self.carry_out(&effects, now);
+                    let stop = Request::Stop { now: again, drain_ms: None };
+                    if let Ok((_, effects)) = self.model.apply(&stop, None, now) {
+                        self.carry_out(&effects, now);
+                    }
                 }
             }
         }
@@ -469,6 +513,7 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.sessions.expire(cx);
         self.control.expire(now);
+        self.probes.expire(cx);
         self.listeners.values_mut().for_each(|listener| listener.expire(now));
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = None;
@@ -476,9 +521,8 @@ impl Daemon {
         }
         let effects = self.model.expire(now);
         self.carry_out(&effects, now);
-        if let Some(reloading) = self.reloading.take_if(|reloading| reloading.until <= now) {
-            self.on_reload_failed(&reloading, reloading.too_slow(), now);
-            self.serve_postponed(now);
+        if let Some(loading) = self.loading.take_if(|loading| loading.until <= now) {
+            self.on_too_slow(loading, now);
         }
         if self.watch_again.take_if(|at| *at <= now).is_some() {
             self.watch(true, now);
@@ -529,7 +573,8 @@ impl Daemon {
             self.last_save_until,
             self.read_at.map(|(at, _)| at),
             self.watch_again,
-            self.reloading.as_ref().map(|reloading| reloading.until),
+            self.loading.as_ref().map(|loading| loading.until),
+            self.postponed.front().filter(|_| self.loading.is_none()).map(|(since, ..)| *since),
             self.opens_at,
             unsaved,
             watchdog,
@@ -538,6 +583,7 @@ impl Daemon {
             self.sessions.next_deadline(),
             self.control.next_deadline(),
             self.model.next_deadline(),
+            self.probes.next_deadline(self.model.next_check_due()),
             self.unpolled.next_deadline(),
         ];
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
@@ -564,9 +610,23 @@ impl Daemon {
     }
 }
 
+/// Logs that the health of a server has changed.
+fn tell(news: &HealthNews) {
+    let HealthNews { pool, server, state, reason, back_off, up } = news;
+    let (up, of) = *up;
+    match state {
+        HealthState::Up => info!(pool, %server, up, of, "server is up"),
+        HealthState::Down => warn!(pool, %server, reason, up, of, "server is down"),
+        HealthState::Ejected => {
+            let out_ms = back_off.map(|time| time.as_millis() as u64);
+            warn!(pool, %server, reason, out_ms, up, of, "server is ejected: its clients fail");
+        }
+    }
+}
+
 /// What an event asks of the daemon itself, after the events of the turn.
 enum Follow {
-    Request(ControlId, Request),
+    Request(ControlId, Box<Request>),
     Signals,
     Threads,
     Watch,

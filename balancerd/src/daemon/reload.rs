@@ -1,16 +1,17 @@
-//! Reading the configuration file again: who asks for it, what waits meanwhile, and the switch.
+//! What the loader's thread does for the loop: reading the configuration file again, and making large rings. Who asks for
+//! it, what waits meanwhile, and the switch.
 
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
-use wire::control::{FileText, Refusal, Response};
+use wire::control::{FileText, Refusal, Request, Response};
 use wire::report::Phase;
 
 use super::Daemon;
 use super::listening::{bind, not_bound};
 use crate::event::{Interest, News, Watch};
-use crate::loader::{Order, Text};
-use crate::model::{Effect, Prepared};
+use crate::loader::{Order, Outcome, Text};
+use crate::model::{Effect, Prepared, Remade, Remake};
 use crate::net::control::ControlId;
 use crate::source::Source;
 
@@ -20,30 +21,32 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 /// How long after the directory of a watched file was not there it is looked for again.
 const WATCH_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long a file may take to be read, checked and made rings of: less than balancerctl waits for an answer.
+/// How long a file may take to be read, checked and made rings of, or a ring to be made: less than balancerctl waits for an
+/// answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A file that is being read.
-pub(super) struct Reloading {
-    asked: Asked,
-    /// What it is called.
-    name: String,
-    dry_run: bool,
+/// What the thread is at.
+pub(super) struct Loading {
     /// The number of its order: a result that comes later belongs to nobody.
     number: u64,
     /// When it is given up.
     pub(super) until: Instant,
+    of: Of,
 }
 
-impl Reloading {
-    pub(super) fn too_slow(&self) -> Refusal {
-        let fault = format!(
-            "{}: it was not read within {} s: the disk hangs, or it is too much",
-            self.name,
-            PATIENCE.as_secs()
-        );
-        Refusal::BadFile { fault }
-    }
+/// What it is for.
+enum Of {
+    File(Reloading),
+    /// A change that takes a ring.
+    Change(ControlId, Request),
+}
+
+/// A file that is being read.
+struct Reloading {
+    asked: Asked,
+    /// What it is called.
+    name: String,
+    dry_run: bool,
 }
 
 /// Who wants the file to be read.
@@ -75,8 +78,7 @@ impl Daemon {
             Text::File(path) => path.display().to_string(),
             Text::Given(text) => text.name.clone(),
         };
-        self.reloads += 1;
-        let number = self.reloads;
+        let number = self.load(Of::File(Reloading { asked, name, dry_run }), now);
         self.loader.order(Order {
             number,
             source,
@@ -84,33 +86,67 @@ impl Daemon {
             present: self.model.settings(),
             starting: self.model.starting(),
         });
-        let until = now + PATIENCE;
-        self.reloading = Some(Reloading { asked, name, dry_run, number, until });
         Ok(())
     }
 
-    /// The file was read: switches to it as a whole, or says why not and leaves everything as it is.
-    pub(super) fn on_loaded(&mut self, now: Instant) {
-        while let Some(loaded) = self.loader.result() {
-            let Some(reloading) = self.reloading.take_if(|reloading| reloading.number == loaded.number) else {
-                continue;
-            };
-            let result = loaded.result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
-            match result {
-                Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
-                Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
-            }
-        }
-        self.serve_postponed(now);
+    /// Begins to make the ring that a change takes.
+    pub(super) fn remake(&mut self, id: ControlId, request: Request, remake: Box<Remake>, now: Instant) {
+        let number = self.load(Of::Change(id, request), now);
+        self.loader.remake(number, remake);
     }
 
-    /// Carries out what came while the file was read.
-    pub(super) fn serve_postponed(&mut self, now: Instant) {
-        while self.reloading.is_none()
-            && let Some((id, request)) = self.postponed.pop_front()
-        {
-            self.serve(id, request, now);
+    fn load(&mut self, of: Of, now: Instant) -> u64 {
+        self.loads += 1;
+        self.loading = Some(Loading { number: self.loads, until: now + PATIENCE, of });
+        self.loads
+    }
+
+    /// The file was read, or the ring is made: switches to it as a whole, or says why not and leaves everything as it is.
+    pub(super) fn on_loaded(&mut self, now: Instant) {
+        while let Some(loaded) = self.loader.result() {
+            let Some(loading) = self.loading.take_if(|loading| loading.number == loaded.number) else { continue };
+            match (loading.of, loaded.outcome) {
+                (Of::File(reloading), Outcome::File(result)) => {
+                    let result = result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
+                    match result {
+                        Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
+                        Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
+                    }
+                }
+                (Of::Change(id, request), Outcome::Ring(result)) => self.on_remade(id, request, result, now),
+                (Of::File(_), Outcome::Ring(_)) | (Of::Change(..), Outcome::File(_)) => {
+                    unreachable!("an order has a number of its own")
+                }
+            }
         }
+    }
+
+    fn on_remade(&mut self, id: ControlId, request: Request, result: Result<Remade, Refusal>, now: Instant) {
+        match result {
+            Ok(remade) => self.apply(id, request, Some(remade), Vec::new(), now),
+            Err(refusal) => self.on_change_failed(id, &request, refusal, now),
+        }
+    }
+
+    /// What the thread is at takes too long: it is given up, and nothing has changed.
+    pub(super) fn on_too_slow(&mut self, loading: Loading, now: Instant) {
+        let limit = PATIENCE.as_secs();
+        match loading.of {
+            Of::File(reloading) => {
+                let fault =
+                    format!("{}: it was not read within {limit} s: the disk hangs, or it is too much", reloading.name);
+                self.on_reload_failed(&reloading, Refusal::BadFile { fault }, now);
+            }
+            Of::Change(id, request) => {
+                let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
+                self.on_change_failed(id, &request, Refusal::NotMade { fault }, now);
+            }
+        }
+    }
+
+    fn on_change_failed(&mut self, id: ControlId, request: &Request, refusal: Refusal, now: Instant) {
+        warn!(%request, error = %refusal, "not carried out: everything stays as it is");
+        self.answer(id, &Response::Refused(refusal), now);
     }
 
     fn switch(
@@ -130,7 +166,6 @@ impl Daemon {
         let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
         self.serve_those_who_wait(&prepared.settings, now);
         let effects = self.model.adopt(prepared, false, now);
-        self.loader.discard(self.model.take_old_rings());
         self.relisten(listeners, now);
         self.watch(watched, now);
         self.model.vitals.reload_failure = None;
@@ -140,7 +175,7 @@ impl Daemon {
         Ok((Response::Reloaded(report), effects))
     }
 
-    pub(super) fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
+    fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
         // News of a directory may come often; the same fault is told once.
         let told = self.model.vitals.reload_failure == Some(refusal.to_string()) && reloading.asked == Asked::ByWatch;
         if !reloading.dry_run && !told {
@@ -154,7 +189,7 @@ impl Daemon {
 
     /// Reads the file because nobody asked who waits for an answer. One that is being read may be the old one: after it.
     pub(super) fn reload_unasked(&mut self, asked: Asked, now: Instant) {
-        if self.reloading.is_some() {
+        if self.loading.is_some() {
             self.read_at = Some((now + SETTLE_TIME, asked));
         } else if let Err(refusal) = self.reload(asked, None, false, now) {
             info!(%refusal, "the configuration file is not read");

@@ -1,26 +1,55 @@
-//! Single changes: checked first, and then made as a whole or, in a dry run, not at all. Each says who moves.
+//! Single changes: checked first, and then made as a whole or, in a dry run, not at all. Each says who moves. Where that
+//! takes longer than the loop has time for, a change ends behind its checks with what its ring is made from, and begins
+//! anew when that is there.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ring::Diff;
 use wire::address::{answers_at, canonical};
 use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerValues};
-use wire::report::{ChangeReport, EndReason, Hex};
+use wire::report::{ChangeReport, EndReason, Hex, MoveReport};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
 use super::check::{check_name, check_points, check_pool, check_room, check_server, check_service, points_of};
+use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
-use super::reload::{MOST_MOVES, move_report};
-use super::server::{Ramp, Server};
+use super::reload::MOST_MOVES;
+use super::remake::{Remade, Remake, Step, told};
+use super::server::{RAMP_PARTS, Ramp, Server};
 use super::service::Service;
 use super::{Effect, Model, PoolId, ServerId};
 
-type Changed = Result<(ChangeReport, Vec<Effect>), Refusal>;
+/// Why a change is not made.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Refused(Refusal),
+    /// It takes a ring that is to be made first.
+    Remake(Box<Remake>),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A change that is being made.
+struct Work {
+    report: ChangeReport,
+    /// Its ring, if somebody has made it.
+    remade: Option<Remade>,
+    now: Instant,
+}
 
 impl Model {
-    pub(super) fn change(&mut self, change: &Change, dry_run: bool, now: Instant) -> Changed {
-        let mut report = ChangeReport {
+    pub(super) fn change(
+        &mut self,
+        change: &Change,
+        dry_run: bool,
+        remade: Option<Remade>,
+        now: Instant,
+    ) -> Result<(ChangeReport, Vec<Effect>), Halt> {
+        let report = ChangeReport {
             change: change.clone(),
             dry_run,
             moved: 0.0,
@@ -29,41 +58,42 @@ impl Model {
             digest: None,
             unsaved: None,
         };
+        let mut work = Work { report, remade, now };
         let effects = match change {
             Change::Add { pool, server, settings } => {
                 let pool = self.pool_named(pool)?;
-                self.add(pool, canonical(*server), *settings, &mut report, now)?
+                self.add(pool, canonical(*server), *settings, &mut work)?
             }
             Change::Remove { pool, server, how } => {
                 let pool = self.pool_named(pool)?;
-                self.remove(pool, canonical(*server), *how, &mut report, now)?
+                self.remove(pool, canonical(*server), *how, &mut work)?
             }
             Change::Set { pool, server, values } => {
                 let pool = self.pool_named(pool)?;
-                self.set(pool, canonical(*server), values, &mut report, now)?
+                self.set(pool, canonical(*server), values, &mut work)?
             }
-            Change::AddPool { pool, settings } => self.add_pool(pool, settings, &mut report)?,
-            Change::RemovePool { pool } => self.remove_pool(pool, &mut report, now)?,
-            Change::SetPool { pool, values } => self.set_pool(pool, values, &mut report, now)?,
+            Change::AddPool { pool, settings } => self.add_pool(pool, settings, &mut work)?,
+            Change::RemovePool { pool } => self.remove_pool(pool, &mut work)?,
+            Change::SetPool { pool, values } => self.set_pool(pool, values, &mut work)?,
             Change::AddService { service, settings } => self.add_service(service, settings, dry_run)?,
             Change::RemoveService { service } => {
                 let id = self.service_named(service)?;
-                report.sessions = self.services[id].traffic.active;
+                work.report.sessions = self.services[id].traffic.active;
                 self.services[id].leaving = !dry_run;
                 vec![Effect::Save, Effect::Unlisten(id)]
             }
             Change::Kill { session } => {
-                report.sessions = 1;
+                work.report.sessions = 1;
                 vec![Effect::EndSession(*session)]
             }
             Change::KillAll { pool, server } => {
                 let pool = self.pool_named(pool)?;
                 let id = self.member(pool, canonical(*server))?;
-                report.sessions = self.servers[id].traffic.active;
+                work.report.sessions = self.servers[id].traffic.active;
                 vec![Effect::EndSessions(id, EndReason::Killed)]
             }
         };
-        Ok((report, if dry_run { Vec::new() } else { effects }))
+        Ok((work.report, if dry_run { Vec::new() } else { effects }))
     }
 
     fn member(&self, pool: PoolId, server: SocketAddr) -> Result<ServerId, Refusal> {
@@ -75,30 +105,29 @@ impl Model {
         pool: PoolId,
         address: SocketAddr,
         settings: ServerSettings,
-        report: &mut ChangeReport,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
+        work: &mut Work,
+    ) -> Result<Vec<Effect>, Halt> {
         check_server(address, &settings)?;
         if self.services.values().filter(|service| !service.leaving).any(|service| {
             service.settings.listen.iter().any(|own| answers_at(*own, address))
                 || service.addresses.iter().any(|own| answers_at(*own, address))
         }) {
-            return Err(Refusal::Itself { server: address });
+            return Err(Refusal::Itself { server: address }.into());
         }
         let known = self.pools[pool].members.get(&address).copied();
         match known.map(|id| &self.servers[id]) {
             Some(entry) if entry.leaving.is_none() => {
-                return Err(Refusal::AlreadyThere { server: address, weight: entry.settings.weight });
+                return Err(Refusal::AlreadyThere { server: address, weight: entry.settings.weight }.into());
             }
-            None if self.pools[pool].members.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers),
+            None if self.pools[pool].members.len() >= MAX_SERVERS => return Err(Refusal::TooManyServers.into()),
             _ => {}
         }
         self.check_points_of(pool, None, &settings)?;
-        report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
-        self.tell_moves(pool, address, settings.ready_weight(), report)?;
-        if !report.dry_run {
-            let id = self.put(pool, address, settings, Some(now));
-            self.sync(id);
+        work.report.sessions = known.map_or(0, |id| self.servers[id].traffic.active);
+        self.tell_moves(pool, address, Some(settings), work)?;
+        if !work.report.dry_run {
+            let id = self.put(pool, address, settings, true, work.now);
+            self.place_with(id, work);
         }
         Ok(vec![Effect::Save])
     }
@@ -108,27 +137,26 @@ impl Model {
         pool: PoolId,
         address: SocketAddr,
         how: Removal,
-        report: &mut ChangeReport,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
+        work: &mut Work,
+    ) -> Result<Vec<Effect>, Halt> {
         let id = self.member(pool, address)?;
         let entry = &self.servers[id];
-        report.sessions = entry.traffic.active;
+        work.report.sessions = entry.traffic.active;
         // Another grade may be asked for while it leaves, the same as before may not.
         if entry.leaving.is_some_and(|leave| leave.how == how) && how != Removal::Now {
-            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active });
+            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active }.into());
         }
-        self.tell_moves(pool, address, 0, report)?;
+        self.tell_moves(pool, address, None, work)?;
         let mut effects = vec![Effect::Save];
         if how == Removal::Now {
             effects.push(Effect::EndSessions(id, EndReason::Removed));
         }
-        if !report.dry_run {
-            self.servers[id].leave(how, now);
-            self.sync(id);
+        if !work.report.dry_run {
+            self.servers[id].leave(how, work.now);
+            self.place_with(id, work);
             self.timers.retain(|(_, other)| *other != id);
             if how != (Removal::Wait { limit_ms: None }) && how != Removal::Now {
-                self.timers.insert((now, id));
+                self.timers.insert((work.now, id));
             }
             self.forget_if_gone(id);
         }
@@ -140,44 +168,34 @@ impl Model {
         pool: PoolId,
         address: SocketAddr,
         values: &ServerValues,
-        report: &mut ChangeReport,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
+        work: &mut Work,
+    ) -> Result<Vec<Effect>, Halt> {
         let id = self.member(pool, address)?;
         let entry = &self.servers[id];
-        report.sessions = entry.traffic.active;
+        work.report.sessions = entry.traffic.active;
         if entry.leaving.is_some() {
-            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active });
+            return Err(Refusal::Leaving { server: address, sessions: entry.traffic.active }.into());
         }
         if *values == ServerValues::default() {
-            return Err(Refusal::NothingToSet);
+            return Err(Refusal::NothingToSet.into());
         }
         let before = entry.settings;
-        let settings = ServerSettings {
-            weight: values.weight.unwrap_or(before.weight),
-            state: values.state.unwrap_or(before.state),
-            max_sessions: values.max_sessions.unwrap_or(before.max_sessions),
-        };
+        let settings = values.over(&before);
         check_server(address, &settings)?;
         self.check_points_of(pool, Some(&before), &settings)?;
-        self.tell_moves(pool, address, settings.ready_weight(), report)?;
-        if !report.dry_run {
-            self.put(pool, address, settings, Some(now));
-            self.sync(id);
+        self.tell_moves(pool, address, Some(settings), work)?;
+        if !work.report.dry_run {
+            self.put(pool, address, settings, true, work.now);
+            self.place_with(id, work);
         }
         Ok(vec![Effect::Save])
     }
 
-    fn add_pool(
-        &mut self,
-        name: &str,
-        settings: &PoolSettings,
-        report: &mut ChangeReport,
-    ) -> Result<Vec<Effect>, Refusal> {
+    fn add_pool(&mut self, name: &str, settings: &PoolSettings, work: &mut Work) -> Result<Vec<Effect>, Halt> {
         check_name(name)?;
         check_pool(settings)?;
         if self.pool_named(name).is_ok() {
-            return Err(Refusal::PoolThere { pool: name.to_owned() });
+            return Err(Refusal::PoolThere { pool: name.to_owned() }.into());
         }
         if let Some((server, one)) = settings.servers.first_key_value() {
             // A pool is made empty: its servers come by `add`, each with its own answer.
@@ -185,85 +203,103 @@ impl Model {
             return Err(Refusal::BadValue {
                 key: "servers".to_owned(),
                 fault: "a pool is made without servers; add them one by one".to_owned(),
-            });
+            }
+            .into());
         }
         check_room(self.pools.len() + 1, 0)?;
         let pool = Pool::new(name, settings);
-        report.digest = Some(pool.digest(&self.servers));
-        if !report.dry_run {
+        work.report.digest = Some(pool.digest(&self.servers));
+        if !work.report.dry_run {
             self.pools.insert(pool);
         }
         Ok(vec![Effect::Save])
     }
 
-    fn remove_pool(&mut self, name: &str, report: &mut ChangeReport, now: Instant) -> Result<Vec<Effect>, Refusal> {
+    fn remove_pool(&mut self, name: &str, work: &mut Work) -> Result<Vec<Effect>, Halt> {
         let id = self.pool_named(name)?;
         if let Some(service) = self.services.values().find(|service| service.pool == id && !service.leaving) {
-            return Err(Refusal::PoolInUse { pool: name.to_owned(), service: service.name.clone() });
+            return Err(Refusal::PoolInUse { pool: name.to_owned(), service: service.name.clone() }.into());
         }
-        report.sessions = self.pools[id].members.values().map(|server| self.servers[*server].traffic.active).sum();
-        if !report.dry_run {
-            self.take_pool(id, now);
+        work.report.sessions = self.pools[id].members.values().map(|server| self.servers[*server].traffic.active).sum();
+        if !work.report.dry_run {
+            self.take_pool(id, work.now);
         }
         Ok(vec![Effect::Save])
     }
 
     /// Takes a pool away. It stays out of sight until the last session of its servers has ended.
     pub(super) fn take_pool(&mut self, id: PoolId, now: Instant) {
-        self.pools[id].leaving = true;
+        let pool = &mut self.pools[id];
+        pool.leaving = true;
+        for picker in [&mut pool.picker, &mut pool.backups] {
+            let old = std::mem::replace(picker, Picker::new(&pool.settings));
+            self.old_rings.extend(old.into_ring().filter(|ring| !ring.is_empty()));
+        }
         for server in self.pools[id].members.values().copied().collect::<Vec<_>>() {
             if self.servers[server].leaving.is_none() {
                 self.servers[server].leave(Removal::Wait { limit_ms: None }, now);
-                self.sync(server);
+                self.watch(server, now);
             }
             self.forget_if_gone(server);
         }
         self.forget_pool_if_gone(id);
     }
 
-    fn set_pool(
-        &mut self,
-        name: &str,
-        values: &PoolValues,
-        report: &mut ChangeReport,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
+    fn set_pool(&mut self, name: &str, values: &PoolValues, work: &mut Work) -> Result<Vec<Effect>, Halt> {
         let id = self.pool_named(name)?;
         if *values == PoolValues::default() {
-            return Err(Refusal::NothingToSet);
+            return Err(Refusal::NothingToSet.into());
         }
         let before = self.pools[id].settings.clone();
-        let settings = PoolSettings {
-            policy: values.policy.unwrap_or(before.policy),
-            key: values.key.unwrap_or(before.key),
-            max_load: values.max_load.unwrap_or(before.max_load),
-            points_per_weight: values.points_per_weight.unwrap_or(before.points_per_weight),
-            slow_start_ms: values.slow_start_ms.unwrap_or(before.slow_start_ms),
-            send_proxy: values.send_proxy.unwrap_or(before.send_proxy),
-            ..PoolSettings::default()
-        };
+        let settings = values.over(&before);
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
-        report.sessions = self.pools[id].picker.active();
+        work.report.sessions = self.pools[id].serving().active();
         if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
-            let mut after = Pool::new(name, &settings);
-            after.members.clone_from(&self.pools[id].members);
-            after.rebuild(&self.servers, None)?;
-            if let (Some(old), Some(new)) = (self.pools[id].picker.ring(), after.picker.ring()) {
-                tell_diff(&old.diff(new), report);
-            }
-            report.digest = Some(after.digest(&self.servers));
-            if !report.dry_run {
-                self.pools[id] = after;
-            }
-        } else if !report.dry_run {
+            self.rebuild_pool(id, settings, work)?;
+        } else if !work.report.dry_run {
             self.pools[id].settings = settings;
         }
-        if !report.dry_run && values.slow_start_ms.is_some() {
-            self.start_anew(id, now);
+        if !work.report.dry_run && before.health != self.pools[id].settings.health {
+            self.watch_all(id, work.now);
         }
-        report.digest.get_or_insert_with(|| self.digest_of(id));
+        if !work.report.dry_run && values.slow_start_ms.is_some() {
+            self.start_anew(id, work.now);
+        }
+        work.report.digest.get_or_insert_with(|| self.digest_of(id));
         Ok(vec![Effect::Save])
+    }
+
+    /// Another policy for a pool, or another ring of all of its servers.
+    fn rebuild_pool(&mut self, id: PoolId, settings: PoolSettings, work: &mut Work) -> Result<(), Halt> {
+        let mut after = Pool::new(&self.pools[id].name, &settings);
+        after.members.clone_from(&self.pools[id].members);
+        work.report.digest = Some(after.digest_with(&self.servers, &[]));
+        if let Some(mut remade) = work.remade.take() {
+            (work.report.moved, work.report.moves) = remade.take_moves();
+            if !work.report.dry_run {
+                self.pools[id].settings = settings;
+                self.take_ring(id, remade, work.now);
+            }
+            return Ok(());
+        }
+        let before = &self.pools[id];
+        let has_ring = settings.policy == Policy::ConsistentHash;
+        let of_old = before.picker.ring().map_or(0, |ring| ring.points().len());
+        if has_ring && of_old.max(before.points_at(&self.servers, settings.points_per_weight)) > self.points_in_the_loop
+        {
+            let after = before.blueprint(&self.servers, settings.points_per_weight);
+            return Err(self.remake(id, Step::Another(after), work));
+        }
+        after.rebuild(&self.servers, None)?;
+        if let (Some(old), Some(new)) = (before.picker.ring(), after.picker.ring()) {
+            (work.report.moved, work.report.moves) = told(&old.diff(new));
+        }
+        if !work.report.dry_run {
+            let before = std::mem::replace(&mut self.pools[id], after);
+            self.old_rings.extend(before.picker.into_ring());
+        }
+        Ok(())
     }
 
     fn add_service(&mut self, name: &str, settings: &ServiceSettings, dry_run: bool) -> Result<Vec<Effect>, Refusal> {
@@ -297,38 +333,43 @@ impl Model {
     }
 
     /// Gives a server of a pool, a new one or one that is there, these settings. It does not leave any more; where it comes
-    /// up `slowly`, from now on, it gets its weight little by little. [`Model::sync`] puts it in its place.
+    /// up `slowly`, it gets its weight little by little. [`Model::place`] puts it in its place.
     pub(super) fn put(
         &mut self,
         pool: PoolId,
         address: SocketAddr,
         settings: ServerSettings,
-        slowly: Option<Instant>,
+        slowly: bool,
+        now: Instant,
     ) -> ServerId {
-        let entries = &mut self.pools[pool].members;
-        let is_new = !entries.contains_key(&address);
-        let id = *entries.entry(address).or_insert_with(|| self.servers.insert(Server::new(pool, address, settings)));
+        let slowly = if slowly { self.comes_up_within(pool, address) } else { None };
+        let its_pool = &mut self.pools[pool];
+        let check = &its_pool.settings.health.check;
+        let new = || self.servers.insert(Server::new(pool, address, settings, check, now));
+        let id = *its_pool.members.entry(address).or_insert_with(new);
         let entry = &mut self.servers[id];
-        let was_eligible = !is_new && entry.is_eligible();
         (entry.settings, entry.leaving) = (settings, None);
-        let has_others = self.pools[pool].picker.len() > usize::from(was_eligible);
-        if !entry.is_eligible() {
+        if !entry.takes_part() {
             entry.ramp = None;
-        } else if let Some(now) = slowly.filter(|_| !was_eligible && has_others) {
-            self.start_slowly(id, now);
+        } else if let Some(time) = slowly {
+            self.start_slowly(id, time, now);
         }
         id
     }
 
-    /// A server comes up where others are: its weight grows, if the pool is set to that.
-    fn start_slowly(&mut self, id: ServerId, now: Instant) {
-        let server = &mut self.servers[id];
-        let Some(time) = self.pools[server.pool].slow_start() else { return };
-        if server.is_eligible() {
-            let ramp = Ramp { since: now, part: 1 };
-            server.ramp = Some(ramp);
-            self.ramps.insert((ramp.next(time), id));
-        }
+    /// How long the weight of a server would grow if it came up now: one comes up where others are, in a pool that is set
+    /// to that.
+    fn comes_up_within(&self, pool: PoolId, address: SocketAddr) -> Option<Duration> {
+        let pool = &self.pools[pool];
+        let takes_part = pool.members.get(&address).is_some_and(|id| self.servers[*id].takes_part());
+        pool.slow_start().filter(|_| !takes_part && pool.len() > 0)
+    }
+
+    /// The weight of a server grows over this time, from now on.
+    pub(super) fn start_slowly(&mut self, id: ServerId, time: Duration, now: Instant) {
+        let ramp = Ramp { since: now, part: 1 };
+        self.servers[id].ramp = Some(ramp);
+        self.ramps.insert((ramp.next(time), id));
     }
 
     /// The time of a slow start is another one, or there is none any more: those under way are looked at.
@@ -338,7 +379,7 @@ impl Model {
     }
 
     /// Puts a server where it belongs. That there is room for its points was checked.
-    pub(super) fn sync(&mut self, id: ServerId) {
+    pub(super) fn place(&mut self, id: ServerId) {
         let server = &self.servers[id];
         let synced = self.pools[server.pool].sync(id, server);
         debug_assert_eq!(synced, Ok(()));
@@ -366,26 +407,92 @@ impl Model {
         members.filter(|server| server.leaving.is_none()).map(|server| points_of(settings, &server.settings)).sum()
     }
 
-    /// Who moves when a server gets this weight, once it has started, and the digest of the pool then.
+    /// Who moves when a server of a pool gets these settings, or goes, once it has started, as if all were up; and the digest
+    /// of the pool then. Halts where the ring that comes of it is to be made first: that of the backups is made here, for
+    /// they are few.
     fn tell_moves(
         &self,
         pool: PoolId,
         server: SocketAddr,
-        weight: u32,
-        report: &mut ChangeReport,
-    ) -> Result<(), Refusal> {
-        report.digest = Some(self.pools[pool].digest_with(&self.servers, &[(server, weight)]));
-        let Some(ring) = self.pools[pool].picker.ring() else { return Ok(()) };
-        tell_diff(&ring.plan(server.into(), weight).map_err(|error| refusal(&error))?, report);
+        settings: Option<ServerSettings>,
+        work: &mut Work,
+    ) -> Result<(), Halt> {
+        let its_pool = &self.pools[pool];
+        let settings = settings.unwrap_or(ServerSettings { weight: 0, ..ServerSettings::default() });
+        let weight = |of_backups| if settings.backup == of_backups { settings.ready_weight() } else { 0 };
+        work.report.digest = Some(its_pool.digest_with(&self.servers, &[(server, settings)]));
+        let Some(ring) = its_pool.picker.ring() else { return Ok(()) };
+        let points = points(ring.points_per_weight(), weight(false), RAMP_PARTS);
+        let is_large = points.abs_diff(ring.point_count(server.into())) as usize > self.points_in_the_loop;
+        if is_large && work.remade.is_none() {
+            return Err(self.remake(pool, Step::Server(server, weight(false)), work));
+        }
+        let known = its_pool.members.get(&server).copied();
+        let is_up = known.map_or(its_pool.newcomers_are_up(), |id| self.servers[id].is_up());
+        let was_up = |picker: &Picker| usize::from(is_up && known.is_some_and(|id| picker.has(id)));
+        let up = |picker: &Picker, weight| picker.up() - was_up(picker) + usize::from(is_up && weight > 0);
+        let backups_will_serve = up(&its_pool.picker, weight(false)) == 0 && up(&its_pool.backups, weight(true)) > 0;
+        let report = &mut work.report;
+        match (its_pool.backups_serve(), backups_will_serve) {
+            (false, false) => {
+                (report.moved, report.moves) = match &mut work.remade {
+                    Some(remade) => remade.take_moves(),
+                    None => told(&ring.plan(server.into(), weight(false)).map_err(|error| refusal(&error))?),
+                };
+            }
+            (true, true) => {
+                if let Some(ring) = its_pool.backups.ring() {
+                    let plan = ring.plan(server.into(), weight(true));
+                    (report.moved, report.moves) = told(&plan.map_err(|error| refusal(&error))?);
+                }
+            }
+            // All go from the one to the backups, or from those to it.
+            (from_backups, _) => {
+                report.moved = 1.0;
+                let shares = its_pool.backups.shares(|id| self.servers[id].is_up());
+                let one = |(backup, share): (SocketAddr, f64)| match from_backups {
+                    true => MoveReport { from: Some(backup), to: Some(server), share },
+                    false => MoveReport { from: Some(server), to: Some(backup), share },
+                };
+                report.moves = shares.into_iter().filter(|(_, share)| *share > 0.0).take(MOST_MOVES).map(one).collect();
+            }
+        }
         Ok(())
+    }
+
+    /// What the ring is made from that a change needs.
+    fn remake(&self, id: PoolId, step: Step, work: &Work) -> Halt {
+        let pool = &self.pools[id];
+        let before = pool.picker.ring().map(|ring| pool.blueprint(&self.servers, ring.points_per_weight()));
+        let mut starting = self.starting_in(id);
+        if let Step::Server(address, weight) = step {
+            if weight == 0 {
+                starting.remove(&address);
+            } else if self.comes_up_within(id, address).is_some() {
+                starting.insert(address, 1);
+            }
+        }
+        Halt::Remake(Box::new(Remake { before, step, starting, dry_run: work.report.dry_run }))
+    }
+
+    /// Puts a server where it belongs, with the ring that was made for that or without.
+    fn place_with(&mut self, id: ServerId, work: &mut Work) {
+        let pool = self.servers[id].pool;
+        match work.remade.take() {
+            Some(remade) => self.take_ring(pool, remade, work.now),
+            None => self.place(id),
+        }
+        self.watch(id, work.now);
+        self.rescue(pool, work.now);
+    }
+
+    /// Gives a pool the ring that was made for it.
+    fn take_ring(&mut self, id: PoolId, remade: Remade, now: Instant) {
+        self.take_parts(id, &remade.starting, now);
+        self.rebuild(id, remade.ring);
     }
 
     pub(super) fn digest_of(&self, pool: PoolId) -> Hex {
         self.pools[pool].digest(&self.servers)
     }
-}
-
-fn tell_diff(diff: &Diff, report: &mut ChangeReport) {
-    report.moved = diff.moved.fraction();
-    report.moves = diff.moves.iter().take(MOST_MOVES).map(move_report).collect();
 }

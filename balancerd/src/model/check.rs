@@ -2,9 +2,15 @@
 //! and for a command.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use wire::address::{answers_at, check_address, collide};
 use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
+use wire::health::{
+    CheckKind, CheckSettings, EjectionSettings, HttpCheck, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_STATUSES, MAX_TIME_MS,
+    MAX_TIMEOUT_MS, MIN_TIME_MS,
+};
 use wire::settings::{
     HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name,
 };
@@ -59,7 +65,84 @@ pub(super) fn check_pool(pool: &PoolSettings) -> Result<(), Refusal> {
         HashKey::ClientSubnet { ipv4, .. } if ipv4 > 32 => Err(bad("subnet_ipv4", "an IPv4 address has 32 bits")),
         HashKey::ClientSubnet { ipv6, .. } if ipv6 > 128 => Err(bad("subnet_ipv6", "an IPv6 address has 128 bits")),
         _ => Ok(()),
+    }?;
+    check_kind(&pool.health.check.kind)?;
+    check_checks(&pool.health.check)?;
+    check_ejection(&pool.health.ejection)
+}
+
+/// What a check does.
+fn check_kind(kind: &CheckKind) -> Result<(), Refusal> {
+    match kind {
+        CheckKind::Send { send, expect } if send.is_empty() && expect.is_empty() => {
+            Err(bad("check", "\"send\" needs something to be sent or expected"))
+        }
+        CheckKind::Http(http) => check_http(http),
+        CheckKind::None | CheckKind::Tcp | CheckKind::Send { .. } => Ok(()),
     }
+}
+
+fn check_http(http: &HttpCheck) -> Result<(), Refusal> {
+    if !HttpCheck::is_method(&http.method) {
+        return Err(bad("check_method", "a method has capital letters only, such as GET"));
+    }
+    if !HttpCheck::is_path(&http.path) {
+        return Err(bad("check_path", "a path begins with / and has no blanks"));
+    }
+    if http.host.as_deref().is_some_and(|host| !HttpCheck::is_host(host)) {
+        return Err(bad("check_host", "it is no name of a host"));
+    }
+    if http.status.is_empty() {
+        return Err(bad("check_status", "no status would pass"));
+    }
+    if http.status.len() > MAX_STATUSES {
+        return Err(bad("check_status", &format!("there may be {MAX_STATUSES} ranges at most")));
+    }
+    Ok(())
+}
+
+/// When is checked, and what results mean. Also where nothing is checked: somebody may turn it on.
+fn check_checks(check: &CheckSettings) -> Result<(), Refusal> {
+    let interval = MIN_TIME_MS..=MAX_TIME_MS;
+    check_time("check_interval", Some(check.interval_ms), interval.clone())?;
+    check_time("check_undecided_interval", check.undecided_interval_ms, interval.clone())?;
+    check_time("check_down_interval", check.down_interval_ms, interval)?;
+    check_time("check_timeout", Some(check.timeout_ms), MIN_TIME_MS..=MAX_TIMEOUT_MS)?;
+    for (key, in_a_row) in [("check_rise", check.rise), ("check_fall", check.fall)] {
+        if in_a_row.get() > MAX_IN_A_ROW {
+            return Err(bad(key, &format!("it is at most {MAX_IN_A_ROW}")));
+        }
+    }
+    Ok(())
+}
+
+/// When clients that fail put a server out.
+fn check_ejection(ejection: &EjectionSettings) -> Result<(), Refusal> {
+    if ejection.failures > MAX_EJECT_FAILURES {
+        return Err(bad("eject_failures", &format!("it is at most {MAX_EJECT_FAILURES}")));
+    }
+    check_time("eject_time", Some(ejection.time_ms), MIN_TIME_MS..=MAX_TIME_MS)?;
+    check_time("eject_max_time", Some(ejection.max_time_ms), MIN_TIME_MS..=MAX_TIME_MS)?;
+    if ejection.max_time_ms < ejection.time_ms {
+        let (time, most) = (human(ejection.time_ms), human(ejection.max_time_ms));
+        return Err(bad("eject_max_time", &format!("{most} is below eject_time, which is {time}")));
+    }
+    if ejection.max_percent > 100 {
+        return Err(bad("eject_max_percent", "it is at most 100"));
+    }
+    Ok(())
+}
+
+fn check_time(key: &str, milliseconds: Option<u64>, range: RangeInclusive<u64>) -> Result<(), Refusal> {
+    if milliseconds.is_none_or(|milliseconds| range.contains(&milliseconds)) {
+        return Ok(());
+    }
+    Err(bad(key, &format!("it is from {} to {}", human(*range.start()), human(*range.end()))))
+}
+
+/// A time as people write it.
+fn human(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
 /// A server, by itself.
@@ -67,6 +150,10 @@ pub(super) fn check_server(server: SocketAddr, settings: &ServerSettings) -> Res
     check_address(server).map_err(|fault| Refusal::Unaddressable { server, fault })?;
     if settings.weight > MAX_WEIGHT {
         return Err(Refusal::WeightTooLarge { weight: settings.weight });
+    }
+    // It may lead to a listener of our own: a check ends by itself, so that is no circle.
+    if let Some(fault) = settings.check_address.and_then(|address| check_address(address).err()) {
+        return Err(bad("check_address", &fault.to_string()));
     }
     Ok(())
 }
@@ -118,4 +205,124 @@ fn check_circles(settings: &Settings, listening: &[(SocketAddr, &str)]) -> Resul
 
 fn bad(key: &str, fault: &str) -> Refusal {
     Refusal::BadValue { key: key.to_owned(), fault: fault.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use wire::health::{CheckText, HealthSettings, StatusRange};
+
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut HealthSettings)) -> Option<String> {
+        let mut pool = PoolSettings::default();
+        change(&mut pool.health);
+        check_pool(&pool).err().map(|refusal| refusal.to_string())
+    }
+
+    fn of_http(change: impl FnOnce(&mut HttpCheck)) -> Option<String> {
+        let mut http = HttpCheck::default();
+        change(&mut http);
+        refused(|health| health.check.kind = CheckKind::Http(http))
+    }
+
+    #[test]
+    fn what_a_check_cannot_do_is_refused() {
+        let text = |text: &str| CheckText::new(text).expect("short");
+        let of_send = |send: &str, expect: &str| {
+            refused(|health| health.check.kind = CheckKind::Send { send: text(send), expect: text(expect) })
+        };
+        assert_eq!(of_send("", "").as_deref(), Some("check: \"send\" needs something to be sent or expected"));
+        assert_eq!((of_send("x", ""), of_send("", "x")), (None, None));
+        assert_eq!(refused(|health| health.check.kind = CheckKind::Tcp), None);
+        assert_eq!(of_http(|_| {}), None);
+        for (refusal, key) in [
+            (of_http(|http| http.method = "get".into()), "check_method"),
+            (of_http(|http| http.path = "/a b".into()), "check_path"),
+            (of_http(|http| http.host = Some("a\r\nb".into())), "check_host"),
+            (of_http(|http| http.status.clear()), "check_status"),
+            (of_http(|http| http.status = vec![StatusRange::USUAL; MAX_STATUSES + 1]), "check_status"),
+        ] {
+            let refusal = refusal.expect(key);
+            assert!(refusal.starts_with(&format!("{key}: ")), "{refusal}");
+        }
+        assert_eq!(of_http(|http| http.status = vec![StatusRange::USUAL; MAX_STATUSES]), None);
+    }
+
+    #[test]
+    fn values_of_health_have_bounds() {
+        type Set = fn(&mut HealthSettings, u64);
+        let times = "it is from 10ms to 1day";
+        let cases: [(Set, &str, u64, u64, &str); 9] = [
+            (|health, time| health.check.interval_ms = time, "check_interval", 10, 86_400_000, times),
+            (
+                |health, time| health.check.undecided_interval_ms = Some(time),
+                "check_undecided_interval",
+                10,
+                86_400_000,
+                times,
+            ),
+            (|health, time| health.check.down_interval_ms = Some(time), "check_down_interval", 10, 86_400_000, times),
+            (|health, time| health.check.timeout_ms = time, "check_timeout", 10, 3_600_000, "it is from 10ms to 1h"),
+            (|health, time| health.ejection.max_time_ms = time, "eject_max_time", 1_000, 86_400_000, times),
+            (|health, number| health.check.rise = in_a_row(number), "check_rise", 1, 100, "it is at most 100"),
+            (|health, number| health.check.fall = in_a_row(number), "check_fall", 1, 100, "it is at most 100"),
+            (
+                |health, number| health.ejection.failures = number as u32,
+                "eject_failures",
+                0,
+                1_000_000,
+                "it is at most 1000000",
+            ),
+            (
+                |health, number| health.ejection.max_percent = number as u8,
+                "eject_max_percent",
+                0,
+                100,
+                "it is at most 100",
+            ),
+        ];
+        for (set, key, least, most, fault) in cases {
+            assert_eq!((refused(|health| set(health, least)), refused(|health| set(health, most))), (None, None));
+            assert_eq!(refused(|health| set(health, most + 1)), Some(format!("{key}: {fault}")));
+            if key.ends_with("interval") || key.ends_with("timeout") {
+                assert_eq!(refused(|health| set(health, least - 1)), Some(format!("{key}: {fault}")));
+            }
+        }
+        assert_eq!(
+            refused(|health| health.ejection.time_ms = 9).as_deref(),
+            Some("eject_time: it is from 10ms to 1day")
+        );
+        assert_eq!(
+            refused(|health| health.ejection.time_ms = 61_000).as_deref(),
+            Some("eject_max_time: 1m is below eject_time, which is 1m 1s")
+        );
+    }
+
+    fn in_a_row(number: u64) -> NonZeroU32 {
+        NonZeroU32::new(number as u32).expect("not 0")
+    }
+
+    #[test]
+    fn a_server_is_checked_where_somebody_can_be() {
+        let server = |text: &str| {
+            let check_address = Some(text.parse().expect("an address"));
+            let settings = ServerSettings { check_address, ..ServerSettings::default() };
+            check_server("10.0.0.1:80".parse().expect("an address"), &settings).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(server("10.0.0.2:81"), Ok(()));
+        assert_eq!(server("10.0.0.2:0"), Err("check_address: port 0 cannot be connected to".to_owned()));
+        assert_eq!(server("224.0.0.1:80"), Err("check_address: it is a multicast group, not one host".to_owned()));
+        // A listener of our own is no circle.
+        let mut settings = Settings::default();
+        let mut pool = PoolSettings::default();
+        let check_address = Some("127.0.0.1:80".parse().expect("an address"));
+        let checked = ServerSettings { check_address, ..ServerSettings::default() };
+        pool.servers.insert("10.0.0.1:80".parse().expect("an address"), checked);
+        settings.pools.insert("web".to_owned(), pool);
+        let service = ServiceSettings::new(vec!["0.0.0.0:80".parse().expect("an address")], "web");
+        settings.services.insert("web".to_owned(), service);
+        assert_eq!(check(&settings), Ok(()));
+    }
 }

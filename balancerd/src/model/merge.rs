@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use wire::health::{CheckSettings, EjectionSettings, HealthSettings};
 use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
 
 /// What holds when `file` is read: `before` is what it said the last time, `present` what holds until now.
@@ -29,6 +30,7 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         deny: list(|service| &service.deny),
         accept_proxy: list(|service| &service.accept_proxy),
         proxy_timeout_ms: value(before.proxy_timeout_ms, present.proxy_timeout_ms, file.proxy_timeout_ms),
+        splice: value(before.splice, present.splice, file.splice),
     }
 }
 
@@ -40,7 +42,45 @@ fn pool(before: &PoolSettings, present: &PoolSettings, file: &PoolSettings) -> P
         points_per_weight: value(before.points_per_weight, present.points_per_weight, file.points_per_weight),
         slow_start_ms: value(before.slow_start_ms, present.slow_start_ms, file.slow_start_ms),
         send_proxy: value(before.send_proxy, present.send_proxy, file.send_proxy),
+        health: health(&before.health, &present.health, &file.health),
         servers: entries(&before.servers, &present.servers, &file.servers, server),
+    }
+}
+
+fn health(before: &HealthSettings, present: &HealthSettings, file: &HealthSettings) -> HealthSettings {
+    HealthSettings {
+        check: check(&before.check, &present.check, &file.check),
+        ejection: ejection(before.ejection, present.ejection, file.ejection),
+        when_all_down: value(before.when_all_down, present.when_all_down, file.when_all_down),
+        on_down: value(before.on_down, present.on_down, file.on_down),
+    }
+}
+
+fn check(before: &CheckSettings, present: &CheckSettings, file: &CheckSettings) -> CheckSettings {
+    CheckSettings {
+        // What it does is one value with all that belongs to it.
+        kind: if file.kind == before.kind { present.kind.clone() } else { file.kind.clone() },
+        interval_ms: value(before.interval_ms, present.interval_ms, file.interval_ms),
+        undecided_interval_ms: value(
+            before.undecided_interval_ms,
+            present.undecided_interval_ms,
+            file.undecided_interval_ms,
+        ),
+        down_interval_ms: value(before.down_interval_ms, present.down_interval_ms, file.down_interval_ms),
+        timeout_ms: value(before.timeout_ms, present.timeout_ms, file.timeout_ms),
+        rise: value(before.rise, present.rise, file.rise),
+        fall: value(before.fall, present.fall, file.fall),
+        port: value(before.port, present.port, file.port),
+        initial: value(before.initial, present.initial, file.initial),
+    }
+}
+
+fn ejection(before: EjectionSettings, present: EjectionSettings, file: EjectionSettings) -> EjectionSettings {
+    EjectionSettings {
+        failures: value(before.failures, present.failures, file.failures),
+        time_ms: value(before.time_ms, present.time_ms, file.time_ms),
+        max_time_ms: value(before.max_time_ms, present.max_time_ms, file.max_time_ms),
+        max_percent: value(before.max_percent, present.max_percent, file.max_percent),
     }
 }
 
@@ -49,6 +89,8 @@ fn server(before: &ServerSettings, present: &ServerSettings, file: &ServerSettin
         weight: value(before.weight, present.weight, file.weight),
         state: value(before.state, present.state, file.state),
         max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
+        backup: value(before.backup, present.backup, file.backup),
+        check_address: value(before.check_address, present.check_address, file.check_address),
     }
 }
 
@@ -111,7 +153,7 @@ mod tests {
     }
 
     fn one(weight: u32, state: AdminState) -> Settings {
-        let server = ServerSettings { weight, state, max_sessions: None };
+        let server = ServerSettings { weight, state, ..ServerSettings::default() };
         let servers = [(([10, 0, 0, 1], 80).into(), server)].into();
         let pool = PoolSettings { servers, ..PoolSettings::default() };
         Settings { pools: [("web".to_owned(), pool)].into(), ..Settings::default() }

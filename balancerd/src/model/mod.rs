@@ -2,21 +2,26 @@
 //!
 //! After the start, [`Model::apply`] and [`Model::adopt`] are the only functions that change services, pools and servers:
 //! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
-//! from the sockets and the clock: they count, and what was removed goes with the last of its sessions.
+//! from the sockets and the clock: they count, say who is up, and what was removed goes with the last of its sessions.
 
 mod change;
 mod check;
+mod checks;
+mod health;
 mod merge;
 mod picker;
 mod policy;
 mod pool;
 mod reload;
+mod remake;
 mod report;
 mod server;
 mod service;
+mod timing;
 mod traffic;
+mod watching;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -25,13 +30,20 @@ use std::time::{Duration, Instant};
 use ring::Ring;
 use slotmap::SlotMap;
 use wire::control::{Refusal, Request, Response};
-use wire::report::{EndReason, Phase, StoppingReport, Waiting};
+use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, SendProxy, Settings};
 
+use change::Halt;
+use checks::Checks;
+pub(crate) use checks::{Order, TargetId};
+pub(crate) use health::CheckResult;
+use health::Trouble;
 #[cfg(test)]
 pub(crate) use merge::merge;
 use pool::Pool;
 pub(crate) use reload::{Prepared, Starting, prepare, what_goes_with};
+use remake::POINTS_IN_THE_LOOP;
+pub(crate) use remake::{Remade, Remake};
 use server::{RAMP_PARTS, Server};
 use service::Service;
 pub(crate) use traffic::Direction;
@@ -72,8 +84,16 @@ pub(crate) struct Model {
     /// When which server that starts slowly gets its next part.
     ramps: BTreeSet<(Instant, ServerId)>,
     next_ramp: Option<Instant>,
-    /// Rings that a reload has replaced.
+    /// Rings that were replaced as a whole.
     old_rings: Vec<Ring<ServerId>>,
+    /// What is checked, and when.
+    checks: Checks,
+    /// When which ejected server is let in again.
+    readmissions: BTreeSet<(Instant, ServerId)>,
+    /// What followed from news of the servers' health.
+    news: Vec<Effect>,
+    /// Points by which a ring becomes another one in the loop; a change of more is a [`Remake`].
+    points_in_the_loop: usize,
     rng: fastrand::Rng,
     /// When the sessions that are left are closed, once it was told to stop.
     stop_at: Option<Instant>,
@@ -114,6 +134,8 @@ pub(crate) enum Effect {
     Listen(ServiceId),
     /// Listen no more for a service.
     Unlisten(ServiceId),
+    /// Tell that the health of a server has changed.
+    Tell(HealthNews),
     /// Put the live sessions into the answer.
     ListSessions(SessionFilter),
     /// Take no new sessions, and end when the last one has ended or this time has come.
@@ -127,6 +149,20 @@ pub(crate) struct SessionFilter {
     pub(crate) pool: Option<PoolId>,
     pub(crate) server: Option<SocketAddr>,
     pub(crate) limit: usize,
+}
+
+/// The health of a server is another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HealthNews {
+    pub(crate) pool: String,
+    pub(crate) server: SocketAddr,
+    pub(crate) state: HealthState,
+    /// Why, when it is not up.
+    pub(crate) reason: String,
+    /// For how long, when it is ejected.
+    pub(crate) back_off: Option<Duration>,
+    /// Servers of the pool that are up now, and all that take part.
+    pub(crate) up: (usize, usize),
 }
 
 /// How a connect came to nothing.
@@ -152,6 +188,10 @@ impl Model {
             ramps: BTreeSet::new(),
             next_ramp: None,
             old_rings: Vec::new(),
+            checks: Checks::default(),
+            readmissions: BTreeSet::new(),
+            news: Vec::new(),
+            points_in_the_loop: POINTS_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
             vitals,
@@ -182,7 +222,16 @@ impl Model {
 
     /// Carries out a request, or refuses it and changes nothing. A reload is none of these: [`prepare`] and
     /// [`Model::adopt`] are its two halves.
-    pub(crate) fn apply(&mut self, request: &Request, now: Instant) -> (Response, Vec<Effect>) {
+    ///
+    /// # Errors
+    /// When the loop has no time for it: nothing has changed, and the request is to be applied again with what was `remade`
+    /// of the [`Remake`], and no other change in between.
+    pub(crate) fn apply(
+        &mut self,
+        request: &Request,
+        remade: Option<Remade>,
+        now: Instant,
+    ) -> Result<(Response, Vec<Effect>), Box<Remake>> {
         let result = match request {
             Request::Status => Ok((Response::Status(self.status(now)), Vec::new())),
             Request::List { pool } => self.list(pool, now).map(|report| (Response::List(report), Vec::new())),
@@ -200,15 +249,17 @@ impl Model {
                 Ok(self.stop(drain, now))
             }
             Request::Change { .. } if self.phase() == Phase::Stopping => Err(Refusal::Stopping),
-            Request::Change { change, dry_run } => {
-                self.change(change, *dry_run, now).map(|(report, effects)| (Response::Changed(report), effects))
-            }
+            Request::Change { change, dry_run } => match self.change(change, *dry_run, remade, now) {
+                Ok((report, effects)) => Ok((Response::Changed(report), effects)),
+                Err(Halt::Refused(refusal)) => Err(refusal),
+                Err(Halt::Remake(remake)) => return Err(remake),
+            },
             Request::Reload { .. } => Err(Refusal::NoFile),
         };
-        result.unwrap_or_else(|refusal| (Response::Refused(refusal), Vec::new()))
+        Ok(result.unwrap_or_else(|refusal| (Response::Refused(refusal), Vec::new())))
     }
 
-    /// The rings that a reload has replaced. To give their memory back takes longer than the loop has time for.
+    /// The rings that were replaced as a whole. To give their memory back takes longer than the loop has time for.
     pub(crate) fn take_old_rings(&mut self) -> Vec<Ring<ServerId>> {
         std::mem::take(&mut self.old_rings)
     }
@@ -291,14 +342,21 @@ impl Model {
     }
 
     /// The server did not answer as it should; the session is no longer its own.
-    pub(crate) fn connect_failed(&mut self, server: ServerId, failure: ConnectFailure) {
+    pub(crate) fn connect_failed(&mut self, server: ServerId, failure: ConnectFailure, now: Instant) {
         let entry = &mut self.servers[server];
-        match failure {
-            ConnectFailure::Refused => entry.connect_failures += 1,
-            ConnectFailure::TimedOut => entry.connect_timeouts += 1,
-        }
+        let trouble = match failure {
+            ConnectFailure::Refused => {
+                entry.connect_failures += 1;
+                Trouble::ConnectFailed
+            }
+            ConnectFailure::TimedOut => {
+                entry.connect_timeouts += 1;
+                Trouble::ConnectTimedOut
+            }
+        };
         entry.traffic.left();
         self.on_load(server);
+        self.on_trouble(server, trouble, now);
         self.forget_if_gone(server);
     }
 
@@ -308,13 +366,21 @@ impl Model {
         self.servers[server].traffic.relayed(direction, bytes);
     }
 
-    /// A session of a client ended; `server` is the one it had at that moment, if it had one.
+    /// The first byte of a server reached its client.
+    pub(crate) fn answered(&mut self, server: ServerId) {
+        self.servers[server].health.on_success();
+    }
+
+    /// A session of a client ended; `server` is the one it had at that moment, if it had one, and whether that had
+    /// `answered` with anything.
     pub(crate) fn session_ended(
         &mut self,
         service: ServiceId,
         client: IpAddr,
         server: Option<ServerId>,
+        answered: bool,
         reason: EndReason,
+        now: Instant,
     ) {
         self.active -= 1;
         let turned_away = server.is_none() && matches!(reason, EndReason::Denied | EndReason::ClientLimit);
@@ -326,6 +392,13 @@ impl Model {
         if let Some(server) = server {
             self.servers[server].traffic.ended(reason);
             self.on_load(server);
+            match reason {
+                EndReason::ServerReset | EndReason::ServerLost if !answered => {
+                    self.on_trouble(server, Trouble::Reset, now);
+                }
+                EndReason::ClientClosed | EndReason::ServerClosed => self.servers[server].health.on_success(),
+                _ => {}
+            }
             self.forget_if_gone(server);
         }
     }
@@ -339,6 +412,11 @@ impl Model {
     /// Whether a service lets a client in.
     pub(crate) fn lets_in(&self, service: ServiceId, client: IpAddr) -> bool {
         self.services.get(service).is_none_or(|service| service.lets_in(client))
+    }
+
+    /// Whether new sessions of a service may splice.
+    pub(crate) fn may_splice(&self, service: ServiceId) -> bool {
+        self.services.get(service).is_none_or(|service| service.settings.splice)
     }
 
     /// A connection could not be accepted.
@@ -410,7 +488,9 @@ impl Model {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let ramp = self.ramps.first().map(|(at, _)| self.next_ramp.map_or(*at, |next| next.max(*at)));
-        timer.into_iter().chain(ramp).min()
+        let readmission = self.readmissions.first().map(|(at, _)| *at);
+        let news = if self.news.is_empty() { None } else { Some(self.vitals.started) };
+        [timer, ramp, readmission, news].into_iter().flatten().min()
     }
 
     /// Does what is due: closes sessions of those who leave within a time, and lets those who start slowly grow.
@@ -432,20 +512,30 @@ impl Model {
                 }
             }
         }
+        while let Some(due) = self.readmissions.first().copied().filter(|(at, _)| *at <= now) {
+            self.readmissions.remove(&due);
+            self.readmit(due.1, now);
+        }
+        effects.append(&mut self.news);
         effects
     }
 
     /// The servers that start slowly, and the part of their weight that they have.
     pub(crate) fn starting(&self) -> Starting {
         let mut starting = Starting::new();
-        for (_, id) in &self.ramps {
-            let Some((server, ramp)) = self.servers.get(*id).and_then(|server| Some((server, server.ramp?))) else {
-                continue;
-            };
+        for server in self.ramps.iter().filter_map(|(_, id)| self.servers.get(*id)) {
             let pool = &self.pools[server.pool].name;
-            starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
+            if let Some(ramp) = server.ramp {
+                starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
+            }
         }
         starting
+    }
+
+    /// The same of one pool.
+    fn starting_in(&self, pool: PoolId) -> BTreeMap<SocketAddr, u32> {
+        let its = self.pools[pool].members.values().map(|id| &self.servers[*id]);
+        its.filter_map(|server| Some((server.address, server.ramp?.part))).collect()
     }
 
     /// The next part of the weight of a server that starts slowly. The points of the ring that was changed.
@@ -491,7 +581,8 @@ impl Model {
         if server.leaving.is_none() || server.traffic.active > 0 {
             return;
         }
-        let (pool, address) = (server.pool, server.address);
+        let (pool, address, target) = (server.pool, server.address, server.target);
+        self.checks.assign(id, target, None, || Duration::ZERO, self.vitals.started);
         self.pools[pool].members.remove(&address);
         self.servers.remove(id);
         self.forget_pool_if_gone(pool);

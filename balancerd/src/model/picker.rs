@@ -16,10 +16,14 @@ use super::server::RAMP_PARTS;
 pub(super) struct Picker {
     kind: Kind,
     /// Who is in it, and how. Sparse: a pool has few of all servers.
-    standings: SparseSecondaryMap<ServerId, Standing>,
-    /// The sum of the scaled weights.
+    standings: SparseSecondaryMap<ServerId, (SocketAddr, Standing)>,
+    /// How many of them are up.
+    up: usize,
+    /// Those that are not up are picked like the others.
+    all: bool,
+    /// The sum of the scaled weights of those that are picked.
     weight: u64,
-    /// The sum of the sessions.
+    /// The sum of their sessions.
     active: u64,
 }
 
@@ -41,6 +45,9 @@ pub(super) struct Standing {
     pub(super) part: u32,
     /// Sessions alive.
     pub(super) active: u64,
+    /// Whether it is up. One that is not has its place on a ring, where it is passed over, so that it finds its clients
+    /// again without a change of the ring; with another policy it has none.
+    pub(super) up: bool,
 }
 
 impl Standing {
@@ -59,7 +66,7 @@ impl Picker {
             Policy::RandomTwoChoices => Kind::TwoChoices(TwoChoices::new()),
             Policy::WeightedRandom => Kind::Random(WeightedRandom::new()),
         };
-        Self { kind, standings: SparseSecondaryMap::new(), weight: 0, active: 0 }
+        Self { kind, standings: SparseSecondaryMap::new(), up: 0, all: false, weight: 0, active: 0 }
     }
 
     /// One of many servers at once. `ring` has them all, as their standings say, if it is to be one.
@@ -75,7 +82,7 @@ impl Picker {
         }
         for (address, id, standing) in servers {
             if has_ring {
-                picker.note(id, Some(standing));
+                picker.note(address, id, Some(standing));
             } else {
                 picker.set(address, id, Some(standing))?;
             }
@@ -90,20 +97,33 @@ impl Picker {
         id: ServerId,
         standing: Option<Standing>,
     ) -> Result<(), RingError> {
-        let before = self.standings.get(id).copied();
-        let unchanged = |now: Standing| before.is_some_and(|was| (was.weight, was.part) == (now.weight, now.part));
-        match (&mut self.kind, standing) {
-            (_, Some(standing)) if unchanged(standing) => {}
-            (_, None) if before.is_none() => {}
-            (Kind::Ring(ring), Some(standing)) => {
-                ring.set_partial(
-                    address.into(),
-                    standing.weight,
-                    points(ring.points_per_weight(), standing.weight, standing.part),
-                    id,
-                )?;
+        if let Kind::Ring(ring) = &mut self.kind {
+            let before = self.standings.get(id).map(|(_, before)| (before.weight, before.part));
+            match standing {
+                Some(now) if before == Some((now.weight, now.part)) => {}
+                Some(now) => {
+                    let points = points(ring.points_per_weight(), now.weight, now.part);
+                    ring.set_partial(address.into(), now.weight, points, id)?;
+                }
+                None if before.is_some() => drop(ring.remove(address.into())),
+                None => {}
             }
-            (Kind::Ring(ring), None) => drop(ring.remove(address.into())),
+        } else {
+            let picked = |standing: Option<Standing>| standing.filter(|standing| standing.up || self.all);
+            let before = picked(self.standings.get(id).map(|(_, before)| *before));
+            let now = picked(standing);
+            if before.map(Standing::scaled) != now.map(Standing::scaled) {
+                self.place(address, id, now);
+            }
+        }
+        self.note(address, id, standing);
+        Ok(())
+    }
+
+    /// Puts a server where it belongs in a policy that has no ring.
+    fn place(&mut self, address: SocketAddr, id: ServerId, standing: Option<Standing>) {
+        match (&mut self.kind, standing) {
+            (Kind::Ring(_), _) => {}
             (Kind::RoundRobin(turns), Some(standing)) => turns.set(id, address, standing.scaled()),
             (Kind::RoundRobin(turns), None) => turns.remove(id),
             (Kind::Least(heap), Some(standing)) => heap.set(id, standing.scaled(), standing.active),
@@ -113,30 +133,66 @@ impl Picker {
             (Kind::Random(random), Some(standing)) => random.set(id, standing.scaled()),
             (Kind::Random(random), None) => random.remove(id),
         }
-        self.note(id, standing);
-        Ok(())
     }
 
-    fn note(&mut self, id: ServerId, standing: Option<Standing>) {
+    fn note(&mut self, address: SocketAddr, id: ServerId, standing: Option<Standing>) {
         let before = match standing {
-            Some(standing) => self.standings.insert(id, standing),
+            Some(standing) => self.standings.insert(id, (address, standing)),
             None => self.standings.remove(id),
         };
         let sums = |standing: Option<Standing>| {
-            standing.map_or((0, 0), |standing| (u64::from(standing.scaled()), standing.active))
+            let its = standing.filter(|standing| standing.up || self.all);
+            its.map_or((0, 0), |standing| (u64::from(standing.scaled()), standing.active))
         };
+        let before = before.map(|(_, before)| before);
         let ((old_weight, old_active), (weight, active)) = (sums(before), sums(standing));
         self.weight = self.weight + weight - old_weight;
         self.active = self.active + active - old_active;
+        let up = |standing: Option<Standing>| usize::from(standing.is_some_and(|standing| standing.up));
+        self.up = self.up + up(standing) - up(before);
+    }
+
+    /// Lets those that are not up be picked like the others, or not.
+    pub(super) fn use_all(&mut self, all: bool) {
+        if self.all == all {
+            return;
+        }
+        self.all = all;
+        (self.weight, self.active) = (0, 0);
+        let standings: Vec<_> =
+            self.standings.iter().map(|(id, (address, standing))| (id, *address, *standing)).collect();
+        for (id, address, standing) in standings {
+            let its = Some(standing).filter(|standing| standing.up || all);
+            self.place(address, id, its);
+            self.weight += its.map_or(0, |its| u64::from(its.scaled()));
+            self.active += its.map_or(0, |its| its.active);
+        }
+    }
+
+    /// Whether one that is not up is picked, too.
+    pub(super) fn uses_all(&self) -> bool {
+        self.all
+    }
+
+    /// How many of them are up.
+    pub(super) fn up(&self) -> usize {
+        self.up
+    }
+
+    /// How many of them are picked.
+    pub(super) fn picked(&self) -> usize {
+        if self.all { self.standings.len() } else { self.up }
     }
 
     /// A server has another number of sessions now.
     pub(super) fn on_load(&mut self, id: ServerId, active: u64) {
-        let Some(standing) = self.standings.get_mut(id) else { return };
-        self.active = self.active + active - standing.active;
-        standing.active = active;
-        if let Kind::Least(heap) = &mut self.kind {
-            heap.sessions(id, active);
+        let Some((_, standing)) = self.standings.get_mut(id) else { return };
+        let before = std::mem::replace(&mut standing.active, active);
+        if standing.up || self.all {
+            self.active = self.active + active - before;
+            if let Kind::Least(heap) = &mut self.kind {
+                heap.sessions(id, active);
+            }
         }
     }
 
@@ -163,25 +219,43 @@ impl Picker {
         }
     }
 
+    /// The share of new clients that each of those that are picked gets, `up` being who is up: exact of a ring, otherwise by
+    /// weight.
+    pub(super) fn shares(&self, up: impl Fn(ServerId) -> bool) -> Vec<(SocketAddr, f64)> {
+        if let Kind::Ring(ring) = &self.kind {
+            let shares = match self.picked() == self.len() {
+                true => ring.shares(),
+                false => ring.shares_among(|member| up(member.tag)),
+            };
+            return shares.into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect();
+        }
+        let picked = self.standings.values().filter(|(_, standing)| standing.up || self.all);
+        let part = |standing: &Standing| f64::from(standing.scaled()) / self.weight.max(1) as f64;
+        picked.map(|(address, standing)| (*address, part(standing))).collect()
+    }
+
     /// The ring, for whoever has more time to take it apart than the loop.
     pub(super) fn into_ring(self) -> Option<Ring<ServerId>> {
         if let Kind::Ring(ring) = self.kind { Some(ring) } else { None }
     }
 
     /// Those that would be picked from now on, one after the other, if each could not take the client; for a policy that
-    /// draws, all that it draws from.
+    /// draws, all that it draws from. A ring has those that are not up among them.
     pub(super) fn upcoming(&self, key: Key) -> Vec<ServerId> {
         match &self.kind {
             Kind::Ring(ring) => ring.successors(key).map(|member| member.tag).collect(),
             Kind::RoundRobin(turns) => turns.upcoming(self.standings.len()),
             Kind::Least(heap) => heap.upcoming(self.standings.len()),
-            Kind::TwoChoices(_) | Kind::Random(_) => self.standings.keys().collect(),
+            Kind::TwoChoices(_) | Kind::Random(_) => {
+                let its = self.standings.iter().filter(|(_, (_, standing))| standing.up || self.all);
+                its.map(|(id, _)| id).collect()
+            }
         }
     }
 
     /// Whether a pick is a matter of luck.
     pub(super) fn draws(&self) -> bool {
-        matches!(self.kind, Kind::TwoChoices(_) | Kind::Random(_)) && self.standings.len() > 1
+        matches!(self.kind, Kind::TwoChoices(_) | Kind::Random(_)) && self.picked() > 1
     }
 
     /// The ring, if the policy has one.
@@ -189,22 +263,33 @@ impl Picker {
         if let Kind::Ring(ring) = &self.kind { Some(ring) } else { None }
     }
 
-    /// Sessions of all servers in it.
+    /// Sessions of all servers that are picked.
     pub(super) fn active(&self) -> u64 {
         self.active
     }
 
-    /// The sum of the scaled weights of all servers in it.
+    /// The sum of the scaled weights of all servers that are picked.
     pub(super) fn weight(&self) -> u64 {
         self.weight
     }
 
-    /// The scaled weight of one of them.
+    /// The scaled weight of one of them; nothing when it is not picked.
     pub(super) fn weight_of(&self, id: ServerId) -> u64 {
-        self.standings.get(id).map_or(0, |standing| u64::from(standing.scaled()))
+        let its = self.standings.get(id).filter(|(_, standing)| standing.up || self.all);
+        its.map_or(0, |(_, standing)| u64::from(standing.scaled()))
     }
 
-    /// How many there are.
+    /// Whether a server is in it, up or not.
+    pub(super) fn has(&self, id: ServerId) -> bool {
+        self.standings.contains_key(id)
+    }
+
+    /// Those that are in it, up or not.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ServerId> {
+        self.standings.keys()
+    }
+
+    /// How many there are, up or not.
     pub(super) fn len(&self) -> usize {
         self.standings.len()
     }

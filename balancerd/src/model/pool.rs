@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use ring::{Digest, Identity, Key, Member, Ring, RingError};
 use slotmap::SlotMap;
 use wire::control::Refusal;
+use wire::health::{CheckKind, CheckSettings, InitialHealth, WhenAllDown};
 use wire::report::Hex;
-use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
+use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, ServerSettings};
 
 use super::ServerId;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
+use super::remake::Blueprint;
 use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
@@ -22,12 +26,16 @@ pub(super) struct Pool {
     pub(super) name: String,
     /// What it is set to. The servers stand in `members`.
     pub(super) settings: PoolSettings,
+    /// How its servers are checked, as the settings have it.
+    pub(super) check: Arc<CheckSettings>,
     /// It was removed, and is gone when the last of its servers is.
     pub(super) leaving: bool,
     /// Every server, the leaving ones too.
     pub(super) members: BTreeMap<SocketAddr, ServerId>,
-    /// The eligible ones.
+    /// Those that take part and are no backups.
     pub(super) picker: Picker,
+    /// The backups that take part: they serve while nobody else is up.
+    pub(super) backups: Picker,
 }
 
 /// A pick, and what was in its way.
@@ -42,8 +50,34 @@ impl Pool {
     /// An empty pool. Servers in the settings are no members yet.
     pub(super) fn new(name: &str, settings: &PoolSettings) -> Self {
         let settings = settings.without_servers();
-        let picker = Picker::new(&settings);
-        Self { name: name.to_owned(), settings, leaving: false, members: BTreeMap::new(), picker }
+        let (picker, backups) = (Picker::new(&settings), Picker::new(&settings));
+        let check = Arc::new(settings.health.check.clone());
+        Self { name: name.to_owned(), settings, check, leaving: false, members: BTreeMap::new(), picker, backups }
+    }
+
+    /// Those that serve now: the backups while there are some and nobody else.
+    pub(super) fn serving(&self) -> &Picker {
+        if self.backups_serve() { &self.backups } else { &self.picker }
+    }
+
+    /// Whether the backups serve.
+    pub(super) fn backups_serve(&self) -> bool {
+        self.picker.picked() == 0 && self.backups.picked() > 0
+    }
+
+    /// Whether a server that comes is up before it was checked.
+    pub(super) fn newcomers_are_up(&self) -> bool {
+        self.check.kind == CheckKind::None || self.check.initial == InitialHealth::Up
+    }
+
+    /// Servers that take part, up or not.
+    pub(super) fn len(&self) -> usize {
+        self.picker.len() + self.backups.len()
+    }
+
+    /// Servers that take part and are up.
+    pub(super) fn up(&self) -> usize {
+        self.picker.up() + self.backups.up()
     }
 
     /// How long a server that comes up starts slowly, if it does.
@@ -51,7 +85,8 @@ impl Pool {
         (self.settings.slow_start_ms > 0).then(|| Duration::from_millis(self.settings.slow_start_ms))
     }
 
-    /// The server for a client, of those that are not among the `tried`.
+    /// The server for a client, of those that are not among the `tried`. One that is full is no reason to go to the
+    /// backups, only that nobody else is up, or that all who are were tried.
     pub(super) fn pick(
         &mut self,
         client: SocketAddr,
@@ -60,134 +95,193 @@ impl Pool {
         rng: &mut fastrand::Rng,
     ) -> Pick {
         let key = key_of(self.settings.key, client);
-        let first = self.pick_within(self.bound(tried, servers), key, tried, servers, rng);
-        if first.server.is_some() || first.passed.is_empty() {
-            return first;
+        let backups = self.backups_serve();
+        let pick = self.pick_of(backups, key, tried, servers, rng);
+        if pick.server.is_none() && pick.passed.is_empty() && !backups && self.backups.picked() > 0 {
+            return self.pick_of(true, key, tried, servers, rng);
         }
-        match self.bound_of_takers(tried, servers) {
-            Some(bound) => self.pick_within(bound, key, tried, servers, rng),
-            None => first,
-        }
+        pick
     }
 
-    fn pick_within(
+    fn pick_of(
         &mut self,
-        bound: Bound,
+        backups: bool,
         key: Key,
         tried: &[ServerId],
         servers: &SlotMap<ServerId, Server>,
         rng: &mut fastrand::Rng,
     ) -> Pick {
-        let mut passed = Vec::new();
-        let may = |id: ServerId| {
-            if tried.contains(&id) {
-                return false;
-            }
-            let room = bound.has_room(&servers[id]);
-            if !room {
-                passed.push(id);
-            }
-            room
-        };
-        let server = self.picker.pick(key, rng, |id| servers[id].traffic.active, may);
-        Pick { server, passed }
-    }
-
-    /// What decides at this moment whether a server has room for one more session. The bound of the load is a part of the
-    /// sessions of those who are left, so the `tried` do not count.
-    pub(super) fn bound(&self, tried: &[ServerId], servers: &SlotMap<ServerId, Server>) -> Bound {
-        self.bound_without(tried.iter().copied(), servers)
-    }
-
-    /// The same where that leaves nobody, since some have as many sessions as they may have: of those alone who have not.
-    /// Nothing where nobody is left.
-    pub(super) fn bound_of_takers(&self, tried: &[ServerId], servers: &SlotMap<ServerId, Server>) -> Option<Bound> {
-        self.settings.max_load?;
-        let out = self.members.values().copied().filter(|id| servers[*id].is_full() || tried.contains(id));
-        let bound = self.bound_without(out, servers);
-        (bound.weight > 0).then_some(bound)
-    }
-
-    fn bound_without(&self, out: impl Iterator<Item = ServerId>, servers: &SlotMap<ServerId, Server>) -> Bound {
-        let factor = self.settings.max_load.filter(|_| self.picker.ring().is_some()).map(LoadFactor::thousandths);
-        let (mut active, mut weight) = (self.picker.active(), self.picker.weight());
-        // Those who are not eligible are no part of the sums.
-        for (id, its) in out.map(|id| (id, self.picker.weight_of(id))).filter(|(_, its)| *its > 0) {
-            weight -= its;
-            active -= servers[id].traffic.active;
+        let factor = self.factor();
+        let picker = if backups { &mut self.backups } else { &mut self.picker };
+        // A ring would be walked around for nothing.
+        if tried.iter().filter(|id| picker.weight_of(**id) > 0).count() == picker.picked() {
+            return Pick::default();
         }
-        Bound { factor, active, weight }
+        let first = pick_within(picker, Bound::new(factor, picker, tried, servers), key, tried, servers, rng);
+        if first.server.is_some() || first.passed.is_empty() {
+            return first;
+        }
+        match Bound::of_takers(factor, picker, tried, servers) {
+            Some(bound) => pick_within(picker, bound, key, tried, servers, rng),
+            None => first,
+        }
+    }
+
+    /// The bound of the load, if the policy has one.
+    pub(super) fn factor(&self) -> Option<u32> {
+        self.settings.max_load.filter(|_| self.picker.ring().is_some()).map(LoadFactor::thousandths)
     }
 
     /// Puts a server where it belongs: among those that may be picked, with its weight, or not.
     pub(super) fn sync(&mut self, id: ServerId, server: &Server) -> Result<(), Refusal> {
-        self.picker.set(server.address, id, standing(server)).map_err(|error| refusal(&error))
+        let standing = standing(server);
+        let (its, other) = match server.settings.backup {
+            true => (&mut self.backups, &mut self.picker),
+            false => (&mut self.picker, &mut self.backups),
+        };
+        let synced = other.set(server.address, id, None).and_then(|()| its.set(server.address, id, standing));
+        self.open_or_close();
+        synced.map_err(|error| refusal(&error))
     }
 
-    /// Makes the picker anew from the members, and gives the old one. `ring` is that of the eligible ones, if somebody has
-    /// made it already.
+    /// With nobody up, all are used, if that is wanted; the backups only if there are no others.
+    pub(super) fn open_or_close(&mut self) {
+        let open = self.settings.health.when_all_down == WhenAllDown::UseAll && self.up() == 0;
+        self.picker.use_all(open);
+        self.backups.use_all(open && self.picker.len() == 0);
+    }
+
+    /// Makes both pickers anew from the members, and gives the old ones. `ring` is that of the servers that are no backups,
+    /// if somebody has made it already.
     pub(super) fn rebuild(
         &mut self,
         servers: &SlotMap<ServerId, Server>,
         ring: Option<Ring<()>>,
+    ) -> Result<[Picker; 2], Refusal> {
+        let ring = ring.map(|ring| ring.map_tags(|member| self.members[&member.identity.addr()]));
+        let picker = self.picker_of(false, servers, ring)?;
+        let backups = self.picker_of(true, servers, None)?;
+        let old = [std::mem::replace(&mut self.picker, picker), std::mem::replace(&mut self.backups, backups)];
+        self.open_or_close();
+        Ok(old)
+    }
+
+    fn picker_of(
+        &self,
+        backups: bool,
+        servers: &SlotMap<ServerId, Server>,
+        ring: Option<Ring<ServerId>>,
     ) -> Result<Picker, Refusal> {
         let ring = match (self.settings.policy, ring) {
-            (Policy::ConsistentHash, Some(ring)) => Some(ring.map_tags(|member| self.members[&member.identity.addr()])),
+            (Policy::ConsistentHash, Some(ring)) => Some(ring),
             (Policy::ConsistentHash, None) => {
                 let per_weight = self.settings.points_per_weight;
-                let part = |member: &Member<ServerId>| servers[member.tag].ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
-                let members = self.eligible(servers).map(|member| {
-                    let points = points(per_weight, member.weight, part(&member));
+                let members = self.eligible(servers, backups).map(|(member, part)| {
+                    let points = points(per_weight, member.weight, part);
                     (member, points)
                 });
                 Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
             }
             _ => None,
         };
-        let standings = self.members.iter().filter_map(|(address, id)| Some((*address, *id, standing(&servers[*id])?)));
-        let picker = Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))?;
-        Ok(std::mem::replace(&mut self.picker, picker))
+        let its = self.members.iter().filter(|(_, id)| servers[**id].settings.backup == backups);
+        let standings = its.filter_map(|(address, id)| Some((*address, *id, standing(&servers[*id])?)));
+        Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))
     }
 
-    fn eligible(&self, servers: &SlotMap<ServerId, Server>) -> impl Iterator<Item = Member<ServerId>> {
-        let eligible = self.members.values().filter(|id| servers[**id].is_eligible());
-        eligible.map(|id| Member {
-            identity: servers[*id].address.into(),
-            weight: servers[*id].settings.weight,
-            tag: *id,
+    /// What the ring of those that are no backups is made from.
+    pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
+        let bare = |member: Member<ServerId>| Member { identity: member.identity, weight: member.weight, tag: () };
+        let members = self.eligible(servers, false).map(|(member, part)| (bare(member), part)).collect();
+        Blueprint { points_per_weight, members }
+    }
+
+    /// How many points that ring has.
+    pub(super) fn points_at(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> usize {
+        let members = self.eligible(servers, false);
+        members.map(|(member, part)| points(points_per_weight, member.weight, part) as usize).sum()
+    }
+
+    /// Those that take part, backups or the others, up or not, and the part of its weight that each has.
+    fn eligible(
+        &self,
+        servers: &SlotMap<ServerId, Server>,
+        backups: bool,
+    ) -> impl Iterator<Item = (Member<ServerId>, u32)> {
+        let its = self.members.values().map(|id| (*id, &servers[*id]));
+        let its = its.filter(move |(_, server)| server.takes_part() && server.settings.backup == backups);
+        its.map(|(id, server)| {
+            let member = Member { identity: server.address.into(), weight: server.settings.weight, tag: id };
+            (member, server.ramp.map_or(RAMP_PARTS, |ramp| ramp.part))
         })
     }
 
-    /// The share of new clients that each eligible server gets.
+    /// The share of new clients that each server gets; those that get none are left out.
     pub(super) fn shares(&self, servers: &SlotMap<ServerId, Server>) -> HashMap<SocketAddr, f64> {
-        if let Some(ring) = self.picker.ring() {
-            return ring.shares().into_iter().map(|(identity, share)| (identity.addr(), share.fraction())).collect();
-        }
-        let all = self.picker.weight().max(1) as f64;
-        let weights = self.members.values().map(|id| (servers[*id].address, self.picker.weight_of(*id) as f64));
-        weights.map(|(address, weight)| (address, weight / all)).collect()
+        self.serving().shares(|id| servers[id].is_up()).into_iter().collect()
     }
 
-    /// One number for what decides who gets whom, as far as servers and weights do.
+    /// One number for what decides who gets whom, as far as servers and weights do. Who is up does not count.
     pub(super) fn digest(&self, servers: &SlotMap<ServerId, Server>) -> Hex {
-        if let Some(ring) = self.picker.ring() {
-            return Hex(ring.digest().value());
+        match (self.picker.ring(), self.backups.len()) {
+            (Some(ring), 0) => Hex(ring.digest().value()),
+            _ => self.digest_with(servers, &[]),
         }
-        self.digest_with(servers, &[])
     }
 
-    /// The digest when these servers have these weights, whatever they have now, and nobody starts slowly any more.
-    pub(super) fn digest_with(&self, servers: &SlotMap<ServerId, Server>, other: &[(SocketAddr, u32)]) -> Hex {
-        let now = self.eligible(servers).map(|member| (member.identity, member.weight));
-        let now = now.filter(|(identity, _)| other.iter().all(|(address, _)| Identity::from(*address) != *identity));
-        let other = other.iter().map(|(address, weight)| (Identity::from(*address), *weight));
-        Hex(Digest::of_servers(self.settings.points_per_weight, now.chain(other)).value())
+    /// The digest when these servers have these settings, whatever they have now, and nobody starts slowly any more.
+    pub(super) fn digest_with(
+        &self,
+        servers: &SlotMap<ServerId, Server>,
+        other: &[(SocketAddr, ServerSettings)],
+    ) -> Hex {
+        let now = self.members.values().map(|id| &servers[*id]).filter(|server| server.takes_part());
+        let now = now.map(|server| (server.address, server.settings));
+        let now = now.filter(|(address, _)| other.iter().all(|(changed, _)| changed != address));
+        let all: Vec<_> = now.chain(other.iter().copied()).collect();
+        let of = |backup| {
+            let its = all.iter().filter(|(_, settings)| settings.backup == backup);
+            let its = its.map(|(address, settings)| (Identity::from(*address), settings.ready_weight()));
+            Digest::of_servers(self.settings.points_per_weight, its.filter(|(_, weight)| *weight > 0)).value()
+        };
+        let has_backups = all.iter().any(|(_, settings)| settings.backup && settings.ready_weight() > 0);
+        Hex(if has_backups { of(false) ^ of(true).rotate_left(32) } else { of(false) })
     }
+}
+
+fn pick_within(
+    picker: &mut Picker,
+    bound: Bound,
+    key: Key,
+    tried: &[ServerId],
+    servers: &SlotMap<ServerId, Server>,
+    rng: &mut fastrand::Rng,
+) -> Pick {
+    let mut passed = Vec::new();
+    let all = picker.uses_all();
+    let may = |id: ServerId| {
+        let server = &servers[id];
+        if !(all || server.is_up()) || tried.contains(&id) {
+            return false;
+        }
+        let room = bound.has_room(server);
+        if !room {
+            passed.push(id);
+        }
+        room
+    };
+    let server = picker.pick(key, rng, |id| servers[id].traffic.active, may);
+    Pick { server, passed }
 }
 
 fn standing(server: &Server) -> Option<Standing> {
     let part = server.ramp.map_or(RAMP_PARTS, |ramp| ramp.part);
-    server.is_eligible().then_some(Standing { weight: server.settings.weight, part, active: server.traffic.active })
+    server.takes_part().then_some(Standing {
+        weight: server.settings.weight,
+        part,
+        active: server.traffic.active,
+        up: server.is_up(),
+    })
 }
 
 /// What a server may carry: its own limit, and its part of all sessions times a factor.
@@ -199,6 +293,46 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// What decides at this moment whether a server has room for one more session. The bound of the load is a part of the
+    /// sessions of those who are left, so the `tried` do not count.
+    pub(super) fn new(
+        factor: Option<u32>,
+        picker: &Picker,
+        tried: &[ServerId],
+        servers: &SlotMap<ServerId, Server>,
+    ) -> Self {
+        Self::without(factor, picker, tried.iter().copied(), servers)
+    }
+
+    /// The same where that leaves nobody, since some have as many sessions as they may have: of those alone who have not.
+    /// Nothing where nobody is left.
+    pub(super) fn of_takers(
+        factor: Option<u32>,
+        picker: &Picker,
+        tried: &[ServerId],
+        servers: &SlotMap<ServerId, Server>,
+    ) -> Option<Self> {
+        factor?;
+        let out = picker.ids().filter(|id| servers[*id].is_full() || tried.contains(id));
+        let bound = Self::without(factor, picker, out, servers);
+        (bound.weight > 0).then_some(bound)
+    }
+
+    fn without(
+        factor: Option<u32>,
+        picker: &Picker,
+        out: impl Iterator<Item = ServerId>,
+        servers: &SlotMap<ServerId, Server>,
+    ) -> Self {
+        let (mut active, mut weight) = (picker.active(), picker.weight());
+        // Those who are not picked are no part of the sums.
+        for (id, its) in out.map(|id| (id, picker.weight_of(id))).filter(|(_, its)| *its > 0) {
+            weight -= its;
+            active -= servers[id].traffic.active;
+        }
+        Self { factor, active, weight }
+    }
+
     /// Whether a server may take one more session.
     pub(super) fn has_room(&self, server: &Server) -> bool {
         !server.is_full() && !self.is_loaded(server)

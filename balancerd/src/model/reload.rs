@@ -14,7 +14,7 @@ use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings
 
 use super::check::{check, check_service};
 use super::merge::merge;
-use super::picker::points;
+use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
@@ -155,9 +155,10 @@ fn check_pools_of_services(said: &Settings, settings: &Settings) -> Result<(), R
     Err(Refusal::BadFile { fault })
 }
 
-/// Members of the ring of a pool, and their weights.
+/// Members of the ring of a pool, that of the backups aside, and their weights.
 fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
-    let weights = pool.servers.iter().map(|(address, server)| (*address, server.ready_weight()));
+    let servers = pool.servers.iter().filter(|(_, server)| !server.backup);
+    let weights = servers.map(|(address, server)| (*address, server.ready_weight()));
     let eligible = weights.filter(|(_, weight)| *weight > 0);
     eligible.map(|(address, weight)| Member { identity: address.into(), weight, tag: () })
 }
@@ -306,35 +307,56 @@ impl Model {
             if known.is_some_and(|it| self.servers[it].settings == settings && self.servers[it].leaving.is_none()) {
                 continue;
             }
-            changed.push(self.put(id, address, settings, (!start).then_some(now)));
+            changed.push(self.put(id, address, settings, !start, now));
         }
         if keeps_picker {
-            changed.iter().chain(&gone).for_each(|server| self.sync(*server));
+            changed.iter().chain(&gone).for_each(|server| self.place(*server));
         } else {
             let ring = ring.map(|(ring, starting)| {
                 self.take_parts(id, &starting, now);
                 ring
             });
-            match self.pools[id].rebuild(&self.servers, ring) {
-                Ok(old) => self.old_rings.extend(old.into_ring()),
-                Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
-            }
+            self.rebuild(id, ring);
         }
         if before.slow_start_ms != wanted.slow_start_ms {
             self.start_anew(id, now);
         }
+        if before.health == wanted.health {
+            changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
+        } else {
+            self.watch_all(id, now);
+        }
+        self.rescue(id, now);
         for server in gone {
             self.forget_if_gone(server);
         }
     }
 
-    /// Sets who starts slowly in a pool to those who do so in its new ring.
-    fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
+    /// Makes the picker of a pool anew from its servers, with their ring if that is there. That there is room for it was
+    /// checked.
+    pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<()>>) {
+        match self.pools[id].rebuild(&self.servers, ring) {
+            Ok(old) => {
+                let rings = old.into_iter().filter_map(Picker::into_ring);
+                self.old_rings.extend(rings.filter(|ring| !ring.is_empty()));
+            }
+            Err(refusal) => debug_assert!(false, "what was checked is refused: {refusal}"),
+        }
+    }
+
+    /// Sets who starts slowly in a pool to those who do so in its new ring. Whose part is another one than when it was made
+    /// gets at once what has come since.
+    pub(super) fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
         let time = self.pools[pool].slow_start();
         for (address, id) in &self.pools[pool].members {
             let server = &mut self.servers[*id];
+            let part = starting.get(address).copied();
+            if server.ramp.map(|ramp| ramp.part) == part {
+                continue;
+            }
             let since = |part| time.and_then(|time| now.checked_sub(time * part / RAMP_PARTS)).unwrap_or(now);
-            server.ramp = starting.get(address).map(|part| Ramp { since: since(*part), part: *part });
+            let before = server.ramp.map(|ramp| ramp.since);
+            server.ramp = part.map(|part| Ramp { since: before.unwrap_or_else(|| since(part)), part });
             if server.ramp.is_some() {
                 self.ramps.insert((now, *id));
             }

@@ -6,12 +6,12 @@ use std::time::Instant;
 use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Refusal};
 use wire::report::{
-    DigestReport, EndReason, ExplainReport, Hex, ListReport, PoolReport, ServerState, SettingsReport, Skip,
-    SkippedReport, StatusReport,
+    DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
+    Skip, SkippedReport, StatusReport,
 };
 use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, Subject, differences};
 
-use super::pool::{Pool, key_of, key_text};
+use super::pool::{Bound, Pool, key_of, key_text};
 use super::{Model, PoolId, ServerId, SessionFilter, milliseconds};
 
 /// How many servers behind the picked one `explain` names.
@@ -78,7 +78,7 @@ impl Model {
                 settings: pool.settings.clone(),
                 services: self.services_of(id),
                 servers: pool.members.values().filter(|id| self.servers[**id].leaving.is_none()).count() as u64,
-                eligible: pool.picker.len() as u64,
+                eligible: pool.up() as u64,
                 active: pool.members.values().map(|id| self.servers[*id].traffic.active).sum(),
                 digest: pool.digest(&self.servers),
             })
@@ -162,15 +162,18 @@ impl Model {
         let pool = &self.pools[pool];
         let hashes = pool.settings.policy == Policy::ConsistentHash;
         let key = key_of(pool.settings.key, client);
-        let first = pool.bound(&[], &self.servers);
-        let anybody = pool.picker.upcoming(key).iter().any(|id| first.has_room(&self.servers[*id]));
-        let second = if anybody { None } else { pool.bound_of_takers(&[], &self.servers) };
+        let serving = pool.serving();
+        let mut upcoming = serving.upcoming(key);
+        upcoming.retain(|id| serving.uses_all() || self.servers[*id].is_up());
+        let first = Bound::new(pool.factor(), serving, &[], &self.servers);
+        let anybody = upcoming.iter().any(|id| first.has_room(&self.servers[*id]));
+        let second = if anybody { None } else { Bound::of_takers(pool.factor(), serving, &[], &self.servers) };
         let bound = second.unwrap_or(first);
         let (takers, crowded): (Vec<ServerId>, Vec<ServerId>) =
-            pool.picker.upcoming(key).into_iter().partition(|id| bound.has_room(&self.servers[*id]));
+            upcoming.into_iter().partition(|id| bound.has_room(&self.servers[*id]));
         let address = |id: &ServerId| self.servers[*id].address;
         let mut order = takers.iter().map(address);
-        let draws = pool.picker.draws();
+        let draws = serving.draws();
         Ok(ExplainReport {
             client: client.ip(),
             service: service.map(ToOwned::to_owned),
@@ -179,7 +182,7 @@ impl Model {
             policy: pool.settings.policy,
             key: hashes.then(|| key_text(pool.settings.key, client)),
             hash: hashes.then(|| Hex(key.hash())),
-            point: pool.picker.ring().and_then(|ring| ring.point_of(key)).map(Hex),
+            point: serving.ring().and_then(|ring| ring.point_of(key)).map(Hex),
             server: if draws { None } else { order.next() },
             next: order.take(if draws { usize::MAX } else { EXPLAINED_SUCCESSORS }).collect(),
             skipped: self.skipped(pool, &crowded),
@@ -189,11 +192,17 @@ impl Model {
     fn skipped(&self, pool: &Pool, crowded: &[ServerId]) -> Vec<SkippedReport> {
         let of_state = pool.members.values().filter_map(|id| {
             let server = &self.servers[*id];
-            let reason = match server.state() {
-                ServerState::Ready => return None,
-                ServerState::Drain => Skip::Drain,
-                ServerState::Leaving => Skip::Leaving,
-                ServerState::Maintenance => Skip::Maintenance,
+            let reason = match (server.state(), server.health.state()) {
+                (ServerState::Drain, _) => Skip::Drain,
+                (ServerState::Leaving, _) => Skip::Leaving,
+                (ServerState::Maintenance, _) => Skip::Maintenance,
+                (ServerState::Ready, _) if pool.serving().uses_all() => return None,
+                (ServerState::Ready, HealthState::Down) => Skip::Down,
+                (ServerState::Ready, HealthState::Ejected) => Skip::Ejected,
+                (ServerState::Ready, HealthState::Up) if server.settings.backup && !pool.backups_serve() => {
+                    Skip::Backup
+                }
+                (ServerState::Ready, HealthState::Up) => return None,
             };
             Some(SkippedReport { server: server.address, reason })
         });

@@ -1,12 +1,17 @@
 //! A server: one member of a pool.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::control::Removal;
+use wire::health::{CheckKind, CheckSettings};
 use wire::report::{RemovalReport, ServerReport, ServerState};
 use wire::settings::{AdminState, ServerSettings};
 
+use super::checks::{Order, TargetId};
+use super::health::Health;
+use super::timing::Timing;
 use super::traffic::Traffic;
 use super::{PoolId, milliseconds};
 
@@ -23,7 +28,11 @@ pub(super) struct Server {
     pub(super) leaving: Option<Leave>,
     /// It came up then and its weight still grows.
     pub(super) ramp: Option<Ramp>,
+    pub(super) health: Health,
+    /// What checks it, if something does.
+    pub(super) target: Option<TargetId>,
     pub(super) traffic: Traffic,
+    pub(super) timing: Timing,
     pub(super) connect_failures: u64,
     pub(super) connect_timeouts: u64,
     pub(super) overflows: u64,
@@ -47,23 +56,51 @@ pub(super) struct Ramp {
 }
 
 impl Server {
-    pub(super) fn new(pool: PoolId, address: SocketAddr, settings: ServerSettings) -> Self {
+    /// `check` is how its pool checks.
+    pub(super) fn new(
+        pool: PoolId,
+        address: SocketAddr,
+        settings: ServerSettings,
+        check: &CheckSettings,
+        now: Instant,
+    ) -> Self {
         Self {
             pool,
             address,
             settings,
             leaving: None,
             ramp: None,
+            health: Health::new(check, now),
+            target: None,
             traffic: Traffic::default(),
+            timing: Timing::default(),
             connect_failures: 0,
             connect_timeouts: 0,
             overflows: 0,
         }
     }
 
-    /// The pool's policy picks among exactly the servers of which this is true.
-    pub(super) fn is_eligible(&self) -> bool {
+    /// Whether people want it to serve: a ring has exactly the points of these servers. It is eligible when it is up, too.
+    pub(super) fn takes_part(&self) -> bool {
         self.state() == ServerState::Ready
+    }
+
+    /// Whether checks and clients have nothing against it.
+    pub(super) fn is_up(&self) -> bool {
+        self.health.is_up()
+    }
+
+    /// How and where it is to be checked, in a pool that checks so; nothing for one that is left alone.
+    pub(super) fn check_order(&self, check: &Arc<CheckSettings>) -> Option<Order> {
+        let is_left_alone = self.leaving.is_some() || self.settings.state == AdminState::Maintenance;
+        if is_left_alone || check.kind == CheckKind::None {
+            return None;
+        }
+        let mut address = self.address;
+        if let Some(port) = check.port {
+            address.set_port(port.get());
+        }
+        Some(Order { address: self.settings.check_address.unwrap_or(address), settings: Arc::clone(check) })
     }
 
     /// Whether it has as many sessions as it may have.
@@ -97,6 +134,8 @@ impl Server {
             max_sessions: self.settings.max_sessions.map(Into::into),
             ramp: self.ramp.map_or(1.0, |ramp| f64::from(ramp.part) / f64::from(RAMP_PARTS)),
             state: self.state(),
+            backup: self.settings.backup,
+            health: self.health.report(now),
             share,
             active: self.traffic.active,
             total: self.traffic.total,
@@ -104,6 +143,7 @@ impl Server {
             bytes_out: self.traffic.bytes_out,
             connect_failures: self.connect_failures,
             connect_timeouts: self.connect_timeouts,
+            timing: self.timing.report(now),
             overflows: self.overflows,
             removal: self.leaving.map(|leave| leave.report(now)),
             ended: self.traffic.ended_by_reason(),

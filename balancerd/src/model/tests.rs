@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
-use wire::report::{ChangeReport, ExplainReport, ListReport, ServerReport, ServerState, Skip, SkippedReport};
+use wire::health::{
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
+};
+use wire::report::{
+    ChangeReport, ExplainReport, HealthState, ListReport, ServerReport, ServerState, Skip, SkippedReport,
+};
 use wire::settings::{AdminState, HashKey, LoadFactor, Policy, SendProxy, ServerSettings, ServiceSettings};
 
 use super::*;
@@ -40,6 +45,16 @@ pub(super) fn settings(listen: &str, points_per_weight: NonZeroU32) -> Settings 
     }
 }
 
+impl Model {
+    /// Applies a request; a ring that takes longer is made at once.
+    fn applied(&mut self, request: &Request, now: Instant) -> (Response, Vec<Effect>) {
+        self.apply(request, None, now).unwrap_or_else(|remake| {
+            let remade = remake.make().expect("it was checked");
+            self.apply(request, Some(remade), now).expect("its ring is made")
+        })
+    }
+}
+
 /// A model that was just started with these settings.
 pub(super) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
@@ -65,7 +80,7 @@ pub(super) fn client(number: u32) -> SocketAddr {
 
 pub(super) fn explain(model: &mut Model, client: SocketAddr, now: Instant) -> ExplainReport {
     let request = Request::Explain { client: client.ip(), port: client.port(), service: None };
-    let Response::Explained(report) = model.apply(&request, now).0 else { panic!("{request}") };
+    let Response::Explained(report) = model.applied(&request, now).0 else { panic!("{request}") };
     report
 }
 
@@ -104,14 +119,14 @@ pub(super) fn state(state: AdminState) -> ServerValues {
 
 /// The report of a change that is expected to be made.
 pub(super) fn changed(model: &mut Model, request: &Request, now: Instant) -> (ChangeReport, Vec<Effect>) {
-    match model.apply(request, now) {
+    match model.applied(request, now) {
         (Response::Changed(report), effects) => (report, effects),
         other => panic!("{request} gave {other:?}"),
     }
 }
 
 fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
-    match model.apply(request, now) {
+    match model.applied(request, now) {
         (Response::Refused(refusal), effects) if effects.is_empty() => refusal,
         other => panic!("{request} gave {other:?}"),
     }
@@ -204,7 +219,7 @@ fn a_removed_server_lives_until_its_last_session_ends() {
     assert_eq!(effects, [Effect::Save, Effect::EndSessions(gone, EndReason::Removed)]);
     for server in sessions.into_iter().filter(|server| *server == gone) {
         assert!(row(&model, address).is_some());
-        model.session_ended(service, client(0).ip(), Some(server), EndReason::ClientClosed);
+        model.session_ended(service, client(0).ip(), Some(server), true, EndReason::ClientClosed, now);
     }
     assert_eq!(row(&model, address), None);
     assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::NotThere { server: address });
@@ -225,11 +240,11 @@ fn a_newcomer_is_a_session_of_nobody_until_it_is_known_who_it_is() {
     }
     assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
     assert_eq!(model.newcomer_is(service, client(1).ip()), Err(EndReason::ClientLimit));
-    model.session_ended(service, client(1).ip(), None, EndReason::ClientLimit);
+    model.session_ended(service, client(1).ip(), None, false, EndReason::ClientLimit, now);
     model.newcomer_ended(service, EndReason::HeaderTimeout);
     assert_eq!(model.session_began(service, client(1).ip(), now), Err(EndReason::ClientLimit), "it has its one");
-    model.session_ended(service, client(1).ip(), None, EndReason::ClientLimit);
-    model.session_ended(service, client(1).ip(), None, EndReason::NoServer);
+    model.session_ended(service, client(1).ip(), None, false, EndReason::ClientLimit, now);
+    model.session_ended(service, client(1).ip(), None, false, EndReason::NoServer, now);
     assert_eq!(model.session_began(service, client(1).ip(), now), Ok(()), "and that has ended");
     let report = model.status(now).services.remove(0);
     assert_eq!((report.active, report.total), (1, 5));
@@ -255,7 +270,7 @@ fn newcomers_take_their_turns_and_places_and_a_removed_service_waits_for_them() 
     model.listening(HashMap::new());
     assert!(model.services.contains_key(service));
     assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
-    model.session_ended(service, client(1).ip(), None, EndReason::NoServer);
+    model.session_ended(service, client(1).ip(), None, false, EndReason::NoServer, now);
     assert!(!model.services.contains_key(service));
 }
 
@@ -335,11 +350,11 @@ fn a_failed_connect_moves_on_and_is_counted() {
     model.session_began(service, client(5).ip(), now).expect("let in");
     while let Some((server, address)) = model.pick(service, client(5), &tried) {
         model.connect_began(server);
-        model.connect_failed(server, ConnectFailure::Refused);
+        model.connect_failed(server, ConnectFailure::Refused, now);
         tried.push(server);
         seen.push(address);
     }
-    model.session_ended(service, client(0).ip(), None, EndReason::ConnectFailed);
+    model.session_ended(service, client(0).ip(), None, true, EndReason::ConnectFailed, now);
     let foretold: Vec<SocketAddr> = order.server.into_iter().chain(order.next).collect();
     assert_eq!(seen, foretold);
     for number in 1..4 {
@@ -384,7 +399,7 @@ fn only_what_would_come_back_to_the_listener_is_the_balancer_itself() {
         let now = event::now();
         let mut model = started(&settings(listen, POINTS), now);
         let add = dry(add(server.parse().expect("an address"), 1));
-        matches!(model.apply(&add, now).0, Response::Refused(Refusal::Itself { .. }))
+        matches!(model.applied(&add, now).0, Response::Refused(Refusal::Itself { .. }))
     };
     for (listen, server) in [
         ("10.0.0.1:80", "10.0.0.1:80"),
@@ -410,22 +425,56 @@ fn stopping_takes_no_changes_and_a_later_word_wins_only_if_it_gives_a_time() {
     changed(&mut model, &add(address(1), 1), now);
     let stop = |drain_ms| Request::Stop { now: false, drain_ms };
     let second = Duration::from_secs(1);
-    assert_eq!(model.apply(&stop(Some(5000)), now).1, [Effect::Stop(now + 5 * second)]);
+    assert_eq!(model.applied(&stop(Some(5000)), now).1, [Effect::Stop(now + 5 * second)]);
     assert_eq!(model.phase(), Phase::Stopping);
-    let (response, effects) = model.apply(&stop(None), now + second);
+    let (response, effects) = model.applied(&stop(None), now + second);
     assert_eq!(effects, [Effect::Stop(now + 5 * second)]);
     assert!(matches!(response, Response::Stopping(StoppingReport { drain_ms: 4000, .. })));
-    assert_eq!(model.apply(&stop(Some(9000)), now).1, [Effect::Stop(now + 9 * second)]);
+    assert_eq!(model.applied(&stop(Some(9000)), now).1, [Effect::Stop(now + 9 * second)]);
     assert_eq!(refused(&mut model, &add(address(2), 1), now), Refusal::Stopping);
-    assert!(matches!(model.apply(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
+    assert!(matches!(model.applied(&stop(Some(u64::MAX)), now).0, Response::Stopping(_)), "no overflow");
     let at_once = Request::Stop { now: true, drain_ms: None };
-    assert_eq!(model.apply(&at_once, now + second).1, [Effect::Stop(now + second)]);
+    assert_eq!(model.applied(&at_once, now + second).1, [Effect::Stop(now + second)]);
 }
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
     let state = prop::sample::select(AdminState::ALL.as_slice());
-    (0u32..3, state, prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0"))))
-        .prop_map(|(weight, state, max_sessions)| ServerSettings { weight, state, max_sessions })
+    let limit = prop::option::of((1u64..3).prop_map(|n| NonZeroU64::new(n).expect("not 0")));
+    let check_address = prop::option::of((1u8..3).prop_map(|n| ([10, 0, 1, n], 81).into()));
+    (0u32..3, state, limit, any::<bool>(), check_address).prop_map(
+        |(weight, state, max_sessions, backup, check_address)| ServerSettings {
+            weight,
+            state,
+            max_sessions,
+            backup,
+            check_address,
+        },
+    )
+}
+
+fn any_health() -> impl Strategy<Value = HealthSettings> {
+    const TEXTS: [&[u8]; 4] = [b"", b"PING\r\n", b"\0\xff", b"hex:"];
+    let text = || prop::sample::select(TEXTS.as_slice());
+    let text = move || text().prop_map(|bytes| CheckText::new(bytes).expect("short"));
+    let kind = prop_oneof![
+        Just(CheckKind::None),
+        Just(CheckKind::Tcp),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
+        prop::option::of(Just("a.example".to_owned()))
+            .prop_map(|host| CheckKind::Http(HttpCheck { host, ..HttpCheck::default() })),
+    ];
+    let down = prop::sample::select([None, Some(1000)].as_slice());
+    let port = prop::option::of(Just(NonZeroU16::MAX));
+    let when = prop::sample::select(WhenAllDown::ALL.as_slice());
+    let on_down = prop::sample::select(OnDown::ALL.as_slice());
+    (kind, down, port, 0u32..2, when, on_down).prop_map(|(kind, down, port, failures, when_all_down, on_down)| {
+        HealthSettings {
+            check: CheckSettings { kind, down_interval_ms: down, port, ..CheckSettings::default() },
+            ejection: EjectionSettings { failures, ..EjectionSettings::default() },
+            when_all_down,
+            on_down,
+        }
+    })
 }
 
 fn any_pool() -> impl Strategy<Value = PoolSettings> {
@@ -436,11 +485,13 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         Just(HashKey::ClientSubnet { ipv4: 24, ipv6: 56 })
     ];
     let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
-    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load).prop_map(|(servers, policy, key, max_load)| {
-        // Nothing in it decides who gets whom.
-        let send_proxy = max_load.map(|_| SendProxy::V2 { crc32c: true, unique_id: false });
-        PoolSettings { policy, key, max_load, send_proxy, servers, ..PoolSettings::default() }
-    })
+    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load, any_health()).prop_map(
+        |(servers, policy, key, max_load, health)| {
+            // Nothing in it decides who gets whom.
+            let send_proxy = max_load.map(|_| SendProxy::V2 { crc32c: true, unique_id: false });
+            PoolSettings { policy, key, max_load, send_proxy, servers, health, ..PoolSettings::default() }
+        },
+    )
 }
 
 /// Any settings of a few services, pools and servers.
@@ -451,6 +502,7 @@ pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
         deny: vec!["192.0.2.0/24".parse().expect("a network")],
         accept_proxy: limited.then(|| "192.0.2.7/32".parse().expect("a network")).into_iter().collect(),
         proxy_timeout_ms: if limited { 700 } else { 5000 },
+        splice: !limited,
         ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
     });
     let services = prop::collection::btree_map(name(), service, 0..3);
@@ -490,19 +542,19 @@ proptest! {
             match step {
                 Step::Add(number, weight) => {
                     let server = address(number);
-                    let (response, _) = model.apply(&add(server, weight), now);
+                    let (response, _) = model.applied(&add(server, weight), now);
                     let fresh = !weights.contains_key(&server);
                     prop_assert_eq!(matches!(response, Response::Changed(_)), fresh);
                     weights.entry(server).or_insert(weight);
                 }
                 Step::Remove(number, at_once) => {
                     let server = address(number);
-                    let (_, effects) = model.apply(&remove(server, at_once), now);
+                    let (_, effects) = model.applied(&remove(server, at_once), now);
                     weights.remove(&server);
                     for effect in effects {
                         if let Effect::EndSessions(id, reason) = effect {
                             for gone in sessions.extract_if(.., |session| *session == id) {
-                                model.session_ended(service, client(0).ip(), Some(gone), reason);
+                                model.session_ended(service, client(0).ip(), Some(gone), true, reason, now);
                                 ended += 1;
                             }
                         }
@@ -514,20 +566,20 @@ proptest! {
                         sessions.push(connect(&mut model, service, client(number)));
                     } else {
                         model.session_began(service, client(5).ip(), now).expect("let in");
-                        model.session_ended(service, client(0).ip(), None, EndReason::NoServer);
+                        model.session_ended(service, client(0).ip(), None, true, EndReason::NoServer, now);
                         ended += 1;
                     }
                 }
                 Step::Fail(number) => {
                     if let Some((server, _)) = model.pick(service, client(number), &[]) {
                         model.connect_began(server);
-                        model.connect_failed(server, ConnectFailure::TimedOut);
+                        model.connect_failed(server, ConnectFailure::TimedOut, now);
                     }
                 }
                 Step::End(at, reason) => {
                     if !sessions.is_empty() {
                         let server = sessions.swap_remove(at.index(sessions.len()));
-                        model.session_ended(service, client(0).ip(), Some(server), EndReason::ALL[reason]);
+                        model.session_ended(service, client(0).ip(), Some(server), true, EndReason::ALL[reason], now);
                         ended += 1;
                     }
                 }
@@ -543,7 +595,8 @@ proptest! {
                 let active = sessions.iter().filter(|id| model.server_address(**id) == row.server).count();
                 prop_assert_eq!(row.active, active as u64);
                 prop_assert!(row.state != ServerState::Leaving || active > 0);
-                prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready);
+                let is_up = row.health.state == HealthState::Up;
+                prop_assert_eq!(row.share > 0.0, row.state == ServerState::Ready && is_up);
             }
         }
     }

@@ -3,12 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
 };
@@ -219,6 +220,16 @@ impl Control {
         cx.poller.set(&self.listener, key, &mut self.registered, wanted).inspect_err(|_| {
             self.short_until = Some(cx.now + SHORTAGE_PAUSE);
         })
+    }
+
+    /// Whether nobody is there any more to read an answer. One that only sends no more still is.
+    pub(crate) fn has_gone(&mut self, id: ControlId) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return true };
+        let (stream, _) = peer.conn.registration();
+        let mut told = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        let is_told = poll(&mut told, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+        let has_gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        is_told && told[0].revents().is_some_and(|told| told.intersects(has_gone))
     }
 
     /// Closes one connection.

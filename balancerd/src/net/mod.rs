@@ -2,8 +2,10 @@
 //! daemon as a value; nothing here calls it.
 
 pub(crate) mod conn;
+mod connect;
 pub(crate) mod control;
 pub(crate) mod listen;
+pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod tcp;
 

@@ -15,6 +15,7 @@
 //! `u32::MAX`, so those that people give can be scaled for one that is to get its share little by little.
 
 mod bounded;
+mod fronts;
 mod least;
 mod random;
 mod round_robin;
@@ -47,6 +48,13 @@ mod tests {
         print("round robin, equal weights", |servers| round_robin(servers, |_| 1));
         print("round robin, 4 weights", |servers| round_robin(servers, |n| 1 + n % 4));
         print("round robin, all weights different", |servers| round_robin(servers, |n| 1 + n));
+        print("round robin, 256 weights", |servers| round_robin(servers, |n| 1 + n % 256));
+        print("round robin, 256 weights, some often", |servers| {
+            round_robin(servers, |n| if n % 3 == 0 { 1 } else { 1 + n.wrapping_mul(2_654_435_761) % 256 })
+        });
+        print("round robin, scaled weights all different", |servers| {
+            round_robin(servers, |n| 1 + n.wrapping_mul(2_654_435_761) % 16_384)
+        });
         print("round robin, half may not", |servers| {
             let (mut policy, _) = filled(servers, |_| 1);
             let mut asked = 0;

@@ -5,8 +5,8 @@
 //! standing grows by its weight, the one with the highest gets the turn, the first in the list among equals, and pays the
 //! sum of the weights. The weights 5, 1, 1 give `a a b a c a a`; equal ones go strictly in turn. nginx looks at every
 //! server in every turn. Here the servers of one weight are a queue: their standings grow together, so the one in front
-//! is the only one that can get the turn, and who got it is the last of them. Only the fronts are compared, one for each
-//! weight there is.
+//! is the only one that can get the turn, and who got it is the last of them. Only the fronts are compared, and of them,
+//! there is one for each weight, only those that come near ([`Fronts`]).
 //!
 //! # Changes
 //!
@@ -30,6 +30,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::SocketAddr;
 
+use super::fronts::Fronts;
+
 /// How many turns may go by in one pick before everybody is asked. A few are the common case, a server at its limit here
 /// and there; and a pick must not cost much more than asking everybody.
 const PASSED_OVER: usize = 16;
@@ -49,13 +51,16 @@ const TURNS: i64 = 1 << 14;
 pub(crate) struct RoundRobin<T> {
     /// By weight, each weight once; no queue is empty.
     queues: Vec<Queue<T>>,
+    /// The standings of the servers in front of them, unless they are `stale`.
+    fronts: Fronts,
     /// The weight of each server.
     weights: HashMap<T, u32>,
     /// The sum of the weights.
     total: u64,
     /// What a turn costs: the sum of what all grow by in a turn.
     price: i64,
-    /// There were changes since the price was set. The next turn sets it, so that many changes at once cost one pass.
+    /// There were changes since the price and the fronts were set. The next turn sets them, so that many changes at once
+    /// cost one pass.
     stale: bool,
     /// How many turns there were since the credits were set.
     turns: i64,
@@ -84,7 +89,16 @@ struct Entry<T> {
 impl<T: Copy + Eq + Hash> RoundRobin<T> {
     /// Without servers.
     pub(crate) fn new() -> Self {
-        Self { queues: Vec::new(), weights: HashMap::new(), total: 0, price: 0, stale: false, turns: 0, last: None }
+        Self {
+            queues: Vec::new(),
+            fronts: Fronts::default(),
+            weights: HashMap::new(),
+            total: 0,
+            price: 0,
+            stale: false,
+            turns: 0,
+            last: None,
+        }
     }
 
     /// Puts a server in, or changes its weight; the weight 0 takes it out. `address` gives its place in the list, and
@@ -166,19 +180,13 @@ impl<T: Copy + Eq + Hash> RoundRobin<T> {
             self.settle();
         }
         self.turns += 1;
-        let turns = self.turns;
-        let (first, others) = self.queues.split_first_mut()?;
-        let mut best = first;
-        let mut standing = best.highest(turns);
-        for queue in others {
-            let other = queue.highest(turns);
-            if other > standing || (other == standing && queue.servers[0].address < best.servers[0].address) {
-                (best, standing) = (queue, other);
-            }
-        }
+        let queues = &mut self.queues;
+        let best = self.fronts.turn(|one, other| queues[one].servers[0].address < queues[other].servers[0].address)?;
+        let best = &mut queues[best];
         let mut entry = best.servers.pop_front()?;
         entry.credit -= self.price;
         best.put_back(entry);
+        self.fronts.lower(best.highest(self.turns));
         Some(entry.id)
     }
 
@@ -216,7 +224,13 @@ impl<T: Copy + Eq + Hash> RoundRobin<T> {
             // Stable: it leaves equals as they are.
             queue.servers.make_contiguous().sort_by_key(|entry| Reverse(entry.credit));
         }
+        self.look_at_fronts();
         Some(entry.id)
+    }
+
+    fn look_at_fronts(&mut self) {
+        let turns = self.turns;
+        self.fronts = Fronts::new(self.queues.iter().map(|queue| (queue.highest(turns), queue.growth)));
     }
 
     /// Sets the price and the credits anew: how many turns each is owed stays.
@@ -237,6 +251,7 @@ impl<T: Copy + Eq + Hash> RoundRobin<T> {
             queue.growth = i64::from(queue.weight) << shift;
         }
         (self.turns, self.price, self.stale) = (0, new, false);
+        self.look_at_fronts();
     }
 
     /// Takes a server out and gives its standing.

@@ -43,7 +43,7 @@ fn least_connections_goes_to_the_emptiest_for_its_weight() {
     );
     let first = sessions[0];
     let its = model.server_address(first);
-    model.session_ended(service, client(0).ip(), Some(first), EndReason::ClientClosed);
+    model.session_ended(service, client(0).ip(), Some(first), true, EndReason::ClientClosed, now);
     assert_eq!(model.pick(service, client(1), &[]).map(|(_, address)| address), Some(its), "there is room again");
 }
 
@@ -82,7 +82,7 @@ fn a_full_server_passes_its_clients_on_and_takes_them_back() {
     let explained = explain(&mut model, client(7), now);
     assert_eq!(explained.skipped, [SkippedReport { server: its, reason: Skip::Full }]);
     assert_eq!(row(&model, its).expect("there").overflows, 1);
-    model.session_ended(service, client(7).ip(), Some(first), EndReason::ClientClosed);
+    model.session_ended(service, client(7).ip(), Some(first), true, EndReason::ClientClosed, now);
     assert_eq!(model.pick(service, client(7), &[]).map(|(_, address)| address), Some(its));
 }
 
@@ -158,7 +158,7 @@ fn a_bound_of_the_load_freezes_nobody_out_while_one_server_has_room() {
                 if served {
                     break;
                 }
-                model.connect_failed(server, ConnectFailure::Refused);
+                model.connect_failed(server, ConnectFailure::Refused, now);
                 tried.push(server);
             }
             assert!(served, "client {number}, dead {dead}");

@@ -59,8 +59,8 @@ fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
     assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
     assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
     assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
-    model.session_ended(one, client(1).ip(), Some(first), EndReason::ClientClosed);
-    model.session_ended(other, client(1).ip(), Some(second), EndReason::ClientClosed);
+    model.session_ended(one, client(1).ip(), Some(first), true, EndReason::ClientClosed, now);
+    model.session_ended(other, client(1).ip(), Some(second), true, EndReason::ClientClosed, now);
     assert_eq!(model.services.len(), 2, "clients may still come");
     model.listening([(one, vec!["127.0.0.1:80".parse().expect("an address")])].into());
     assert_eq!((model.services.len(), model.pools.len(), model.servers.len()), (1, 1, 3), "nothing is left behind");

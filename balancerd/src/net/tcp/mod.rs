@@ -1,29 +1,32 @@
 //! The TCP sessions of all services: opens them, feeds them their events, and ends them.
 
 mod introduction;
+mod kernel_pipes;
 mod newcomer;
 mod pipe;
 mod session;
+mod way;
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
+use super::connect::{begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use introduction::{Introductions, Origin};
+use kernel_pipes::KernelPipes;
+pub(crate) use kernel_pipes::MOST_KERNEL_PIPES;
 pub(crate) use newcomer::NewcomerId;
 use newcomer::{Newcomer, Newcomers};
-use pipe::Pipe;
+use pipe::{Pipe, Through};
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
 
@@ -40,6 +43,7 @@ pub(crate) struct Sessions {
     slots: SlotMap<SessionId, Session>,
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
+    kernel_pipes: KernelPipes,
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
@@ -61,13 +65,19 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// None yet. `key` says what the sides of a session are called at the poller, and `newcomer` what those are whose
-    /// header has not come.
-    pub(crate) fn new(timeouts: Timeouts, key: fn(SessionId, Side) -> Key, newcomer: fn(NewcomerId) -> Key) -> Self {
+    /// None yet. There are so many kernel pipes at most. `key` says what the sides of a session are called at the poller,
+    /// and `newcomer` what those are whose header has not come.
+    pub(crate) fn new(
+        timeouts: Timeouts,
+        most_kernel_pipes: usize,
+        key: fn(SessionId, Side) -> Key,
+        newcomer: fn(NewcomerId) -> Key,
+    ) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
             timeouts,
+            kernel_pipes: KernelPipes::new(most_kernel_pipes),
             listening: Vec::new(),
             key,
             newcomers: Newcomers::new(newcomer),
@@ -174,7 +184,7 @@ impl Sessions {
     ) {
         drop(client);
         debug!(client = %peer, %reason, "client turned away");
-        cx.model.session_ended(service, peer.ip(), None, reason);
+        cx.model.session_ended(service, peer.ip(), None, false, reason, cx.now);
         self.ended += 1;
         self.complain(reason, peer, cx.now);
     }
@@ -186,7 +196,7 @@ impl Sessions {
             self.meet(Newcomer::new(service, client, peer, cx.now, until), cx);
             return;
         }
-        let mut inward = Pipe::new();
+        let mut inward = Pipe::new(cx.model.may_splice(service));
         match inward.take_in(&client, cx.scratch) {
             Ok(()) => self.begin(Known { service, peer, client: End::new(client), inward, origin: None }, cx),
             Err(error) => self.turn_away(service, peer, client, broken(Side::Client, &error), cx),
@@ -199,7 +209,8 @@ impl Sessions {
         match self.connect(service, peer, Vec::new(), inward.wants_write(), cx) {
             Ok(attempt) => {
                 let send_proxy = attempt.send_proxy;
-                let mut session = Session::new(client, inward, attempt, service, peer, cx.now);
+                let may_splice = cx.model.may_splice(service);
+                let mut session = Session::new(client, inward, attempt, service, peer, may_splice, cx.now);
                 session.origin = origin;
                 self.introductions.introduce(&mut session, send_proxy);
                 let id = self.slots.insert(session);
@@ -213,7 +224,8 @@ impl Sessions {
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
     pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let outcome = session.on_ready(side, ready, cx.scratch, cx.now);
+        let through = &mut Through { scratch: cx.scratch, kernel_pipes: &mut self.kernel_pipes };
+        let outcome = session.on_ready(side, ready, through, cx.now);
         count(session, &outcome, cx);
         if outcome.connected {
             self.schedule(id);
@@ -228,11 +240,12 @@ impl Sessions {
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.headers];
-        let repeated = repeated.into_iter().filter_map(Repeated::next_deadline);
-        repeated.chain(self.deadlines.next()).chain(self.newcomers.next_deadline()).min()
+        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
+        repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: gives connects and headers up, ends idle sessions, logs what was not logged.
+    /// Does what is due: gives connects and headers up, ends idle sessions, takes kernel pipes back, logs what was not
+    /// logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         while let Some(id) = self.newcomers.due(cx.now) {
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
@@ -240,11 +253,12 @@ impl Sessions {
         while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
-            match session.expire(self.timeouts, cx.now) {
+            match session.expire(self.timeouts, &mut self.kernel_pipes, cx.now) {
                 Next::Wait => self.schedule(id),
                 next => self.go_on(id, next, cx),
             }
         }
+        self.kernel_pipes.expire(cx.now);
         if let Some(suppressed) = self.full.expire(cx.now) {
             warn!(suppressed, "the session limit was reached again");
         }
@@ -406,6 +420,8 @@ impl Sessions {
             .and_then(|()| set(Side::Server, &mut session.server, server));
         if told.is_err() {
             self.end(id, EndReason::Shortage, cx);
+        } else if session.holds_a_kernel_pipe() {
+            self.schedule(id);
         }
     }
 
@@ -472,7 +488,7 @@ impl Sessions {
     fn on_connect_failed(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
         let address = cx.model.server_address(server);
         let failure = if errno == Errno::ETIMEDOUT { ConnectFailure::TimedOut } else { ConnectFailure::Refused };
-        cx.model.connect_failed(server, failure);
+        cx.model.connect_failed(server, failure, cx.now);
         if self.unreachable.on_event(cx.now) {
             info!(server = %address, error = errno.desc(), "server did not answer a connect");
         } else {
@@ -481,7 +497,8 @@ impl Sessions {
     }
 
     fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
-        let Some(session) = self.slots.remove(id) else { return };
+        let Some(mut session) = self.slots.remove(id) else { return };
+        session.release(&mut self.kernel_pipes);
         session.pass_on_a_reset(reason);
         let age = cx.now - session.began;
         debug!(
@@ -491,7 +508,8 @@ impl Sessions {
             age_ms = age.as_millis() as u64,
             "session ended"
         );
-        cx.model.session_ended(session.service, session.peer.ip(), server, reason);
+        let answered = session.moved().1 > 0;
+        cx.model.session_ended(session.service, session.peer.ip(), server, answered, reason, cx.now);
         self.ended += 1;
         self.complain(reason, session.peer, cx.now);
     }
@@ -576,6 +594,9 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
 
 /// Counts what happened in a session.
 fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
+    if outcome.outward > 0 && session.moved().1 == 0 {
+        cx.model.answered(session.server_id);
+    }
     session.count(outcome);
     if outcome.connected {
         cx.model.connect_done(session.server_id);
@@ -586,61 +607,3 @@ fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
         }
     }
 }
-
-/// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
-/// for ever.
-///
-/// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
-/// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
-fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
-    setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
-    if has_first_words {
-        // A socket that cannot do it sends one segment more.
-        let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
-    }
-    match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
-/// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
-/// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
-fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
-    listening.iter().any(|own| {
-        own.port() == address.port()
-            && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
-    })
-}
-
-/// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
-/// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
-fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
-}
-
-/// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
-const FIRST_CHOSEN_PORT: u16 = 1024;
-
-/// Whether a failed connect is the fault of this machine and not of the server.
-fn is_ours(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::EADDRNOTAVAIL
-            | Errno::EADDRINUSE
-            | Errno::EAGAIN
-            | Errno::EPERM
-            | Errno::EMFILE
-            | Errno::ENFILE
-            | Errno::ENOBUFS
-            | Errno::ENOMEM
-    )
-}
-
-#[cfg(test)]
-mod tests;

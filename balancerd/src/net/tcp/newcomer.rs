@@ -202,7 +202,7 @@ impl Sessions {
                     return;
                 }
                 let origin = Origin { destination, unique_id: header.unique_id };
-                let inward = Pipe::with(words);
+                let inward = Pipe::with(words, cx.model.may_splice(service));
                 let origin = Some(Box::new(origin));
                 self.introduced.push(Known { service, peer: source, client, inward, origin });
             }

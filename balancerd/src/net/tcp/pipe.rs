@@ -2,25 +2,60 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::kernel_pipes::{KernelPipe, KernelPipes, is_refusal};
+use super::way::Way;
 use crate::net::is_transient;
 
 /// What is read of a client before its server has answered the connect: a small request, and no more than ten thousand
 /// sessions that wait for a dead server can afford. The rest stays in the kernel.
 const FIRST_WORDS: usize = 4 * 1024;
 
+/// What one step of splicing takes in at most, and so what a session that splices keeps at most.
+const MOST_SPLICED: usize = 256 * 1024;
+
+/// How long something may stay in a kernel pipe. After that the pipe is for others, and a buffer keeps the bytes.
+const STALL: Duration = Duration::from_secs(1);
+
+/// What the bytes of a step go through.
+pub(super) struct Through<'a> {
+    /// What it holds is worth nothing after the step.
+    pub(super) scratch: &'a mut [u8],
+    pub(super) kernel_pipes: &'a mut KernelPipes,
+}
+
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Pipe {
     flow: Flow,
-    /// What was read and could not be written yet. No buffer while there is none.
-    rest: Vec<u8>,
-    /// How much of `rest` is written.
-    sent: usize,
-    /// How much of `rest`, at its start, did not come from the source: a header for the sink.
-    lead: usize,
+    way: Way,
+    rest: Rest,
+}
+
+/// What was read and could not be written yet.
+#[derive(Debug)]
+enum Rest {
+    /// All but the first `sent` bytes of a buffer, of which the first `lead` did not come from the source: a header for
+    /// the sink. No buffer while there is nothing.
+    Buffer { bytes: Vec<u8>, sent: usize, lead: usize },
+    /// So many bytes in a kernel pipe, never none, and since when.
+    Kernel { pipe: KernelPipe, count: u32, since: Instant },
+}
+
+impl Rest {
+    const NOTHING: Self = Self::of(Vec::new());
+
+    /// What came from the source, and nothing else.
+    const fn of(bytes: Vec<u8>) -> Self {
+        Self::Buffer { bytes, sent: 0, lead: 0 }
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Buffer { bytes, .. } if bytes.is_empty())
+    }
 }
 
 /// How far a direction is.
@@ -48,23 +83,24 @@ pub(super) enum Step {
 }
 
 impl Pipe {
-    pub(super) fn new() -> Self {
-        Self { flow: Flow::Open, rest: Vec::new(), sent: 0, lead: 0 }
+    /// A direction that splices when it is bulk, if it may.
+    pub(super) fn new(may_splice: bool) -> Self {
+        Self { flow: Flow::Open, way: Way::new(may_splice), rest: Rest::NOTHING }
     }
 
     /// With first words of its source that were read already.
-    pub(super) fn with(words: Vec<u8>) -> Self {
-        Self { rest: words, ..Self::new() }
+    pub(super) fn with(words: Vec<u8>, may_splice: bool) -> Self {
+        Self { rest: Rest::of(words), ..Self::new(may_splice) }
     }
 
     /// Whether it would read: back-pressure is that it does not while there is a rest.
     pub(super) fn wants_read(&self) -> bool {
-        self.flow == Flow::Open && self.rest.is_empty()
+        self.flow == Flow::Open && self.rest.is_nothing()
     }
 
     /// Whether it waits for its sink.
     pub(super) fn wants_write(&self) -> bool {
-        !self.rest.is_empty()
+        !self.rest.is_nothing()
     }
 
     /// Whether all that came has been written and no more comes. The sink may still have to be told.
@@ -74,36 +110,110 @@ impl Pipe {
 
     /// Whether the sink is to be told of the end now.
     pub(super) fn has_end_to_pass_on(&self) -> bool {
-        self.flow == Flow::Ended && self.rest.is_empty()
+        self.flow == Flow::Ended && self.rest.is_nothing()
+    }
+
+    /// When what is kept has been in a kernel pipe for too long, if it is in one.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        match &self.rest {
+            Rest::Kernel { since, .. } => Some(*since + STALL),
+            Rest::Buffer { .. } => None,
+        }
     }
 
     /// Bytes that are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
-        self.rest.len() - self.sent
+        match &self.rest {
+            Rest::Buffer { bytes, sent, .. } => bytes.len() - sent,
+            Rest::Kernel { count, .. } => *count as usize,
+        }
     }
 
     #[cfg(test)]
     pub(super) fn buffer_capacity(&self) -> usize {
-        self.rest.capacity()
+        match &self.rest {
+            Rest::Buffer { bytes, .. } => bytes.capacity(),
+            Rest::Kernel { .. } => 0,
+        }
     }
 
-    /// Reads once into `scratch` and writes once.
-    pub(super) fn pump(&mut self, source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
+    #[cfg(test)]
+    pub(super) fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Reads once and writes once. There is no rest.
+    pub(super) fn pump(
+        &mut self,
+        source: &TcpStream,
+        sink: &TcpStream,
+        through: &mut Through<'_>,
+        now: Instant,
+    ) -> Step {
         debug_assert!(self.wants_read());
+        if matches!(self.way, Way::Splice { .. })
+            && let Some(pipe) = through.kernel_pipes.take(now)
+        {
+            self.splice(source, sink, pipe, through, now)
+        } else {
+            self.copy(source, sink, through.scratch)
+        }
+    }
+
+    fn copy(&mut self, source: &TcpStream, sink: &TcpStream, scratch: &mut [u8]) -> Step {
         match receive(source, scratch) {
-            Ok(0) => {
-                self.flow = Flow::Ended;
-                Step::Ended
+            Ok(count) => {
+                self.way.on_step(count);
+                if count == 0 { self.end() } else { self.write(sink, &scratch[..count]) }
             }
-            Ok(count) => self.write(sink, &scratch[..count]),
-            Err(error) if is_transient(&error) => Step::Moved(0),
+            Err(error) => self.on_read_failed(error),
+        }
+    }
+
+    fn splice(
+        &mut self,
+        source: &TcpStream,
+        sink: &TcpStream,
+        pipe: KernelPipe,
+        through: &mut Through<'_>,
+        now: Instant,
+    ) -> Step {
+        // The pipe is empty: that there is nothing to be had now can only mean the source.
+        match pipe.fill(source, MOST_SPLICED) {
+            Ok(0) => {
+                through.kernel_pipes.put(pipe, now);
+                self.end()
+            }
+            Ok(count) => {
+                self.way.on_step(count);
+                let count = u32::try_from(count).expect("no more than was asked for");
+                self.rest = Rest::Kernel { pipe, count, since: now };
+                self.flush(sink, through.kernel_pipes, now)
+            }
             Err(error) => {
-                // There is no rest, or it would not have been read from; so there is nothing left to do.
-                self.flow = Flow::Done;
-                Step::SourceBroke(error)
+                through.kernel_pipes.put(pipe, now);
+                if is_refusal(&error) {
+                    through.kernel_pipes.on_refusal(&error);
+                    return self.copy(source, sink, through.scratch);
+                }
+                self.on_read_failed(error)
             }
         }
+    }
+
+    fn end(&mut self) -> Step {
+        self.flow = Flow::Ended;
+        Step::Ended
+    }
+
+    fn on_read_failed(&mut self, error: io::Error) -> Step {
+        if is_transient(&error) {
+            return Step::Moved(0);
+        }
+        // There is no rest, or it would not have been read from; so there is nothing left to do.
+        self.flow = Flow::Done;
+        Step::SourceBroke(error)
     }
 
     fn write(&mut self, sink: &TcpStream, bytes: &[u8]) -> Step {
@@ -117,7 +227,8 @@ impl Pipe {
                 Step::Moved(0)
             }
             Err(error) => {
-                self.abandon();
+                // There was no rest.
+                self.flow = Flow::Done;
                 Step::SinkBroke(error)
             }
         }
@@ -137,56 +248,97 @@ impl Pipe {
     /// Puts a header before the first words, in place of an earlier one, whatever was written of that: it is for a sink
     /// that has taken nothing of the source.
     pub(super) fn lead_with(&mut self, header: &[u8]) {
-        debug_assert!(self.sent <= self.lead, "a word of the source has one sink");
-        if header.is_empty() && self.lead == 0 {
+        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else {
+            debug_assert!(false, "nothing is spliced before the first words are out");
+            return;
+        };
+        debug_assert!(*sent <= *lead, "a word of the source has one sink");
+        if header.is_empty() && *lead == 0 {
             return;
         }
-        let words = &self.rest[self.lead..];
-        self.rest = [header, words].concat();
-        (self.sent, self.lead) = (0, header.len());
+        *bytes = [header, &bytes[*lead..]].concat();
+        (*sent, *lead) = (0, header.len());
     }
 
-    /// Offers what is kept to a sink that may not be connected yet, or may turn out broken: what it does not take stays
-    /// here for the next one. Bytes of the source that it took; nothing when it took nothing at all.
+    /// Offers the first words, with what leads them, to a sink that may not be connected yet, or may turn out broken: what
+    /// it does not take stays here for the next one. Bytes of the source that it took; nothing when it took nothing at
+    /// all.
     pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<Option<usize>> {
-        match send(sink, &self.rest[self.sent..]) {
+        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else { return Ok(None) };
+        match send(sink, &bytes[*sent..]) {
             Ok(0) => Ok(None),
-            Ok(count) => Ok(Some(self.advance(count))),
+            Ok(count) => {
+                let before = (*sent).max(*lead);
+                *sent += count;
+                let own = (*sent).max(*lead) - before;
+                if *sent == bytes.len() {
+                    self.rest = Rest::NOTHING;
+                }
+                Ok(Some(own))
+            }
             Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        self.rest = bytes.to_vec();
-    }
-
-    /// So many more bytes of the rest are written. How many of them came from the source.
-    fn advance(&mut self, count: usize) -> usize {
-        let before = self.sent.max(self.lead);
-        self.sent += count;
-        let own = self.sent.max(self.lead) - before;
-        if self.sent == self.rest.len() {
-            (self.rest, self.sent, self.lead) = (Vec::new(), 0, 0);
-        }
-        own
+        self.rest = Rest::of(bytes.to_vec());
     }
 
     /// Writes once of what is kept.
-    pub(super) fn flush(&mut self, sink: &TcpStream) -> Step {
+    pub(super) fn flush(&mut self, sink: &TcpStream, kernel_pipes: &mut KernelPipes, now: Instant) -> Step {
         debug_assert!(self.wants_write());
-        match self.offer(sink) {
-            Ok(count) => Step::Moved(count.unwrap_or_default()),
+        let moved = match &mut self.rest {
+            Rest::Buffer { .. } => self.offer(sink).map(Option::unwrap_or_default),
+            Rest::Kernel { pipe, count, .. } => match pipe.drain(sink, *count as usize) {
+                Ok(sent) => {
+                    *count -= u32::try_from(sent).expect("no more than was asked for");
+                    if *count == 0 {
+                        self.free(kernel_pipes, now);
+                    }
+                    Ok(sent)
+                }
+                Err(error) if is_transient(&error) => Ok(0),
+                Err(error) if is_refusal(&error) => {
+                    kernel_pipes.on_refusal(&error);
+                    self.take_back(kernel_pipes, now).map(|()| 0)
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match moved {
+            Ok(count) => Step::Moved(count),
             Err(error) => {
-                self.abandon();
+                self.abandon(kernel_pipes);
                 Step::SinkBroke(error)
             }
         }
     }
 
+    /// Copies what stays in a kernel pipe for too long into a buffer, and gives the pipe back.
+    pub(super) fn take_back(&mut self, kernel_pipes: &mut KernelPipes, now: Instant) -> io::Result<()> {
+        if let Rest::Kernel { pipe, count, .. } = &self.rest {
+            let bytes = pipe.read_back(*count as usize)?;
+            self.free(kernel_pipes, now);
+            self.rest = Rest::of(bytes);
+            self.way.on_stall();
+        }
+        Ok(())
+    }
+
+    /// Gives back the kernel pipe, which is empty now.
+    fn free(&mut self, kernel_pipes: &mut KernelPipes, now: Instant) {
+        if let Rest::Kernel { pipe, .. } = std::mem::replace(&mut self.rest, Rest::NOTHING) {
+            kernel_pipes.put(pipe, now);
+        }
+    }
+
     /// Gives the direction up: its sink takes nothing more.
-    pub(super) fn abandon(&mut self) {
-        *self = Self { flow: Flow::Done, ..Self::new() };
+    pub(super) fn abandon(&mut self, kernel_pipes: &mut KernelPipes) {
+        self.flow = Flow::Done;
+        if let Rest::Kernel { pipe, .. } = std::mem::replace(&mut self.rest, Rest::NOTHING) {
+            kernel_pipes.discard(pipe);
+        }
     }
 
     /// Tells the sink that no more comes, if it is time.

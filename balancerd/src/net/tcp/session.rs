@@ -11,7 +11,8 @@ use wire::report::EndReason;
 use wire::settings::SendProxy;
 
 use super::introduction::Origin;
-use super::pipe::{Pipe, Step};
+use super::kernel_pipes::KernelPipes;
+use super::pipe::{Pipe, Step, Through};
 use crate::event::{Interest, Ready};
 use crate::model::{Direction, ServerId, ServiceId};
 
@@ -143,6 +144,7 @@ impl Session {
         attempt: Attempt,
         service: ServiceId,
         peer: SocketAddr,
+        may_splice: bool,
         now: Instant,
     ) -> Self {
         Self {
@@ -150,7 +152,7 @@ impl Session {
             server: attempt.server,
             phase: Phase::Connecting { since: now, tried: attempt.tried, fresh: true },
             inward,
-            outward: Pipe::new(),
+            outward: Pipe::new(may_splice),
             ending: None,
             service,
             server_id: attempt.server_id,
@@ -251,7 +253,7 @@ impl Session {
     }
 
     /// A side is ready.
-    pub(super) fn on_ready(&mut self, side: Side, ready: Ready, scratch: &mut [u8], now: Instant) -> Outcome {
+    pub(super) fn on_ready(&mut self, side: Side, ready: Ready, through: &mut Through<'_>, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         if let Phase::Connecting { .. } = self.phase {
             match self.on_connect(side, ready) {
@@ -259,8 +261,11 @@ impl Session {
                     outcome.connected = true;
                     self.last_moved = now;
                     // A client that speaks first has spoken by now: try it at once instead of waiting a turn for it.
-                    self.flush(Side::Server, &mut outcome, now);
-                    self.pump(Side::Client, scratch, &mut outcome, now);
+                    if self.has_first_words() {
+                        self.flush(Side::Server, through, &mut outcome, now);
+                    } else {
+                        self.pump(Side::Client, through, &mut outcome, now);
+                    }
                 }
                 next => outcome.next = next,
             }
@@ -270,10 +275,10 @@ impl Session {
             return outcome;
         }
         if ready.writable {
-            self.flush(side, &mut outcome, now);
+            self.flush(side, through, &mut outcome, now);
         }
         if ready.readable {
-            self.pump(side, scratch, &mut outcome, now);
+            self.pump(side, through, &mut outcome, now);
         }
         outcome.next = self.next();
         outcome
@@ -299,12 +304,26 @@ impl Session {
     pub(super) fn next_deadline(&self, timeouts: Timeouts) -> Instant {
         match self.phase {
             Phase::Connecting { since, .. } => since + timeouts.connect,
-            Phase::Relaying => self.last_moved + timeouts.idle,
+            Phase::Relaying => {
+                let idle = self.last_moved + timeouts.idle;
+                let stalls = [self.inward.stalls_at(), self.outward.stalls_at()];
+                stalls.into_iter().flatten().fold(idle, Instant::min)
+            }
         }
     }
 
+    /// Whether a direction has something in a kernel pipe.
+    pub(super) fn holds_a_kernel_pipe(&self) -> bool {
+        self.inward.stalls_at().is_some() || self.outward.stalls_at().is_some()
+    }
+
     /// What a deadline that has passed means.
-    pub(super) fn expire(&self, timeouts: Timeouts, now: Instant) -> Next {
+    pub(super) fn expire(&mut self, timeouts: Timeouts, kernel_pipes: &mut KernelPipes, now: Instant) -> Next {
+        for pipe in [&mut self.inward, &mut self.outward] {
+            if pipe.stalls_at().is_some_and(|at| at <= now) && pipe.take_back(kernel_pipes, now).is_err() {
+                return Next::End(EndReason::Fault);
+            }
+        }
         if self.next_deadline(timeouts) > now {
             return Next::Wait;
         }
@@ -312,6 +331,12 @@ impl Session {
             Phase::Connecting { .. } => Next::Retry(Errno::ETIMEDOUT),
             Phase::Relaying => Next::End(EndReason::IdleTimeout),
         }
+    }
+
+    /// Gives back what it was lent. It is over.
+    pub(super) fn release(&mut self, kernel_pipes: &mut KernelPipes) {
+        self.inward.abandon(kernel_pipes);
+        self.outward.abandon(kernel_pipes);
     }
 
     /// Makes the coming close of the sockets an abort for the side that did not cause it: the peer of a connection
@@ -341,30 +366,33 @@ impl Session {
         Next::Wait
     }
 
-    fn pump(&mut self, from: Side, scratch: &mut [u8], outcome: &mut Outcome, now: Instant) {
+    fn pump(&mut self, from: Side, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {
         let (pipe, source, sink) = match from {
             Side::Client => (&mut self.inward, &self.client.stream, &self.server.stream),
             Side::Server => (&mut self.outward, &self.server.stream, &self.client.stream),
         };
         if pipe.wants_read() {
-            let step = pipe.pump(source, sink, scratch);
-            self.on_step(from, step, outcome, now);
+            let step = pipe.pump(source, sink, through, now);
+            self.on_step(from, step, through, outcome, now);
         }
     }
 
-    fn flush(&mut self, to: Side, outcome: &mut Outcome, now: Instant) {
+    /// Writes what is kept for a side. When all of it is out, the other side is read from at once: while it has more than
+    /// this one takes, what the two wait for stays as it is.
+    fn flush(&mut self, to: Side, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {
         let (pipe, sink) = match to {
             Side::Client => (&mut self.outward, &self.client.stream),
             Side::Server => (&mut self.inward, &self.server.stream),
         };
         if pipe.wants_write() {
-            let step = pipe.flush(sink);
-            self.on_step(to.other(), step, outcome, now);
+            let step = pipe.flush(sink, through.kernel_pipes, now);
+            self.on_step(to.other(), step, through, outcome, now);
+            self.pump(to.other(), through, outcome, now);
         }
     }
 
     /// What a step of the direction that comes from `from` means for the session.
-    fn on_step(&mut self, from: Side, step: Step, outcome: &mut Outcome, now: Instant) {
+    fn on_step(&mut self, from: Side, step: Step, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {
         match step {
             Step::Moved(count) => {
                 if count > 0 {
@@ -382,20 +410,20 @@ impl Session {
                     Side::Server => EndReason::ServerClosed,
                 });
             }
-            Step::SourceBroke(error) => self.on_break(from, &error),
-            Step::SinkBroke(error) => self.on_break(from.other(), &error),
+            Step::SourceBroke(error) => self.on_break(from, &error, through),
+            Step::SinkBroke(error) => self.on_break(from.other(), &error, through),
         }
     }
 
     /// A side broke. It takes nothing more; what it sent before can still be read and is passed on first. The reason
     /// replaces an end in order: an abort after a half-close is still an abort.
-    fn on_break(&mut self, side: Side, error: &io::Error) {
+    fn on_break(&mut self, side: Side, error: &io::Error, through: &mut Through<'_>) {
         if !matches!(self.ending, Some(first) if is_abort(first)) {
             self.ending = Some(broken(side, error));
         }
         match side {
-            Side::Client => self.outward.abandon(),
-            Side::Server => self.inward.abandon(),
+            Side::Client => self.outward.abandon(through.kernel_pipes),
+            Side::Server => self.inward.abandon(through.kernel_pipes),
         }
     }
 
@@ -435,6 +463,7 @@ mod tests {
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+    use super::super::way::Way;
     use super::*;
     use crate::event;
 
@@ -449,8 +478,12 @@ mod tests {
         client: TcpStream,
         server: TcpStream,
         scratch: Vec<u8>,
+        kernel_pipes: KernelPipes,
         now: Instant,
     }
+
+    /// The size of the scratch buffer, unless a test wants another one.
+    const SCRATCH: usize = 4096;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
@@ -475,8 +508,9 @@ mod tests {
             let now = event::now();
             let peer = client.local_addr().expect("connected");
             let client_end = End::new(near_client);
-            let session = Session::new(client_end, Pipe::new(), attempt(near_server), ServiceId::default(), peer, now);
-            Self { session, client, server, scratch: vec![0; 4096], now }
+            let (inward, attempt) = (Pipe::new(true), attempt(near_server));
+            let session = Session::new(client_end, inward, attempt, ServiceId::default(), peer, true, now);
+            Self { session, client, server, scratch: vec![0; SCRATCH], kernel_pipes: KernelPipes::new(1), now }
         }
 
         fn relaying() -> Self {
@@ -493,7 +527,8 @@ mod tests {
         }
 
         fn ready(&mut self, side: Side, ready: Ready) -> Outcome {
-            self.session.on_ready(side, ready, &mut self.scratch, self.now)
+            let through = &mut Through { scratch: &mut self.scratch, kernel_pipes: &mut self.kernel_pipes };
+            self.session.on_ready(side, ready, through, self.now)
         }
 
         /// Waits until the session's own socket has something, and tells it so.
@@ -706,11 +741,12 @@ mod tests {
         let mut scene = Scene::relaying();
         scene.server.write_all(b"last words").expect("sent");
         wait_for(&scene.session.server.stream, PollFlags::POLLIN);
-        let Scene { mut session, mut client, server, mut scratch, now } = scene;
+        let Scene { mut session, mut client, server, mut scratch, mut kernel_pipes, now } = scene;
+        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes };
         reset(server);
-        let first = session.on_ready(Side::Server, READY, &mut scratch, now);
+        let first = session.on_ready(Side::Server, READY, through, now);
         assert_eq!((first.outward, first.next), (10, Next::Wait));
-        let second = session.on_ready(Side::Server, READY, &mut scratch, now);
+        let second = session.on_ready(Side::Server, READY, through, now);
         assert_eq!(second.next, Next::End(EndReason::ServerReset));
         let mut got = [0; 10];
         client.read_exact(&mut got).expect("received");
@@ -725,15 +761,16 @@ mod tests {
         let mut scene = Scene::relaying();
         scene.server.write_all(b"too large").expect("sent");
         wait_for(&scene.session.server.stream, PollFlags::POLLIN);
-        let Scene { mut session, mut client, server, mut scratch, now } = scene;
+        let Scene { mut session, mut client, server, mut scratch, mut kernel_pipes, now } = scene;
+        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes };
         reset(server);
         client.write_all(b"body").expect("sent");
         wait_for(&session.client.stream, PollFlags::POLLIN);
-        let outcome = session.on_ready(Side::Client, READABLE, &mut scratch, now);
+        let outcome = session.on_ready(Side::Client, READABLE, through, now);
         assert_eq!((outcome.inward, outcome.next), (0, Next::Wait), "the write met the reset, the answer is unread");
         let mut last = Next::Wait;
         while last == Next::Wait {
-            last = session.on_ready(Side::Server, READY, &mut scratch, now).next;
+            last = session.on_ready(Side::Server, READY, through, now).next;
         }
         assert_eq!(last, Next::End(EndReason::ServerReset));
         let mut got = [0; 9];
@@ -741,18 +778,232 @@ mod tests {
         assert_eq!(&got, b"too large");
     }
 
+    /// What stands at so many bytes from the start of a stream: no two of its pieces are alike.
+    fn stream(from: usize, count: usize) -> Vec<u8> {
+        (from..from + count).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect()
+    }
+
+    /// A session whose client sends much and says what it sent.
+    struct Bulk {
+        scene: Scene,
+        sent: usize,
+        got: usize,
+    }
+
+    impl Bulk {
+        /// A client that has sent so much that its direction splices, all of which the server has.
+        fn new() -> Self {
+            let mut scene = Scene::relaying();
+            scene.scratch = vec![0; 64 * 1024];
+            scene.client.set_nonblocking(true).expect("set");
+            scene.server.set_nonblocking(true).expect("set");
+            let mut bulk = Self { scene, sent: 0, got: 0 };
+            while !bulk.splices() {
+                bulk.send(256 * 1024);
+                bulk.scene.readable(Side::Client);
+                bulk.receive();
+            }
+            bulk.come_through();
+            bulk
+        }
+
+        fn splices(&self) -> bool {
+            matches!(self.scene.session.inward.way(), Way::Splice { .. })
+        }
+
+        /// Sends so much, or what the kernel takes of it.
+        fn send(&mut self, count: usize) {
+            self.sent += self.scene.client.write(&stream(self.sent, count)).unwrap_or(0);
+        }
+
+        /// Sends until something stays in the session.
+        fn stuff(&mut self) {
+            while !self.scene.session.inward.wants_write() {
+                self.send(256 * 1024);
+                self.scene.ready(Side::Client, READABLE);
+            }
+        }
+
+        /// The server reads what there is and finds it right.
+        fn receive(&mut self) {
+            let mut chunk = vec![0; 256 * 1024];
+            while let Ok(count) = self.scene.server.read(&mut chunk) {
+                assert!(chunk[..count] == stream(self.got, count), "behind {}", self.got);
+                self.got += count;
+                if count == 0 {
+                    return;
+                }
+            }
+        }
+
+        /// Everything that was sent arrives.
+        fn come_through(&mut self) {
+            while self.got < self.sent {
+                if self.scene.session.inward.wants_write() {
+                    self.scene.ready(Side::Server, WRITABLE);
+                } else {
+                    self.scene.ready(Side::Client, READABLE);
+                }
+                self.receive();
+            }
+        }
+
+        fn pipes(&self) -> (usize, usize) {
+            self.scene.kernel_pipes.lent_and_idle()
+        }
+    }
+
+    #[test]
+    fn bulk_is_spliced_and_small_messages_are_copied_again() {
+        let mut bulk = Bulk::new();
+        for _ in 0..100 {
+            assert!(bulk.splices());
+            for _ in 0..3 {
+                assert_eq!(bulk.pipes().0, 0, "a session in which nothing is kept holds no pipe");
+                bulk.send(100);
+                bulk.scene.readable(Side::Client);
+            }
+            assert!(!bulk.splices());
+            while !bulk.splices() {
+                bulk.send(256 * 1024);
+                bulk.scene.readable(Side::Client);
+                bulk.come_through();
+            }
+        }
+        assert_eq!(bulk.pipes(), (0, 1));
+        assert_eq!(bulk.scene.session.moved(), (0, 0), "its owner counts");
+    }
+
+    #[test]
+    fn what_stays_in_a_kernel_pipe_holds_the_source_up_and_goes_out_in_order() {
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        assert_eq!(bulk.pipes(), (1, 0));
+        assert_eq!(bulk.scene.session.inward.buffer_capacity(), 0);
+        assert_eq!(bulk.scene.interests(), (Interest::NONE, BOTH), "back-pressure");
+        let kept = bulk.scene.session.inward.kept();
+        bulk.send(1);
+        bulk.scene.ready(Side::Client, READABLE);
+        assert_eq!(bulk.scene.session.inward.kept(), kept, "nothing more is read");
+        bulk.come_through();
+        assert_eq!(bulk.pipes(), (0, 1));
+        assert_eq!(bulk.scene.interests(), (Interest::READ, Interest::READ));
+    }
+
+    #[test]
+    fn a_sink_that_makes_room_for_all_gets_more_in_the_same_event() {
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        bulk.send(256 * 1024);
+        loop {
+            let kept = bulk.scene.session.inward.kept();
+            bulk.receive();
+            wait_for(&bulk.scene.session.server.stream, PollFlags::POLLOUT);
+            let moved = bulk.scene.ready(Side::Server, WRITABLE).inward;
+            if moved >= kept {
+                assert!(moved > kept || bulk.scene.session.inward.wants_write(), "it was read from again");
+                break;
+            }
+        }
+        bulk.come_through();
+    }
+
+    #[test]
+    fn an_end_waits_for_what_is_in_a_kernel_pipe() {
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        bulk.scene.client.shutdown(Shutdown::Write).expect("half closed");
+        assert!(!bulk.scene.session.inward.has_end_to_pass_on());
+        bulk.come_through();
+        if bulk.scene.session.inward.wants_read() {
+            bulk.scene.readable(Side::Client);
+        }
+        bulk.scene.session.pass_on_ends();
+        wait_for(&bulk.scene.server, PollFlags::POLLIN);
+        assert_eq!(bulk.scene.server.read(&mut [0; 1]).expect("the end"), 0);
+        assert_eq!(bulk.pipes(), (0, 1));
+    }
+
+    #[test]
+    fn a_kernel_pipe_whose_sink_broke_is_closed() {
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        let Bulk { mut scene, .. } = bulk;
+        let (other, _) = pair();
+        reset(std::mem::replace(&mut scene.server, other));
+        wait_for(&scene.session.server.stream, PollFlags::POLLERR);
+        let outcome = scene.ready(Side::Server, READY);
+        assert_eq!((outcome.inward, outcome.next), (0, Next::End(EndReason::ServerReset)));
+        assert_eq!(scene.kernel_pipes.lent_and_idle(), (0, 0), "it was not empty");
+        assert!(scene.kernel_pipes.take(scene.now).is_some(), "and makes room for another");
+    }
+
+    #[test]
+    fn a_session_that_ends_gives_its_kernel_pipe_up() {
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        bulk.scene.session.release(&mut bulk.scene.kernel_pipes);
+        assert_eq!(bulk.pipes(), (0, 0));
+    }
+
+    #[test]
+    fn a_sink_that_stalls_loses_its_kernel_pipe_and_no_byte() {
+        let timeouts = Timeouts { connect: Duration::from_secs(3), idle: Duration::from_secs(60) };
+        let mut bulk = Bulk::new();
+        bulk.stuff();
+        let (start, kept) = (bulk.scene.now, bulk.scene.session.inward.kept());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert_eq!(bulk.scene.session.next_deadline(timeouts), at(1000));
+        let Scene { session, kernel_pipes, .. } = &mut bulk.scene;
+        assert_eq!(session.expire(timeouts, kernel_pipes, at(999)), Next::Wait);
+        assert_eq!(kernel_pipes.lent_and_idle(), (1, 0));
+        assert_eq!(session.expire(timeouts, kernel_pipes, at(1000)), Next::Wait);
+        assert_eq!((kernel_pipes.lent_and_idle(), session.inward.kept()), ((0, 1), kept));
+        assert_eq!(session.next_deadline(timeouts), at(60_000));
+        assert!(!bulk.splices(), "it has to prove itself anew");
+        assert_eq!(bulk.scene.interests(), (Interest::NONE, BOTH));
+        bulk.come_through();
+        assert_eq!(bulk.scene.session.inward.buffer_capacity(), 0);
+    }
+
+    #[test]
+    fn bulk_that_finds_no_kernel_pipe_is_copied() {
+        let mut bulk = Bulk::new();
+        bulk.scene.kernel_pipes = KernelPipes::new(0);
+        bulk.stuff();
+        assert!(bulk.splices() && bulk.scene.session.inward.buffer_capacity() > 0);
+        bulk.come_through();
+    }
+
+    #[test]
+    fn what_came_before_a_reset_is_spliced_first() {
+        let mut bulk = Bulk::new();
+        bulk.send(200_000);
+        wait_for(&bulk.scene.session.client.stream, PollFlags::POLLIN);
+        let (other, _) = pair();
+        reset(std::mem::replace(&mut bulk.scene.client, other));
+        wait_for(&bulk.scene.session.client.stream, PollFlags::POLLERR);
+        let mut next = Next::Wait;
+        while next == Next::Wait {
+            next = bulk.scene.ready(Side::Client, READY).next;
+        }
+        assert_eq!(next, Next::End(EndReason::ClientReset));
+        bulk.receive();
+        assert_eq!(bulk.got, bulk.sent);
+    }
+
     #[test]
     fn a_deadline_that_moved_is_not_yet() {
         let timeouts = Timeouts { connect: Duration::from_secs(3), idle: Duration::from_secs(60) };
         let mut scene = Scene::connecting();
-        let start = scene.now;
+        let (start, mut none) = (scene.now, KernelPipes::new(0));
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(scene.session.expire(timeouts, at(2)), Next::Wait);
-        assert_eq!(scene.session.expire(timeouts, at(3)), Next::Retry(Errno::ETIMEDOUT));
+        assert_eq!(scene.session.expire(timeouts, &mut none, at(2)), Next::Wait);
+        assert_eq!(scene.session.expire(timeouts, &mut none, at(3)), Next::Retry(Errno::ETIMEDOUT));
         scene.now = at(1);
         scene.ready(Side::Server, WRITABLE);
-        assert_eq!(scene.session.expire(timeouts, at(60)), Next::Wait);
-        assert_eq!(scene.session.expire(timeouts, at(61)), Next::End(EndReason::IdleTimeout));
+        assert_eq!(scene.session.expire(timeouts, &mut none, at(60)), Next::Wait);
+        assert_eq!(scene.session.expire(timeouts, &mut none, at(61)), Next::End(EndReason::IdleTimeout));
         scene.client.write_all(b"x").expect("sent");
         scene.now = at(50);
         scene.readable(Side::Client);

@@ -1,0 +1,305 @@
+//! What the health of servers means for clients, through the model.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+use wire::control::{Change, PoolValues, Removal, ServerValues};
+use wire::health::{CheckKind, InitialHealth, OnDown, WhenAllDown};
+use wire::report::{HealthState, ServerReport, ServerState, Skip, SkippedReport};
+use wire::settings::{AdminState, Policy, ServerSettings};
+
+use crate::model::tests::*;
+use crate::model::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn set_pool(values: PoolValues) -> Request {
+    Request::Change { change: Change::SetPool { pool: "default".to_owned(), values }, dry_run: false }
+}
+
+/// One that is checked by connects, with so many servers.
+fn checked(servers: u8, values: &PoolValues) -> (Model, ServiceId, Instant) {
+    let (mut model, service, now) = model();
+    changed(&mut model, &set_pool(PoolValues { check: Some(CheckKind::Tcp), ..values.clone() }), now);
+    for number in 1..=servers {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    (model, service, now)
+}
+
+/// Lets every check that is due by `until` come to what `passes` says of its address; how many there were.
+fn check(model: &mut Model, until: Instant, passes: impl Fn(SocketAddr) -> bool) -> usize {
+    let mut count = 0;
+    while let Some(at) = model.next_check_due().filter(|at| *at <= until) {
+        let (target, order) = model.next_check(at).expect("it is due");
+        let outcome = if passes(order.address) { Ok("connected".to_owned()) } else { Err("refused".to_owned()) };
+        model.check_done(target, Some(&CheckResult { outcome, duration: Duration::ZERO }), at);
+        count += 1;
+    }
+    count
+}
+
+/// What was told of the health of servers since the last time.
+fn told(model: &mut Model, now: Instant) -> Vec<(SocketAddr, HealthState)> {
+    let effects = model.expire(now).into_iter();
+    effects
+        .filter_map(|effect| if let Effect::Tell(news) = effect { Some((news.server, news.state)) } else { None })
+        .collect()
+}
+
+#[test]
+fn when_a_server_goes_down_its_clients_alone_move_and_each_comes_back() {
+    for policy in [Policy::ConsistentHash, Policy::RoundRobin] {
+        let (mut model, service, now) = checked(5, &PoolValues { policy: Some(policy), ..PoolValues::default() });
+        let before = picks(&mut model, service);
+        let digest = list(&model).digest;
+        check(&mut model, now + 9 * SECOND, |server| server != address(2));
+        assert_eq!(told(&mut model, now + 9 * SECOND), [(address(2), HealthState::Down)]);
+        let after = picks(&mut model, service);
+        assert!(after.iter().all(|server| server.is_some_and(|server| server != address(2))));
+        let report = explain(&mut model, client(1), now);
+        assert_eq!(report.skipped, [SkippedReport { server: address(2), reason: Skip::Down }]);
+        if policy == Policy::ConsistentHash {
+            for (before, after) in before.iter().zip(&after) {
+                assert!(before == after || *before == Some(address(2)), "only its own clients move");
+            }
+            let (mut without, other, _) = checked(5, &PoolValues::default());
+            let gone = Change::Remove { pool: "default".to_owned(), server: address(2), how: Removal::Now };
+            changed(&mut without, &Request::Change { change: gone, dry_run: false }, now);
+            assert_eq!(picks(&mut without, other), after, "as if it was not there");
+            let shares = |model: &Model| {
+                list(model).servers.iter().map(|row| (row.server, row.share)).collect::<HashMap<_, _>>()
+            };
+            let mut shares_now = shares(&model);
+            assert_eq!(shares_now.remove(&address(2)), Some(0.0));
+            assert_eq!(shares_now, shares(&without));
+        }
+        check(&mut model, now + 20 * SECOND, |_| true);
+        assert_eq!(told(&mut model, now + 20 * SECOND), [(address(2), HealthState::Up)]);
+        if policy == Policy::ConsistentHash {
+            assert_eq!(picks(&mut model, service), before, "exactly its own clients return");
+        }
+        assert_eq!(list(&model).digest, digest, "who is up is no part of what two balancers agree on");
+    }
+}
+
+#[test]
+fn with_nobody_up_clients_are_refused_or_all_are_used_as_the_pool_says() {
+    for policy in Policy::ALL {
+        let (mut model, service, now) = checked(3, &PoolValues { policy: Some(policy), ..PoolValues::default() });
+        let at = now + 9 * SECOND;
+        check(&mut model, at, |_| false);
+        assert_eq!(told(&mut model, at).len(), 3);
+        assert_eq!(model.pick(service, client(1), &[]), None);
+        let open = PoolValues { when_all_down: Some(WhenAllDown::UseAll), ..PoolValues::default() };
+        changed(&mut model, &set_pool(open), at);
+        let got: BTreeSet<_> = picks(&mut model, service).into_iter().collect();
+        assert_eq!(got, [1, 2, 3].map(|number| Some(address(number))).into(), "{policy}");
+        check(&mut model, now + 30 * SECOND, |server| server == address(2));
+        let got: BTreeSet<_> = picks(&mut model, service).into_iter().collect();
+        assert_eq!(got, [Some(address(2))].into(), "one is up, so it is asked alone");
+    }
+}
+
+#[test]
+fn backups_serve_only_while_nobody_else_is_up() {
+    for policy in Policy::ALL {
+        let (mut model, service, now) = checked(2, &PoolValues { policy: Some(policy), ..PoolValues::default() });
+        for number in [8, 9] {
+            let settings = ServerSettings { backup: true, ..ServerSettings::default() };
+            let change = Change::Add { pool: "default".to_owned(), server: address(number), settings };
+            let (report, _) = changed(&mut model, &Request::Change { change, dry_run: false }, now);
+            assert_eq!((report.moved, report.digest), (0.0, Some(list(&model).digest)));
+        }
+        let got = |model: &mut Model| picks(model, service).into_iter().flatten().collect::<BTreeSet<_>>();
+        assert_eq!(got(&mut model), [address(1), address(2)].into());
+        let skipped = explain(&mut model, client(1), now).skipped;
+        assert_eq!(skipped, [8, 9].map(|number| SkippedReport { server: address(number), reason: Skip::Backup }));
+        let (first, _) = model.pick(service, client(1), &[]).expect("a server");
+        let (second, _) = model.pick(service, client(1), &[first]).expect("another");
+        let (third, its) = model.pick(service, client(1), &[first, second]).expect("all others were tried");
+        assert!([address(8), address(9)].contains(&its) && third != second);
+        check(&mut model, now + 9 * SECOND, |server| server.to_string().starts_with("10.0.0.8"));
+        assert_eq!(got(&mut model), [address(8)].into());
+        let row = row(&model, address(8)).expect("there");
+        assert!(row.backup && (row.share - 1.0).abs() < 1e-9);
+        check(&mut model, now + 20 * SECOND, |server| server == address(2));
+        assert_eq!(got(&mut model), [address(2)].into());
+    }
+}
+
+#[test]
+fn a_server_whose_clients_fail_is_left_out_and_never_the_last_one() {
+    let (mut model, service, now) = model();
+    for number in 1..=3 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let fail = |model: &mut Model, number: u8, times: usize, now: Instant| {
+        let id = *model.pools.values().next().expect("the pool").members.get(&address(number)).expect("a member");
+        for _ in 0..times {
+            model.connect_began(id);
+            model.connect_failed(id, ConnectFailure::Refused, now);
+        }
+        id
+    };
+    let before = picks(&mut model, service);
+    let first = fail(&mut model, 1, 4, now);
+    model.answered(first);
+    fail(&mut model, 1, 4, now);
+    assert_eq!(told(&mut model, now), []);
+    fail(&mut model, 1, 1, now);
+    assert_eq!(told(&mut model, now), [(address(1), HealthState::Ejected)]);
+    fail(&mut model, 2, 100, now);
+    assert_eq!(told(&mut model, now), [], "half of three is one");
+    let health = row(&model, address(1)).expect("there").health;
+    assert_eq!((health.reason.as_deref(), health.ejected_ms), (Some("5 failed connects in a row"), Some(1_000)));
+    let back = model.next_deadline().expect("a time");
+    assert_eq!(back, now + SECOND);
+    assert_eq!(told(&mut model, back), [(address(1), HealthState::Up)]);
+    assert_eq!(picks(&mut model, service), before);
+    fail(&mut model, 1, 1, back);
+    assert_eq!(told(&mut model, back), [(address(1), HealthState::Ejected)], "one more is enough");
+    assert_eq!(model.next_deadline(), Some(back + 2 * SECOND));
+
+    // Whoever is left out serves when everybody else goes.
+    for number in [2, 3] {
+        let drain = ServerValues { state: Some(AdminState::Drain), ..ServerValues::default() };
+        changed(&mut model, &set(address(number), drain), back);
+    }
+    assert_eq!(told(&mut model, back), [(address(1), HealthState::Up)]);
+    assert_eq!(model.pick(service, client(1), &[]).map(|(_, its)| its), Some(address(1)));
+}
+
+#[test]
+fn resets_before_the_first_byte_count_and_later_ones_do_not() {
+    let (mut model, service, now) = model();
+    for number in 1..=2 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let (id, its) = model.pick(service, client(1), &[]).expect("a server");
+    let mut reset = |answered| {
+        connect(&mut model, service, client(1));
+        model.session_ended(service, client(1).ip(), Some(id), answered, EndReason::ServerReset, now);
+    };
+    (0..20).for_each(|_| reset(true));
+    (0..5).for_each(|_| reset(false));
+    assert_eq!(told(&mut model, now), [(its, HealthState::Ejected)]);
+}
+
+#[test]
+fn sessions_of_a_server_that_checks_take_down_end_where_the_pool_says_so() {
+    let (mut model, service, now) = checked(2, &PoolValues { on_down: Some(OnDown::Close), ..PoolValues::default() });
+    let id = connect(&mut model, service, client(1));
+    let its = model.server_address(id);
+    check(&mut model, now + 9 * SECOND, |server| server != its);
+    assert!(model.expire(now + 9 * SECOND).contains(&Effect::EndSessions(id, EndReason::ServerDown)));
+}
+
+#[test]
+fn a_thousand_servers_are_spread_over_the_interval() {
+    let (mut model, _, now) = checked(0, &PoolValues::default());
+    for number in 0..1000u32 {
+        let server = (Ipv4Addr::from(0x0a00_0000 + number), 80).into();
+        changed(&mut model, &add(server, 1), now);
+    }
+    let mut counts = Vec::new();
+    for tenth in 1..=100u32 {
+        counts.push(check(&mut model, now + tenth * SECOND / 10, |_| true));
+    }
+    let (least, most) = (counts.iter().min().expect("some"), counts.iter().max().expect("some"));
+    assert!(*least >= 20 && *most <= 90, "{counts:?}");
+    assert!((4800..=5300).contains(&counts.iter().sum::<usize>()), "every two seconds: {counts:?}");
+}
+
+#[test]
+fn what_is_left_alone_is_not_checked_and_what_is_to_pass_first_waits() {
+    let initial = PoolValues { check_initial: Some(InitialHealth::Down), ..PoolValues::default() };
+    let (mut model, service, now) = checked(1, &initial);
+    assert_eq!(model.pick(service, client(1), &[]), None, "it has not passed yet");
+    check(&mut model, now + 2 * SECOND, |_| true);
+    assert!(model.pick(service, client(1), &[]).is_some());
+    changed(&mut model, &set(address(1), state(AdminState::Maintenance)), now);
+    assert_eq!(model.next_check_due(), None);
+    changed(&mut model, &set(address(1), state(AdminState::Drain)), now);
+    assert!(model.next_check_due().is_some(), "one that drains is checked");
+    let elsewhere = ServerValues { check_address: Some(Some(address(77))), ..ServerValues::default() };
+    changed(&mut model, &set(address(1), elsewhere), now);
+    let (target, order) = model.next_check(now + 2 * SECOND).expect("it is due");
+    assert_eq!(order.address, address(77));
+    changed(&mut model, &set_pool(PoolValues { check: Some(CheckKind::None), ..PoolValues::default() }), now);
+    model.check_done(target, None, now);
+    assert_eq!(model.next_check_due(), None);
+    changed(&mut model, &set_pool(PoolValues { check: Some(CheckKind::Tcp), ..PoolValues::default() }), now);
+    let gone = Change::Remove { pool: "default".to_owned(), server: address(1), how: Removal::Now };
+    changed(&mut model, &Request::Change { change: gone, dry_run: false }, now);
+    assert_eq!(model.next_check_due(), None, "nothing is left behind");
+}
+
+proptest! {
+    /// Whatever happens to whom: who is picked is eligible, and somebody is picked if anybody is.
+    #[test]
+    fn who_is_picked_is_up(
+        policy in prop::sample::select(Policy::ALL.as_slice()),
+        all in any::<bool>(),
+        steps in prop::collection::vec((0..6u8, 1..8u8, 0..3u32, any::<bool>()), 1..60),
+    ) {
+        let when = if all { WhenAllDown::UseAll } else { WhenAllDown::Refuse };
+        let values = PoolValues { policy: Some(policy), when_all_down: Some(when), ..PoolValues::default() };
+        let (mut model, service, mut now) = checked(0, &values);
+        for (what, number, weight, flag) in steps {
+            let server = address(number);
+            match what {
+                0 | 1 => {
+                    let settings = ServerSettings { weight, backup: flag, ..ServerSettings::default() };
+                    let change = Change::Add { pool: "default".to_owned(), server, settings };
+                    let _ = model.apply(&Request::Change { change, dry_run: false }, None, now);
+                }
+                2 => {
+                    let change = Change::Remove { pool: "default".to_owned(), server, how: Removal::Now };
+                    let _ = model.apply(&Request::Change { change, dry_run: false }, None, now);
+                }
+                3 => {
+                    let values = ServerValues { weight: Some(weight), backup: Some(flag), ..ServerValues::default() };
+                    let _ = model.apply(&set(server, values), None, now);
+                }
+                4 => {
+                    now += 7 * SECOND;
+                    check(&mut model, now, |other| other != server);
+                }
+                _ => {
+                    let id = model.pools.values().next().and_then(|pool| pool.members.get(&server).copied());
+                    for id in id.into_iter().cycle().take(5) {
+                        model.connect_began(id);
+                        model.connect_failed(id, ConnectFailure::TimedOut, now);
+                    }
+                }
+            }
+            model.expire(now);
+            let rows = list(&model).servers;
+            let ready = |backup| rows.iter().filter(move |row| row.state == ServerState::Ready && row.backup == backup);
+            let up = |backup| ready(backup).filter(|row| row.health.state == HealthState::Up);
+            let addresses = |rows: &mut dyn Iterator<Item = &ServerReport>| rows.map(|row| row.server).collect::<BTreeSet<_>>();
+            let mut eligible = addresses(&mut up(false));
+            if eligible.is_empty() {
+                eligible = addresses(&mut up(true));
+            }
+            if eligible.is_empty() && all {
+                eligible = addresses(&mut ready(false));
+                if eligible.is_empty() {
+                    eligible = addresses(&mut ready(true));
+                }
+            }
+            for number in 0..20 {
+                match model.pick(service, client(number), &[]) {
+                    Some((_, server)) => prop_assert!(eligible.contains(&server), "{} of {:?}", server, eligible),
+                    None => prop_assert!(eligible.is_empty()),
+                }
+            }
+            let with_share: BTreeSet<_> = rows.iter().filter(|row| row.share > 0.0).map(|row| row.server).collect();
+            prop_assert!(with_share.is_subset(&eligible));
+            let shares: f64 = rows.iter().map(|row| row.share).sum();
+            prop_assert!(eligible.is_empty() || (shares - 1.0).abs() < 1e-9, "{}", shares);
+            prop_assert_eq!(list(&model).digest, model.pools.values().next().expect("a pool").digest_with(&model.servers, &[]));
+        }
+    }
+}

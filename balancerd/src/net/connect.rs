@@ -1,0 +1,118 @@
+//! Beginning a connect towards a server: without waiting, not to ourselves, and whose fault it is when it fails.
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+
+/// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
+/// for ever.
+///
+/// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
+/// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
+pub(super) fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+    setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
+    if has_first_words {
+        // A socket that cannot do it sends one segment more.
+        let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
+    }
+    match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
+/// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
+/// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
+pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
+    listening.iter().any(|own| {
+        own.port() == address.port()
+            && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
+    })
+}
+
+/// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
+/// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
+fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
+    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
+}
+
+/// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
+const FIRST_CHOSEN_PORT: u16 = 1024;
+
+/// Whether a failed connect is the fault of this machine and not of the server.
+pub(super) fn is_ours(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+            | Errno::EAGAIN
+            | Errno::EPERM
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::sys::socket::bind;
+
+    use super::*;
+
+    /// A socket on a port of its own choosing that has connected to that very port.
+    fn connected_to_itself() -> (TcpStream, SocketAddr) {
+        let stream = TcpStream::from(
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket"),
+        );
+        bind(stream.as_raw_fd(), &SockaddrStorage::from("127.0.0.1:0".parse::<SocketAddr>().expect("an address")))
+            .expect("bound");
+        let own = stream.local_addr().expect("bound");
+        connect(stream.as_raw_fd(), &SockaddrStorage::from(own)).expect("TCP allows it");
+        (stream, own)
+    }
+
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_found_out() {
+        let (stream, own) = connected_to_itself();
+        assert!(is_connected_to_itself(&stream, own));
+
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let server = listener.local_addr().expect("bound");
+        assert!(!is_connected_to_itself(&begin_connect(server, false).expect("begun"), server));
+    }
+
+    #[test]
+    fn a_circle_through_a_listener_of_our_own_is_found_out() {
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (server, listening, circle) in [
+            ("127.0.0.3:80", "0.0.0.0:80", true),
+            ("127.0.0.3:80", "127.0.0.3:80", true),
+            ("127.0.0.3:80", "0.0.0.0:81", false),
+            ("127.0.0.3:80", "127.0.0.4:80", false),
+            // An address of the documentation, which no machine has.
+            ("192.0.2.1:80", "0.0.0.0:80", false),
+        ] {
+            assert_eq!(is_a_circle(parse(server), &[parse(listening)]), circle, "{server} {listening}");
+        }
+    }
+
+    #[test]
+    fn our_own_shortages_are_not_a_servers_fault() {
+        for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM] {
+            assert!(is_ours(errno), "{errno}");
+        }
+        for errno in [Errno::ECONNREFUSED, Errno::ETIMEDOUT, Errno::EHOSTUNREACH, Errno::ENETUNREACH] {
+            assert!(!is_ours(errno), "{errno}");
+        }
+    }
+}

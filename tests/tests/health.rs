@@ -1,0 +1,371 @@
+//! Checks find out who is up before clients do, clients who fail tell of the rest, and nobody who could be served is
+//! refused.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tests::{Balancer, Server, wait};
+use wire::control::{Change, PoolValues, ServerValues};
+use wire::health::{CheckKind, CheckText, HttpCheck, InitialHealth, OnDown, WhenAllDown};
+use wire::report::{EndReason, HealthReport, HealthState, Skip};
+use wire::settings::{AdminState, ServerSettings};
+
+fn set_pool(balancer: &Balancer, values: PoolValues) {
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+}
+
+fn set(balancer: &Balancer, server: &Server, values: ServerValues) {
+    let change = Change::Set { pool: "default".to_owned(), server: server.address(), values };
+    balancer.change(change, false).expect("it is set");
+}
+
+/// Checks often, and ejections out of the way.
+fn often(kind: CheckKind) -> PoolValues {
+    PoolValues {
+        check: Some(kind),
+        check_interval_ms: Some(20),
+        check_timeout_ms: Some(500),
+        eject_failures: Some(0),
+        ..PoolValues::default()
+    }
+}
+
+fn health(balancer: &Balancer, server: &Server) -> HealthReport {
+    balancer.listed(server.address()).health
+}
+
+fn wait_for(balancer: &Balancer, server: &Server, state: HealthState) {
+    wait::until(&format!("{} is {state}", server.address()), || health(balancer, server).state == state);
+}
+
+/// Waits until a server was checked so often more.
+fn wait_for_checks(balancer: &Balancer, server: &Server, count: u64) {
+    let checks = || {
+        let health = health(balancer, server);
+        health.passed + health.failed
+    };
+    let before = checks();
+    wait::until("checks go on", || checks() >= before + count);
+}
+
+#[test]
+fn a_server_that_stops_listening_is_known_before_a_client_comes() {
+    let servers = Server::several(4);
+    let balancer = Balancer::of(&servers);
+    let before = balancer.served(0..100);
+    set_pool(&balancer, often(CheckKind::Tcp));
+    wait_for_checks(&balancer, &servers[1], 2);
+    assert_eq!(health(&balancer, &servers[1]).last_check.expect("one").result, "connected");
+    let staying = (0..).map(|number| balancer.client_number(number)).find(|it| it.server() == servers[1].address());
+    let staying = staying.expect("it has clients");
+    servers[1].refuse();
+    wait_for(&balancer, &servers[1], HealthState::Down);
+    let report = health(&balancer, &servers[1]);
+    assert_eq!(report.reason.as_deref(), Some("connection refused"));
+    assert!(report.failed >= 3 && !report.last_check.expect("one").passed);
+    let meanwhile = balancer.served(0..100);
+    for (old, new) in before.iter().zip(&meanwhile) {
+        assert_eq!(old == new, *old != servers[1].address(), "{old} and {new}");
+    }
+    assert_eq!(balancer.listed(servers[1].address()).connect_failures, 0, "no client has met it");
+    assert_eq!(staying.exchange(b"still here"), b"still here");
+    servers[1].listen();
+    wait_for(&balancer, &servers[1], HealthState::Up);
+    assert_eq!(balancer.served(0..100), before, "exactly its own clients return");
+    for words in ["server is down", "server is up"] {
+        balancer.wait_for_log(words);
+    }
+    assert_eq!(balancer.log().matches("server is down").count(), 1, "one line for each change");
+}
+
+#[test]
+fn sessions_of_a_server_that_goes_down_end_where_the_pool_says_so() {
+    let servers = Server::several(2);
+    let balancer = Balancer::of(&servers);
+    set_pool(&balancer, PoolValues { on_down: Some(OnDown::Close), ..often(CheckKind::Tcp) });
+    let clients: Vec<_> = (0..20).map(|number| balancer.client_number(number)).collect();
+    let (its, others): (Vec<_>, Vec<_>) =
+        clients.into_iter().partition(|client| client.server() == servers[0].address());
+    assert!(!its.is_empty() && !others.is_empty());
+    servers[0].refuse();
+    balancer.wait_for_ends(EndReason::ServerDown, its.len() as u64);
+    its.iter().for_each(tests::Client::assert_ended);
+    for client in &others {
+        assert_eq!(client.exchange(b"still here"), b"still here");
+    }
+}
+
+/// A server that answers each connection with what the second value is made of as long as the flag is set.
+fn answering(good: &'static [u8], bad: &'static [u8]) -> (Server, Arc<AtomicBool>) {
+    let is_good = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&is_good);
+    let server = Server::with(move |mut stream: &TcpStream, _: SocketAddr| {
+        // The whole question, lest the answer be followed by a reset.
+        let _ = stream.read(&mut [0; 1024])?;
+        stream.write_all(if flag.load(Ordering::SeqCst) { good } else { bad })
+    });
+    (server, is_good)
+}
+
+#[test]
+fn the_status_of_an_answer_decides() {
+    let (server, is_good) =
+        answering(b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n");
+    let balancer = Balancer::of([&server]);
+    set_pool(&balancer, often(CheckKind::Http(HttpCheck::default())));
+    wait_for_checks(&balancer, &server, 3);
+    assert_eq!(health(&balancer, &server).state, HealthState::Up);
+    is_good.store(false, Ordering::SeqCst);
+    wait_for(&balancer, &server, HealthState::Down);
+    assert_eq!(health(&balancer, &server).reason.as_deref(), Some("status 503"));
+    balancer.client().assert_ended();
+    balancer.wait_for_ends(EndReason::NoServer, 1);
+    is_good.store(true, Ordering::SeqCst);
+    wait_for(&balancer, &server, HealthState::Up);
+}
+
+#[test]
+fn what_is_expected_must_come() {
+    let (server, is_good) = answering(b"noise and +PONG\r\n", b"-LOADING\r\n");
+    let balancer = Balancer::of([&server]);
+    let text = |text: &str| CheckText::new(text).expect("short");
+    set_pool(&balancer, often(CheckKind::Send { send: text("PING\r\n"), expect: text("+PONG") }));
+    wait_for_checks(&balancer, &server, 3);
+    assert_eq!(health(&balancer, &server).state, HealthState::Up);
+    is_good.store(false, Ordering::SeqCst);
+    wait_for(&balancer, &server, HealthState::Down);
+    let reason = health(&balancer, &server).reason;
+    assert_eq!(reason.as_deref(), Some("\"-LOADING\\r\\n\" came without what is expected"));
+}
+
+#[test]
+fn who_accepts_and_says_nothing_or_never_stops_is_down() {
+    let silent = Server::silent();
+    let endless = Server::with(|mut stream: &TcpStream, _| {
+        loop {
+            stream.write_all(&[b'x'; 4096])?;
+        }
+    });
+    let abrupt = Server::with(|stream: &TcpStream, _| {
+        tests::client::reset(stream);
+        Ok::<(), io::Error>(())
+    });
+    let balancer = Balancer::of([&silent, &endless, &abrupt]);
+    set_pool(&balancer, PoolValues { check_timeout_ms: Some(50), ..often(CheckKind::Http(HttpCheck::default())) });
+    for server in [&silent, &endless, &abrupt] {
+        wait_for(&balancer, server, HealthState::Down);
+        wait_for_checks(&balancer, server, 2);
+    }
+    let reason = health(&balancer, &endless).reason.expect("a reason");
+    assert!(reason.contains("instead of HTTP"), "{reason}");
+    set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
+    wait_for(&balancer, &silent, HealthState::Up);
+}
+
+#[test]
+fn a_new_server_serves_at_once_or_after_its_first_pass() {
+    let first = Server::start();
+    let balancer = Balancer::of([&first]);
+    set_pool(&balancer, PoolValues { check_initial: Some(InitialHealth::Down), ..often(CheckKind::Tcp) });
+    let late = Server::refusing();
+    balancer.add(late.address());
+    assert_eq!(health(&balancer, &late).state, HealthState::Down, "nothing has passed");
+    assert!(balancer.served(0..50).iter().all(|server| *server == first.address()));
+    wait_for_checks(&balancer, &late, 3);
+    let skipped = balancer.explain(tests::loopback::client(1)).skipped;
+    assert_eq!((skipped[0].server, skipped[0].reason), (late.address(), Skip::Down));
+    late.listen();
+    wait_for(&balancer, &late, HealthState::Up);
+    let got: BTreeSet<_> = balancer.served(0..50).into_iter().collect();
+    assert_eq!(got.len(), 2);
+    assert_eq!(balancer.listed(late.address()).connect_failures, 0);
+}
+
+#[test]
+fn a_server_in_two_pools_is_checked_once_and_one_in_maintenance_not_at_all() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let server = Server::with(move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    set_pool(&balancer, often(CheckKind::Tcp));
+    let settings = balancer.list().settings;
+    balancer.change(Change::AddPool { pool: "other".to_owned(), settings }, false).expect("made");
+    let add = |pool: &str| Change::Add {
+        pool: pool.to_owned(),
+        server: server.address(),
+        settings: ServerSettings::default(),
+    };
+    balancer.change(add("other"), false).expect("added");
+    wait_for_checks(&balancer, &server, 10);
+    let of_other = balancer.list_pool("other").servers.remove(0).health;
+    assert!(of_other.passed >= 9, "its results are those of both: {of_other:?}");
+    let both = health(&balancer, &server).passed + of_other.passed;
+    assert!((accepted.load(Ordering::SeqCst) as u64) < both, "each connection was for both");
+
+    set(&balancer, &server, ServerValues { state: Some(AdminState::Maintenance), ..ServerValues::default() });
+    balancer
+        .change(
+            Change::Set {
+                pool: "other".to_owned(),
+                server: server.address(),
+                values: ServerValues { state: Some(AdminState::Maintenance), ..ServerValues::default() },
+            },
+            false,
+        )
+        .expect("set");
+    wait::until("the last check is over", || server.living() == 0);
+    let before = server.accepted();
+    balancer.assert_quiet();
+    assert_eq!(server.accepted(), before);
+}
+
+#[test]
+fn a_check_may_look_elsewhere() {
+    let (serving, watching) = (Server::start(), Server::start());
+    let balancer = Balancer::of([&serving]);
+    let address = ServerValues { check_address: Some(Some(watching.address())), ..ServerValues::default() };
+    set(&balancer, &serving, address);
+    set_pool(&balancer, often(CheckKind::Tcp));
+    wait_for_checks(&balancer, &serving, 2);
+    assert!(watching.accepted() > 0 && serving.accepted() == 0);
+    watching.refuse();
+    wait_for(&balancer, &serving, HealthState::Down);
+}
+
+#[test]
+fn when_all_are_down_all_are_used_if_the_pool_says_so_and_backups_come_first() {
+    let servers = Server::several(2);
+    let balancer = Balancer::of(&servers);
+    let backup = Server::start();
+    let change = Change::Add {
+        pool: "default".to_owned(),
+        server: backup.address(),
+        settings: ServerSettings { backup: true, ..ServerSettings::default() },
+    };
+    balancer.change(change, false).expect("added");
+    // What is checked is closed, while what serves is open: all are down, and all could serve.
+    let closed = Server::refusing();
+    set_pool(&balancer, PoolValues { when_all_down: Some(WhenAllDown::UseAll), ..often(CheckKind::Tcp) });
+    let elsewhere = || ServerValues { check_address: Some(Some(closed.address())), ..ServerValues::default() };
+    let got = || balancer.served(0..40).into_iter().collect::<BTreeSet<_>>();
+    let both: BTreeSet<_> = servers.iter().map(Server::address).collect();
+    assert_eq!(got(), both);
+    for server in &servers {
+        set(&balancer, server, elsewhere());
+        wait_for(&balancer, server, HealthState::Down);
+    }
+    assert_eq!(got(), [backup.address()].into());
+    set(&balancer, &backup, elsewhere());
+    wait_for(&balancer, &backup, HealthState::Down);
+    assert_eq!(got(), both, "all that are no backups");
+    set_pool(&balancer, PoolValues { when_all_down: Some(WhenAllDown::Refuse), ..PoolValues::default() });
+    balancer.client().assert_ended();
+}
+
+#[test]
+fn a_server_that_resets_its_clients_is_left_out_for_a_while() {
+    let resetting = Server::with(|mut stream: &TcpStream, _| {
+        stream.read_exact(&mut [0])?;
+        tests::client::reset(stream);
+        Ok::<(), io::Error>(())
+    });
+    let servers = Server::several(3);
+    let balancer = Balancer::of(servers.iter().chain([&resetting]));
+    set_pool(
+        &balancer,
+        PoolValues { eject_time_ms: Some(3_600_000), eject_max_time_ms: Some(3_600_000), ..PoolValues::default() },
+    );
+    let its: Vec<u32> = (0..)
+        .filter(|number| balancer.explain(tests::loopback::client(*number)).server == Some(resetting.address()))
+        .take(6)
+        .collect();
+    for number in &its[..5] {
+        let client = balancer.client_number(*number);
+        client.send(b"hello");
+        client.assert_ended();
+    }
+    wait_for(&balancer, &resetting, HealthState::Ejected);
+    let report = health(&balancer, &resetting);
+    assert_eq!((report.ejections, report.reason.as_deref()), (1, Some("5 resets before the first byte in a row")));
+    let explained = balancer.explain(tests::loopback::client(its[5]));
+    assert!(explained.skipped.iter().any(|skipped| skipped.reason == Skip::Ejected), "{explained:?}");
+    assert_eq!(balancer.client_number(its[5]).server(), explained.server.expect("another"));
+    balancer.wait_for_log("server is ejected");
+}
+
+#[test]
+fn a_server_that_comes_and_goes_all_the_time_costs_no_client() {
+    let servers = Server::several(3);
+    let balancer = Balancer::of(&servers);
+    set_pool(&balancer, PoolValues { eject_failures: Some(3), eject_time_ms: Some(10), ..often(CheckKind::Tcp) });
+    let before = balancer.descriptors();
+    for round in 0..20 {
+        if round % 2 == 0 {
+            servers[0].refuse();
+        } else {
+            servers[0].listen();
+        }
+        for number in 0..20 {
+            assert_ne!(balancer.client_number(number).server(), balancer.address());
+        }
+        wait_for_checks(&balancer, &servers[0], 1);
+    }
+    assert_eq!(balancer.ended(EndReason::ConnectFailed) + balancer.ended(EndReason::NoServer), 0);
+    set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
+    wait::until("nothing is left behind", || balancer.descriptors() <= before);
+}
+
+#[test]
+fn checks_of_many_dead_servers_leave_no_descriptor_and_hurt_nobody() {
+    let alive = Server::start();
+    let balancer = Balancer::of([&alive]);
+    let before = balancer.descriptors();
+    let dead: Vec<Server> = (0..100).map(|_| Server::refusing()).collect();
+    set_pool(&balancer, often(CheckKind::Tcp));
+    balancer.add_all(&dead);
+    wait::until("all are known to be down", || {
+        balancer.list().servers.iter().filter(|row| row.health.state == HealthState::Down).count() == 100
+    });
+    assert!(balancer.served(0..100).iter().all(|server| *server == alive.address()));
+    assert_eq!(balancer.list().servers.iter().map(|row| row.connect_failures).sum::<u64>(), 0);
+    for server in &dead {
+        balancer.remove_now(server.address());
+    }
+    set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
+    wait::until("nothing is left behind", || balancer.descriptors() <= before);
+    balancer.assert_quiet();
+}
+
+#[test]
+fn health_outlives_a_reload() {
+    let servers = Server::several(2);
+    let [one, two] = [servers[0].address(), servers[1].address()];
+    let text = |weight: u32| {
+        format!(
+            "[service.default]\nlisten = \"LISTEN\"\npool = \"web\"\n[pool.web]\ncheck = \"tcp\"\ncheck_interval = \"20ms\"\n\
+             servers = [{{ address = \"{one}\", weight = {weight} }}, {{ address = \"{two}\" }}]\n"
+        )
+    };
+    let setup = tests::Setup::new();
+    let listen = setup.address().to_string();
+    let balancer = setup.config(&text(1).replace("LISTEN", &listen)).start();
+    servers[0].refuse();
+    let row = |address| {
+        let rows = balancer.list_pool("web").servers;
+        rows.into_iter().find(|row| row.server == address).expect("listed")
+    };
+    wait::until("it is down", || row(one).health.state == HealthState::Down);
+    let before = row(one).health;
+    balancer.configure(&text(3).replace("LISTEN", &balancer.address().to_string()));
+    balancer.reload().expect("read");
+    let after = row(one);
+    assert_eq!((after.weight, after.health.state), (3, HealthState::Down));
+    assert!(after.health.failed >= before.failed && after.health.since_ms >= before.since_ms);
+    assert!(balancer.served(0..20).iter().all(|server| *server == two));
+}
