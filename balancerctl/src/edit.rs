@@ -14,7 +14,8 @@ use wire::Settings;
 use wire::address::canonical;
 use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
 use wire::settings::{
-    AdminState, Difference, HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Subject, differences,
+    AdminState, DEFAULT_PROXY_TIMEOUT_MS, Difference, HashKey, Policy, PoolSettings, SendProxy, ServerSettings,
+    ServiceSettings, Subject, differences,
 };
 
 /// Why a text cannot be edited.
@@ -100,12 +101,18 @@ impl<'s> Wanted<'s> {
             }
             Subject::Service { service } => self.now.services.get(service).map_or_else(Vec::new, service_values),
         };
-        // Which networks are one key is two values more; and bytes are there as text or in digits.
+        // Which networks are one key is two values more, and so is what a header has, and how long one may take; and bytes
+        // are there as text or in digits.
         let goes_with = |name: &str| {
             let is_other_form = |name: &str, other: &str| name.strip_suffix("_hex") == Some(other);
             let is_text = OF_SEND.contains(&key) && (is_other_form(name, key) || is_other_form(key, name));
-            name == key || is_text || (key == "key" && name.starts_with("subnet_"))
+            name == key
+                || is_text
+                || (key == "key" && name.starts_with("subnet_"))
+                || (key == "send_proxy" && name.starts_with("send_proxy_"))
+                || (key == "accept_proxy" && name == "proxy_timeout")
         };
+        // One that goes with another may differ by itself, too.
         for (name, value) in all.into_iter().filter(|(name, _)| goes_with(name)) {
             if !self.values.iter().any(|(other, key, _)| other == subject && *key == name) {
                 self.values.push((subject.clone(), name, value));
@@ -145,6 +152,10 @@ fn pool_values(pool: &PoolSettings) -> Values {
         HashKey::ClientSubnet { ipv4, ipv6 } => Some((ipv4, ipv6)),
         _ => None,
     };
+    let (has_checksum, has_unique_id) = match pool.send_proxy {
+        Some(SendProxy::V2 { crc32c, unique_id }) => (crc32c, unique_id),
+        Some(SendProxy::V1) | None => (false, false),
+    };
     let mut values = vec![
         ("policy", Some(pool.policy.name().into())),
         ("key", Some(pool.key.name().into())),
@@ -153,6 +164,9 @@ fn pool_values(pool: &PoolSettings) -> Values {
         ("max_load", pool.max_load.map(|factor| factor.number().into())),
         ("points_per_weight", Some(integer(pool.points_per_weight.get()))),
         ("slow_start", Some(time(pool.slow_start_ms))),
+        ("send_proxy", pool.send_proxy.map(|how| how.name().into())),
+        ("send_proxy_crc32c", has_checksum.then(|| true.into())),
+        ("send_proxy_unique_id", has_unique_id.then(|| true.into())),
     ];
     values.extend(health_values(&pool.health));
     values
@@ -205,6 +219,9 @@ fn quoted(text: &str) -> Value {
 }
 
 fn service_values(service: &ServiceSettings) -> Values {
+    // It has no place in a file without the other.
+    let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
+    let proxy_timeout = || humantime::format_duration(Duration::from_millis(service.proxy_timeout_ms)).to_string();
     vec![
         ("listen", one_or_many(&service.listen)),
         ("protocol", Some("tcp".into())),
@@ -214,6 +231,8 @@ fn service_values(service: &ServiceSettings) -> Values {
         ("sessions_per_client", service.sessions_per_client.map(|limit| integer(limit.get()))),
         ("allow", many(&service.allow)),
         ("deny", many(&service.deny)),
+        ("accept_proxy", many(&service.accept_proxy)),
+        ("proxy_timeout", says_timeout.then(|| proxy_timeout().into())),
         ("splice", (!service.splice).then(|| false.into())),
     ]
 }

@@ -6,13 +6,15 @@ use crate::event::Key;
 use crate::net::control::ControlId;
 use crate::net::listen::ListenerId;
 use crate::net::probe::ProbeId;
-use crate::net::tcp::{SessionId, Side};
+use crate::net::tcp::{NewcomerId, SessionId, Side};
 
 /// Whose event it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// One side of a session.
     Session(SessionId, Side),
+    /// A client whose header has not come yet.
+    Newcomer(NewcomerId),
     /// A control connection.
     Control(ControlId),
     /// The listener of a service.
@@ -50,6 +52,7 @@ impl Source {
             Self::Threads => (6, 0),
             Self::Watch => (7, 0),
             Self::Probe(id) => (8, id.data().as_ffi()),
+            Self::Newcomer(id) => (9, id.data().as_ffi()),
         };
         debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
         Key(data | tag << TAG_SHIFT)
@@ -68,6 +71,7 @@ impl Source {
             6 => Self::Threads,
             7 => Self::Watch,
             8 => Self::Probe(KeyData::from_ffi(data).into()),
+            9 => Self::Newcomer(KeyData::from_ffi(data).into()),
             _ => return None,
         })
     }
@@ -85,6 +89,7 @@ mod tests {
         let mut controls = SlotMap::<ControlId, ()>::with_key();
         let mut listeners = SlotMap::<ListenerId, ()>::with_key();
         let mut probes = SlotMap::<ProbeId, ()>::with_key();
+        let mut newcomers = SlotMap::<NewcomerId, ()>::with_key();
         for _ in 0..3 {
             let (session, control) = (sessions.insert(()), controls.insert(()));
             for source in [
@@ -92,6 +97,7 @@ mod tests {
                 Source::Session(session, Side::Server),
                 Source::Control(control),
                 Source::Listener(listeners.insert(())),
+                Source::Newcomer(newcomers.insert(())),
                 Source::ControlListener,
                 Source::Signals,
                 Source::Threads,

@@ -12,6 +12,7 @@ pub mod load;
 pub mod loopback;
 pub mod noise;
 pub mod process;
+pub mod program;
 pub mod programs;
 pub mod questions;
 pub mod server;

@@ -272,7 +272,7 @@ fn sessions_lists_who_is_where_with_bytes() {
     for (client, server, service, pool, bytes) in &clients {
         let session = sessions.iter().find(|session| is_of(session, client)).expect("it is listed");
         assert_eq!((session.service.as_str(), session.pool.as_str()), (*service, *pool));
-        assert_eq!((session.server, session.connected), (*server, true));
+        assert_eq!((session.server, session.connected), (Some(*server), true));
         let name = server.to_string().len() as u64 + 1;
         assert_eq!((session.bytes_in, session.bytes_out), (*bytes, bytes + name));
         assert!(session.idle_ms <= session.age_ms);

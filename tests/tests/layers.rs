@@ -241,7 +241,7 @@ fn the_parts_of_the_daemon_use_only_those_below_them() {
 }
 
 #[test]
-fn the_files_of_net_share_only_conn_connect_and_listen() {
+fn the_files_of_net_share_only_conn_connect_listen_and_proxy() {
     let sources = sources("balancerd");
     let net: Vec<_> =
         sources.iter().filter(|source| source.module.first().is_some_and(|first| first == "net")).collect();
@@ -250,7 +250,8 @@ fn the_files_of_net_share_only_conn_connect_and_listen() {
     for source in net {
         for path in source.references().iter().filter(|path| path.first().is_some_and(|first| first == "net")) {
             let Some(other) = path.get(1).filter(|name| parts.contains(name)) else { continue };
-            let may = ["conn", "connect", "listen"].contains(&other.as_str()) || source.module.get(1) == Some(other);
+            let shared = ["conn", "connect", "listen", "proxy"].contains(&other.as_str());
+            let may = shared || source.module.get(1) == Some(other);
             assert!(may, "{} uses {}", source.path, path.join("::"));
         }
     }

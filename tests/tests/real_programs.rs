@@ -3,61 +3,13 @@
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tests::noise::Noise;
+use tests::program::{Program, run, text};
 use tests::programs::installed;
-use tests::{Balancer, Process, Setup, loopback, wait};
-
-/// Runs a program to its end.
-fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?} ended with {}: {errors}{out}", output.status);
-    output
-}
-
-fn text(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("text")
-}
-
-/// A server program that listens, with its directory. It is killed when this is dropped.
-struct Program {
-    address: SocketAddr,
-    directory: TempDir,
-    _process: Process,
-}
-
-impl Program {
-    /// Runs it at a port that is its own, for the address is; `command` is told where, and a directory.
-    fn start(port: u16, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
-        let address = SocketAddr::new(loopback::fresh(), port);
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut command = command(address, directory.path());
-        let output = fs::File::create(directory.path().join("output")).expect("a file");
-        let errors = output.try_clone().expect("a copy");
-        let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(output).stderr(errors));
-        wait::until("the program listens", || {
-            if let Some(status) = process.ended() {
-                let said = fs::read_to_string(directory.path().join("output")).unwrap_or_default();
-                panic!("{command:?} ended with {status}: {said}");
-            }
-            is_listening(address)
-        });
-        Self { address, directory, _process: process }
-    }
-}
-
-/// Asks the kernel and not the program, which may take a connection that says nothing for a client.
-fn is_listening(address: SocketAddr) -> bool {
-    let SocketAddr::V4(address) = address else { panic!("programs listen on IPv4") };
-    // proc_net_tcp: the address as one number of this machine, the port, and 0A for a listener.
-    let number = u32::from_ne_bytes(address.ip().octets());
-    let wanted = format!("{number:08X}:{:04X} 00000000:0000 0A", address.port());
-    fs::read_to_string("/proc/net/tcp").expect("the table").contains(&wanted)
-}
+use tests::{Balancer, Setup, loopback};
 
 fn nginx(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
@@ -87,7 +39,7 @@ fn balancer_of(programs: &[Program]) -> Balancer {
     // For IPv4 and IPv6 clients; each of the servers is IPv4.
     let balancer = Setup::new().listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)).start();
     for program in programs {
-        balancer.add(program.address);
+        balancer.add(program.address());
     }
     balancer
 }
@@ -109,8 +61,8 @@ fn wrk_has_no_error_at_nginx_and_stays_at_one_server() {
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
     balancer.wait_for_sessions(0);
     for server in &servers {
-        let asked = fs::metadata(server.directory.path().join("access.log")).expect("a log").len() > 0;
-        assert_eq!(asked, server.address == its, "only {its} is asked, not {}", server.address);
+        let asked = fs::metadata(server.directory().join("access.log")).expect("a log").len() > 0;
+        assert_eq!(asked, server.address() == its, "only {its} is asked, not {}", server.address());
     }
 
     // Each client at its own, by its address.
@@ -129,7 +81,7 @@ fn curl_has_a_large_file_whole_over_ipv4_and_ipv6() {
     let Some([program, curl]) = installed(["nginx", "curl"]) else { return };
     let server = nginx(&program);
     let bytes = Noise::new().bytes(50_000_000);
-    fs::write(server.directory.path().join("www/file"), &bytes).expect("written");
+    fs::write(server.directory().join("www/file"), &bytes).expect("written");
     let servers = [server];
     let balancer = balancer_of(&servers);
     let port = balancer.address().port();
@@ -162,8 +114,8 @@ fn redis_keeps_what_it_is_told_and_its_benchmark_has_no_error() {
     assert_eq!(ask("127.0.0.1", &port, &["set", "key", "value"]), "OK");
     assert_eq!(ask("127.0.0.1", &port, &["get", "key"]), "value");
     for server in &servers {
-        let kept = ask(&server.address.ip().to_string(), "6379", &["get", "key"]);
-        assert_eq!(kept, if server.address == its { "value" } else { "" }, "only {its} was told");
+        let kept = ask(&server.address().ip().to_string(), "6379", &["get", "key"]);
+        assert_eq!(kept, if server.address() == its { "value" } else { "" }, "only {its} was told");
     }
     let mut command = Command::new(benchmark);
     command.args([

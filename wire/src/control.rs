@@ -13,7 +13,7 @@ use crate::report::{
     StatusReport, StoppingReport,
 };
 use crate::settings::{
-    AdminState, HashKey, LoadFactor, MAX_NAME, Policy, PoolSettings, ServerSettings, ServiceSettings,
+    AdminState, HashKey, LoadFactor, MAX_NAME, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
 };
 
 /// The largest weight of a server.
@@ -246,6 +246,8 @@ pub struct PoolValues {
     pub points_per_weight: Option<NonZeroU32>,
     /// How long the weight of a server that comes up grows.
     pub slow_start_ms: Option<u64>,
+    /// The PROXY protocol header that servers get; the inner nothing is none.
+    pub send_proxy: Option<Option<SendProxy>>,
     /// What a check does.
     pub check: Option<CheckKind>,
     /// From one check to the next.
@@ -303,6 +305,7 @@ impl PoolValues {
             max_load: self.max_load.unwrap_or(before.max_load),
             points_per_weight: self.points_per_weight.unwrap_or(before.points_per_weight),
             slow_start_ms: self.slow_start_ms.unwrap_or(before.slow_start_ms),
+            send_proxy: self.send_proxy.unwrap_or(before.send_proxy),
             health: HealthSettings {
                 check: CheckSettings {
                     kind: self.check.clone().unwrap_or_else(|| check.kind.clone()),

@@ -48,11 +48,15 @@ pub enum EndReason {
     Killed,
     /// Checks found the server down, and the pool closes its sessions then.
     ServerDown,
+    /// It had to begin with a PROXY protocol header and did not, or ended within it.
+    BadHeader,
+    /// The PROXY protocol header that it had to begin with did not come in time.
+    HeaderTimeout,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -70,6 +74,8 @@ impl EndReason {
         Self::ClientLimit,
         Self::Killed,
         Self::ServerDown,
+        Self::BadHeader,
+        Self::HeaderTimeout,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -93,6 +99,8 @@ impl EndReason {
             Self::ClientLimit => "client-limit",
             Self::Killed => "killed",
             Self::ServerDown => "server-down",
+            Self::BadHeader => "bad-header",
+            Self::HeaderTimeout => "header-timeout",
         }
     }
 }
@@ -428,10 +436,10 @@ pub struct SessionReport {
     pub service: String,
     /// The pool.
     pub pool: String,
-    /// The client.
+    /// The client: as its PROXY protocol header says, if it has to begin with one and that has come.
     pub client: SocketAddr,
-    /// The server.
-    pub server: SocketAddr,
+    /// The server; nothing while the header has not come.
+    pub server: Option<SocketAddr>,
     /// Whether the server has answered the connect.
     pub connected: bool,
     /// How long it has lived.

@@ -39,6 +39,12 @@ pub struct Settings {
     pub pools: BTreeMap<String, PoolSettings>,
 }
 
+/// How long a service waits for the header of a connection that has to begin with one, when nothing else is said.
+pub const DEFAULT_PROXY_TIMEOUT_MS: u64 = 5000;
+
+/// The longest that it may wait: a sender has the header at hand, and longer waits only keep places taken.
+pub const MAX_PROXY_TIMEOUT_MS: u64 = 60 * 60 * 1000;
+
 /// A service: where clients come, and who serves them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSettings {
@@ -58,8 +64,18 @@ pub struct ServiceSettings {
     pub allow: Vec<IpNet>,
     /// Clients of these networks are not served, even if they are allowed.
     pub deny: Vec<IpNet>,
+    /// Connections from these networks begin with a PROXY protocol header, which says who the client is; others do not.
+    #[serde(default)]
+    pub accept_proxy: Vec<IpNet>,
+    /// How long such a header may take.
+    #[serde(default = "default_proxy_timeout_ms")]
+    pub proxy_timeout_ms: u64,
     /// Whether bulk is spliced: moved by the kernel without being copied.
     pub splice: bool,
+}
+
+fn default_proxy_timeout_ms() -> u64 {
+    DEFAULT_PROXY_TIMEOUT_MS
 }
 
 impl ServiceSettings {
@@ -75,6 +91,8 @@ impl ServiceSettings {
             sessions_per_client: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            accept_proxy: Vec::new(),
+            proxy_timeout_ms: DEFAULT_PROXY_TIMEOUT_MS,
             splice: true,
         }
     }
@@ -101,6 +119,9 @@ pub struct PoolSettings {
     pub points_per_weight: NonZeroU32,
     /// How long the weight of a server that comes up grows; 0 is not at all.
     pub slow_start_ms: u64,
+    /// The PROXY protocol header that its servers get first, if they do.
+    #[serde(default)]
+    pub send_proxy: Option<SendProxy>,
     /// How it is found out which servers are up, and what follows.
     #[serde(default)]
     pub health: HealthSettings,
@@ -116,6 +137,7 @@ impl Default for PoolSettings {
             max_load: None,
             points_per_weight: DEFAULT_POINTS_PER_WEIGHT,
             slow_start_ms: 0,
+            send_proxy: None,
             health: HealthSettings::default(),
             servers: BTreeMap::new(),
         }
@@ -126,9 +148,10 @@ impl PoolSettings {
     /// The pool by itself.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, ref health, servers: _ } = *self;
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, ref health, servers: _ } =
+            *self;
         let health = health.clone();
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, health, servers: BTreeMap::new() }
+        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers: BTreeMap::new() }
     }
 }
 
@@ -211,6 +234,43 @@ impl fmt::Display for HashKey {
         f.write_str(self.name())?;
         if let Self::ClientSubnet { ipv4, ipv6 } = self {
             write!(f, " /{ipv4} /{ipv6}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which PROXY protocol header a server gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SendProxy {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2 {
+        /// With a checksum of its own.
+        crc32c: bool,
+        /// With an id of the session.
+        unique_id: bool,
+    },
+}
+
+impl SendProxy {
+    /// The name in files and commands, without what goes along.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 { .. } => "v2",
+        }
+    }
+}
+
+impl fmt::Display for SendProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        if let Self::V2 { crc32c, unique_id } = *self {
+            f.write_str(if crc32c { " crc32c" } else { "" })?;
+            f.write_str(if unique_id { " unique-id" } else { "" })?;
         }
         Ok(())
     }
@@ -500,6 +560,7 @@ fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
         ("max_load", number(pool.max_load)),
         ("points_per_weight", Some(pool.points_per_weight.to_string())),
         ("slow_start", Some(time(pool.slow_start_ms))),
+        ("send_proxy", pool.send_proxy.map(|how| how.to_string())),
     ];
     values.extend(health_values(&pool.health));
     values
@@ -542,11 +603,7 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
     ]
 }
 
-fn time(milliseconds: u64) -> String {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
-}
-
-fn service_values(service: &ServiceSettings) -> Values<9> {
+fn service_values(service: &ServiceSettings) -> Values<11> {
     [
         ("protocol", Some("tcp".to_owned())),
         ("listen", list(&service.listen)),
@@ -556,8 +613,14 @@ fn service_values(service: &ServiceSettings) -> Values<9> {
         ("sessions_per_client", number(service.sessions_per_client)),
         ("allow", list(&service.allow)),
         ("deny", list(&service.deny)),
+        ("accept_proxy", list(&service.accept_proxy)),
+        ("proxy_timeout", Some(time(service.proxy_timeout_ms))),
         ("splice", Some(service.splice.to_string())),
     ]
+}
+
+fn time(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
 fn number(value: Option<impl fmt::Display>) -> Option<String> {
@@ -633,21 +696,27 @@ mod tests {
         changed.max_sessions = NonZeroU64::new(100);
         let pool = changed.pools.get_mut("web").expect("a pool");
         pool.policy = Policy::RoundRobin;
+        pool.send_proxy = Some(SendProxy::V2 { crc32c: true, unique_id: false });
         pool.servers.pop_first();
         pool.servers.first_entry().expect("a server").get_mut().weight = 7;
         pool.servers.insert("[2001:db8::1]:80".parse().expect("an address"), ServerSettings::default());
         let service = changed.services.get_mut("web").expect("a service");
         service.deny.push("192.0.2.0/24".parse().expect("a network"));
+        service.accept_proxy.push("192.0.2.7/32".parse().expect("a network"));
+        service.proxy_timeout_ms = 1500;
         let texts: Vec<String> = differences(&settings(), &changed).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
                 "balancer: max_sessions none -> 100",
                 "pool web: policy consistent-hash -> round-robin",
+                "pool web: send_proxy none -> v2 crc32c",
                 "server 10.0.0.1:80 of pool web: gone",
                 "server 10.0.0.2:80 of pool web: weight 1 -> 7",
                 "server [2001:db8::1]:80 of pool web: new",
                 "service web: deny none -> 192.0.2.0/24",
+                "service web: accept_proxy none -> 192.0.2.7/32",
+                "service web: proxy_timeout 5s -> 1s 500ms",
             ]
         );
     }

@@ -1,11 +1,12 @@
 //! The command line of `pool`.
 
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use wire::control::PoolValues;
-use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings};
+use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, SendProxy};
 
 use super::health::{HealthArgs, NoHealth};
 use super::{OrNone, milliseconds, one_of};
@@ -25,7 +26,7 @@ pub(crate) enum PoolCommand {
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(PoolRemoveArgs),
 
-    /// Change how a pool picks a server, and how it finds out which are up
+    /// Change how a pool picks a server, how it finds out which are up, and what the server is told
     ///
     /// The sessions that are alive stay where they are.
     #[command(after_help = SET_EXAMPLES)]
@@ -70,6 +71,31 @@ pub(crate) struct PickArgs {
     /// How long the weight of a server that comes up grows, such as 30s; 0s is not at all
     #[arg(long, value_name = "TIME", group = "values", value_parser = humantime::parse_duration)]
     slow_start: Option<Duration>,
+
+    /// With the header of version 2: a checksum of it
+    #[arg(long, requires = "send_proxy")]
+    send_proxy_crc32c: bool,
+
+    /// With the header of version 2: an id of the session
+    #[arg(long, requires = "send_proxy")]
+    send_proxy_unique_id: bool,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Bytes.
+    V2,
+}
+
+impl FromStr for ProxyVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        <Self as ValueEnum>::from_str(text, false).map_err(|_| "write v1 or v2".to_owned())
+    }
 }
 
 /// Options that do not go together.
@@ -78,6 +104,9 @@ pub(crate) enum PoolError {
     /// Lengths of networks were given, and networks are not what is hashed.
     #[error("--subnet-ipv4 and --subnet-ipv6 go with --key client-subnet alone")]
     NoSubnet,
+    /// What a header of version 2 has, and it is not that.
+    #[error("--send-proxy-crc32c and --send-proxy-unique-id go with --send-proxy v2 alone")]
+    NoVersion2,
     /// Those of health do not.
     #[error(transparent)]
     Health(#[from] NoHealth),
@@ -98,6 +127,16 @@ impl PickArgs {
             None => Ok(None),
         }
     }
+
+    /// The header of this version.
+    fn send_proxy(&self, version: Option<ProxyVersion>) -> Result<Option<SendProxy>, PoolError> {
+        let (crc32c, unique_id) = (self.send_proxy_crc32c, self.send_proxy_unique_id);
+        match version {
+            Some(ProxyVersion::V2) => Ok(Some(SendProxy::V2 { crc32c, unique_id })),
+            _ if crc32c || unique_id => Err(PoolError::NoVersion2),
+            version => Ok(version.map(|_| SendProxy::V1)),
+        }
+    }
 }
 
 /// Arguments of `pool add`.
@@ -113,6 +152,10 @@ pub(crate) struct PoolAddArgs {
     /// How much more than its part of all sessions a server may have, such as 1.25; further clients go to the next one
     #[arg(long, value_name = "FACTOR")]
     max_load: Option<LoadFactor>,
+
+    /// Give its servers the PROXY protocol header of this version first, v1 or v2: it says who the client is
+    #[arg(long, value_name = "VERSION")]
+    send_proxy: Option<ProxyVersion>,
 
     /// Change nothing, only tell whether it could be
     #[arg(long)]
@@ -130,7 +173,8 @@ impl PoolAddArgs {
     /// When options do not go together.
     pub(crate) fn settings(&self) -> Result<PoolSettings, PoolError> {
         let max_load = self.max_load.map(Some);
-        let values = PoolValues { max_load, ..values(&self.pick, &self.health)? };
+        let send_proxy = self.pick.send_proxy(self.send_proxy)?.map(Some);
+        let values = PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? };
         Ok(values.over(&PoolSettings::default()))
     }
 }
@@ -143,6 +187,8 @@ Examples:
   balancerctl pool add web --key client-subnet --subnet-ipv4 16
                                           Neighbours get the same server
   balancerctl pool add api --policy least-connections --slow-start 30s
+  balancerctl pool add mail --send-proxy v2 --send-proxy-crc32c
+                                          Its servers are told who the client is
   balancerctl pool add web --check http --check-path /health --check-status 2xx
                                           Only servers that say so get clients
   balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
@@ -177,6 +223,10 @@ pub(crate) struct PoolSetArgs {
     #[arg(long, value_name = "FACTOR|none", group = "values")]
     max_load: Option<OrNone<LoadFactor>>,
 
+    /// Give its servers the PROXY protocol header of this version first, v1 or v2, or none
+    #[arg(long, value_name = "VERSION|none", group = "values")]
+    send_proxy: Option<OrNone<ProxyVersion>>,
+
     /// Change nothing, only tell which clients would move
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -193,7 +243,10 @@ impl PoolSetArgs {
     /// When options do not go together.
     pub(crate) fn values(&self) -> Result<PoolValues, PoolError> {
         let max_load = self.max_load.map(|OrNone(factor)| factor);
-        Ok(PoolValues { max_load, ..values(&self.pick, &self.health)? })
+        let version = self.send_proxy.and_then(|OrNone(version)| version);
+        let header = self.pick.send_proxy(version)?;
+        let send_proxy = self.send_proxy.map(|_| header);
+        Ok(PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? })
     }
 }
 
@@ -216,6 +269,8 @@ Examples:
                                           Let servers have what the ring gives them
   balancerctl pool set web --key client-ip-port --dry-run
                                           Who would move?
+  balancerctl pool set web --send-proxy none
+                                          Its servers are told no more who the client is
   balancerctl pool set web --check tcp --check-interval 5s
                                           Does each server take connections?
   balancerctl pool set web --check none --eject-failures 0

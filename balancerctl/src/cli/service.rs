@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use wire::settings::ServiceSettings;
+use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, ServiceSettings};
 
-use super::PoolArgs;
+use super::{PoolArgs, milliseconds};
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -27,7 +28,8 @@ pub(crate) enum ServiceCommand {
     /// Show all services
     ///
     /// WAITS FOR says why clients wait in the kernel's queue, if they do. REFUSED counts the clients that were not let
-    /// in: their network is denied, or they had as many sessions as one client may have.
+    /// in: their network is denied, they had as many sessions as one client may have, or the PROXY header that they had
+    /// to begin with was none or did not come.
     #[command(after_help = LIST_EXAMPLES)]
     List,
 }
@@ -76,6 +78,15 @@ pub(crate) struct ServiceAddArgs {
     #[arg(long, value_name = "NET", value_parser = network)]
     deny: Vec<IpNet>,
 
+    /// Connections from this network begin with a PROXY protocol header, which says who the client is; may be given
+    /// several times
+    #[arg(long, value_name = "NET", value_parser = network)]
+    accept_proxy: Vec<IpNet>,
+
+    /// How long such a header may take, such as 500ms; 5s without this
+    #[arg(long, value_name = "TIME", requires = "accept_proxy", value_parser = humantime::parse_duration)]
+    proxy_timeout: Option<Duration>,
+
     /// Copy all data through the balancer, instead of having the kernel move large amounts (splice)
     #[arg(long)]
     no_splice: bool,
@@ -94,6 +105,8 @@ impl ServiceAddArgs {
             sessions_per_client: self.sessions_per_client,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
+            accept_proxy: self.accept_proxy.clone(),
+            proxy_timeout_ms: self.proxy_timeout.map_or(DEFAULT_PROXY_TIMEOUT_MS, milliseconds),
             splice: !self.no_splice,
             ..ServiceSettings::new(vec![listen], &self.pool.pool)
         }
@@ -107,7 +120,9 @@ Examples:
   balancerctl service add mail :: 25 --pool mail --sessions-per-client 20
                                           No client has more than 20 sessions
   balancerctl service add admin 0.0.0.0 9000 --allow 10.0.0.0/8 --deny 10.66.0.0/16
-                                          For some networks only";
+                                          For some networks only
+  balancerctl service add web 0.0.0.0 8080 --accept-proxy 10.0.0.5
+                                          Behind a balancer that says who the client is";
 
 /// Arguments of `service remove`.
 #[derive(Debug, Args)]

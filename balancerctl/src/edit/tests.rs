@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
 use wire::health::{CheckSettings, EjectionSettings, InitialHealth, OnDown, StatusRange, WhenAllDown};
-use wire::settings::{LoadFactor, Protocol};
+use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, LoadFactor, Protocol, SendProxy};
 
 use super::*;
 
@@ -59,6 +59,14 @@ fn service(table: &Table) -> ServiceSettings {
         sessions_per_client: small("sessions_per_client"),
         allow: networks("allow"),
         deny: networks("deny"),
+        accept_proxy: networks("accept_proxy"),
+        proxy_timeout_ms: match word(table, "proxy_timeout") {
+            Some(time) => {
+                assert!(table.contains_key("accept_proxy"), "{table:?}");
+                humantime::parse_duration(time).expect("a time").as_millis() as u64
+            }
+            None => DEFAULT_PROXY_TIMEOUT_MS,
+        },
         splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
     }
 }
@@ -80,6 +88,16 @@ fn pool(table: &Table) -> PoolSettings {
             if other == Some("client-ip-port") { HashKey::ClientIpPort } else { HashKey::ClientIp }
         }
     };
+    let flag = |key: &str| table.get(key).is_some_and(|value| value.as_bool().expect("a flag"));
+    let send_proxy = match word(table, "send_proxy") {
+        Some("v2") => {
+            Some(SendProxy::V2 { crc32c: flag("send_proxy_crc32c"), unique_id: flag("send_proxy_unique_id") })
+        }
+        other => {
+            assert!(!flag("send_proxy_crc32c") && !flag("send_proxy_unique_id"), "{table:?}");
+            other.map(|_| SendProxy::V1)
+        }
+    };
     let factor = |value: &Toml| value.as_float().or(value.as_integer().map(|number| number as f64));
     let servers = table.get("servers").map(|servers| servers.as_array().expect("a list").clone()).unwrap_or_default();
     PoolSettings {
@@ -89,6 +107,7 @@ fn pool(table: &Table) -> PoolSettings {
         points_per_weight: number(table, "points_per_weight")
             .map_or(usual.points_per_weight, |points| NonZeroU32::new(points as u32).expect("not 0")),
         slow_start_ms: milliseconds(table, "slow_start").unwrap_or(0),
+        send_proxy,
         health: health(table),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
     }
@@ -405,30 +424,44 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         prop::option::of(1000u32..1003),
         prop::sample::select(vec![1024u32, 512]),
         prop::sample::select(vec![0u64, 1500]),
+        prop::sample::select(vec![
+            None,
+            Some(SendProxy::V1),
+            Some(SendProxy::V2 { crc32c: false, unique_id: false }),
+            Some(SendProxy::V2 { crc32c: true, unique_id: true }),
+        ]),
         any_health(),
         prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
     )
         .prop_flat_map(|values| (Just(values), any::<bool>()))
-        .prop_map(|((policy, key, load, points, slow_start_ms, health, servers), is_plain)| {
+        .prop_map(|((policy, key, load, points, slow_start_ms, send_proxy, health, servers), is_plain)| {
             let usual = PoolSettings::default();
             if is_plain {
                 PoolSettings { servers, ..usual }
             } else if policy == Policy::ConsistentHash {
                 let points_per_weight = NonZeroU32::new(points).expect("not 0");
                 let max_load = load.and_then(LoadFactor::from_thousandths);
-                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, health, servers }
+                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers }
             } else {
-                PoolSettings { policy, slow_start_ms, health, servers, ..usual }
+                PoolSettings { policy, slow_start_ms, send_proxy, health, servers, ..usual }
             }
         })
 }
 
 fn any_service() -> impl Strategy<Value = ServiceSettings> {
     let addresses = vec!["127.0.0.1:80".parse().expect("an address"), "[::1]:80".parse().expect("an address")];
-    let networks = vec!["10.0.0.0/8".parse().expect("a network"), "::/0".parse().expect("a network")];
-    (prop::sample::subsequence(addresses, 1..3), prop::sample::subsequence(networks, 0..3), 0u32..2).prop_map(
-        |(listen, deny, limit)| ServiceSettings {
+    let networks: Vec<ipnet::IpNet> =
+        vec!["10.0.0.0/8".parse().expect("a network"), "::/0".parse().expect("a network")];
+    let proxies = prop_oneof![
+        Just((Vec::new(), DEFAULT_PROXY_TIMEOUT_MS)),
+        Just((networks[..1].to_vec(), DEFAULT_PROXY_TIMEOUT_MS)),
+        Just((networks.clone(), 1500))
+    ];
+    (prop::sample::subsequence(addresses, 1..3), prop::sample::subsequence(networks, 0..3), 0u32..2, proxies).prop_map(
+        |(listen, deny, limit, (accept_proxy, proxy_timeout_ms))| ServiceSettings {
             deny,
+            accept_proxy,
+            proxy_timeout_ms,
             sessions_per_client: NonZeroU32::new(limit),
             splice: limit == 0,
             ..ServiceSettings::new(listen, "a")

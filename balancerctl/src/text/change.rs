@@ -6,7 +6,7 @@ use std::time::Duration;
 use wire::control::{Change, PoolValues, Removal, ServerValues};
 use wire::health::{CheckKind, HealthSettings};
 use wire::report::{ChangeReport, MoveReport};
-use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings};
+use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, SendProxy};
 
 use super::{Align, listed, table};
 use crate::quantity::{count, share, time};
@@ -91,6 +91,7 @@ fn of_values(values: &PoolValues) -> String {
     }));
     all.extend(values.points_per_weight.map(|points| format!("{points} points per weight")));
     all.extend(values.slow_start_ms.map(slow_start));
+    all.extend(values.send_proxy.map(send_proxy));
     all.extend(of_health(values));
     listed(all)
 }
@@ -177,6 +178,10 @@ fn slow_start(milliseconds: u64) -> String {
     if milliseconds == 0 { "no slow start".to_owned() } else { format!("slow start {}", time(milliseconds)) }
 }
 
+fn send_proxy(how: Option<SendProxy>) -> String {
+    how.map_or_else(|| "no PROXY header".to_owned(), |how| format!("PROXY header {how}"))
+}
+
 /// A pool in a few words: its policy, and what of it is not the usual.
 pub(super) fn of_pool(settings: &PoolSettings) -> String {
     use wire::settings::{DEFAULT_POINTS_PER_WEIGHT, HashKey, Policy};
@@ -192,6 +197,9 @@ pub(super) fn of_pool(settings: &PoolSettings) -> String {
     }
     if settings.slow_start_ms > 0 {
         all.push(slow_start(settings.slow_start_ms));
+    }
+    if settings.send_proxy.is_some() {
+        all.push(send_proxy(settings.send_proxy));
     }
     all.extend(of_health(&unusual_health(&settings.health)));
     listed(all)
@@ -393,10 +401,15 @@ its sessions would go on until they end: 1 alive; nothing was changed";
             key: HashKey::ClientSubnet { ipv4: 24, ipv6: 56 },
             max_load: LoadFactor::from_thousandths(1250),
             slow_start_ms: 30_000,
+            send_proxy: Some(SendProxy::V2 { crc32c: true, unique_id: true }),
             ..PoolSettings::default()
         };
-        let pool_values =
-            PoolValues { policy: Some(Policy::RoundRobin), slow_start_ms: Some(0), ..PoolValues::default() };
+        let pool_values = PoolValues {
+            policy: Some(Policy::RoundRobin),
+            slow_start_ms: Some(0),
+            send_proxy: Some(None),
+            ..PoolValues::default()
+        };
         let listen = vec!["0.0.0.0:25".parse().expect("an address")];
         for (one, done, dry) in [
             (
@@ -408,16 +421,18 @@ its sessions would go on until they end: 1 alive; nothing was changed";
             ),
             (
                 Change::AddPool { pool: pool.clone(), settings },
-                "added pool web: consistent-hash, key client-subnet /24 /56, max load 1.25, slow start 30 s\n\
+                "added pool web: consistent-hash, key client-subnet /24 /56, max load 1.25, slow start 30 s, \
+                 PROXY header v2 crc32c unique-id\n\
                  live sessions stay where they are",
-                "adding pool web: consistent-hash, key client-subnet /24 /56, max load 1.25, slow start 30 s\n\
+                "adding pool web: consistent-hash, key client-subnet /24 /56, max load 1.25, slow start 30 s, \
+                 PROXY header v2 crc32c unique-id\n\
                  no live session would be touched; nothing was changed",
             ),
             (
                 Change::SetPool { pool: pool.clone(), values: pool_values },
-                "set pool web to policy round-robin, no slow start; 0.00% of the clients moved\n\
+                "set pool web to policy round-robin, no slow start, no PROXY header; 0.00% of the clients moved\n\
                  live sessions stay where they are",
-                "setting pool web to policy round-robin, no slow start: 0.00% of the clients would move\n\
+                "setting pool web to policy round-robin, no slow start, no PROXY header: 0.00% of the clients would move\n\
                  no live session would be touched; nothing was changed",
             ),
             (

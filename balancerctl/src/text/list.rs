@@ -154,6 +154,10 @@ fn waits_for(waiting: Waiting) -> &'static str {
     }
 }
 
+/// How those end who are not let in.
+const REFUSED: [EndReason; 4] =
+    [EndReason::Denied, EndReason::ClientLimit, EndReason::BadHeader, EndReason::HeaderTimeout];
+
 /// The answer to `service list`.
 pub(crate) fn services(services: &[ServiceReport]) -> String {
     if services.is_empty() {
@@ -171,7 +175,7 @@ pub(crate) fn services(services: &[ServiceReport]) -> String {
     ];
     let limit = |limit: Option<std::num::NonZeroU32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
     let line = |service: &ServiceReport| {
-        let refused = [EndReason::Denied, EndReason::ClientLimit].iter().filter_map(|reason| service.ended.get(reason));
+        let refused = REFUSED.iter().filter_map(|reason| service.ended.get(reason));
         [
             format!("{}{}", service.name, if service.leaving { " (leaving)" } else { "" }),
             listed(&service.addresses),
@@ -184,7 +188,8 @@ pub(crate) fn services(services: &[ServiceReport]) -> String {
         ]
     };
     let mut paragraphs = vec![table(columns, services.iter().map(line))];
-    let networks: Vec<String> = services.iter().filter_map(networks).collect();
+    let networks: Vec<String> =
+        services.iter().flat_map(|service| networks(service).into_iter().chain(proxies(service))).collect();
     if !networks.is_empty() {
         paragraphs.push(networks.join("\n"));
     }
@@ -200,6 +205,14 @@ fn networks(service: &ServiceReport) -> Option<String> {
         (false, true) => Some(format!("{} serves only {}", service.name, listed(allow))),
         (false, false) => Some(format!("{} serves only {}, but not {}", service.name, listed(allow), listed(deny))),
     }
+}
+
+/// Whose connections say who the client is, if some do.
+fn proxies(service: &ServiceReport) -> Option<String> {
+    let networks = &service.settings.accept_proxy;
+    let wait = time(service.settings.proxy_timeout_ms);
+    (!networks.is_empty())
+        .then(|| format!("{} waits {wait} for the PROXY header of {}", service.name, listed(networks)))
 }
 
 /// The answer to `pool list`.
@@ -248,7 +261,11 @@ pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
     let line = |session: &SessionReport| {
         [
             session.client.to_string(),
-            format!("{}{}", session.server, if session.connected { "" } else { " (connecting)" }),
+            match session.server {
+                Some(server) if session.connected => server.to_string(),
+                Some(server) => format!("{server} (connecting)"),
+                None => "- (waiting for its header)".to_owned(),
+            },
             session.service.clone(),
             time(session.age_ms),
             time(session.idle_ms),
@@ -491,7 +508,7 @@ web   a, b          3      2       5  0000000000000007  round-robin, slow start 
             service: "tcp".into(),
             pool: "default".into(),
             client: "192.0.2.7:5000".parse().expect("an address"),
-            server: "10.0.0.1:80".parse().expect("an address"),
+            server: "10.0.0.1:80".parse().ok(),
             connected: false,
             age_ms: 61_000,
             idle_ms: 5,

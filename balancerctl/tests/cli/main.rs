@@ -18,7 +18,9 @@ use wire::report::{
     ChangeReport, DigestReport, Ended, ExplainReport, Hex, ListReport, Phase, ReloadReport, ServerReport, ServerState,
     SettingsReport, StatusReport, StoppingReport,
 };
-use wire::settings::{AdminState, HashKey, LoadFactor, Policy, PoolSettings, ServerSettings, ServiceSettings};
+use wire::settings::{
+    AdminState, HashKey, LoadFactor, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
+};
 use wire::{Refusal, Request, Response, Settings};
 
 /// A command line, and an environment without anything of this machine's.
@@ -262,13 +264,15 @@ fn a_change_is_sent_as_it_was_typed() {
             false,
         ),
         (
-            "pool set web --key client-subnet --subnet-ipv4 16 --max-load 1.25 --slow-start 30s --dry-run",
+            "pool set web --key client-subnet --subnet-ipv4 16 --max-load 1.25 --slow-start 30s --send-proxy v2 \
+             --send-proxy-unique-id --dry-run",
             Change::SetPool {
                 pool: "web".into(),
                 values: PoolValues {
                     key: Some(HashKey::ClientSubnet { ipv4: 16, ipv6: 56 }),
                     max_load: Some(LoadFactor::from_thousandths(1250)),
                     slow_start_ms: Some(30_000),
+                    send_proxy: Some(Some(SendProxy::V2 { crc32c: false, unique_id: true })),
                     ..PoolValues::default()
                 },
             },
@@ -286,20 +290,25 @@ fn a_change_is_sent_as_it_was_typed() {
     let mail = ServiceSettings {
         sessions_per_client: 20.try_into().ok(),
         deny: vec!["10.0.0.0/8".parse().expect("a network"), "192.0.2.1/32".parse().expect("a network")],
+        accept_proxy: vec!["10.0.0.5/32".parse().expect("a network")],
+        proxy_timeout_ms: 500,
         ..ServiceSettings::new(listen, "web")
     };
     let round_robin = PoolSettings { policy: Policy::RoundRobin, ..PoolSettings::default() };
+    let of_v1 = PoolSettings { send_proxy: Some(SendProxy::V1), ..PoolSettings::default() };
     let mut checked = PoolSettings::default();
     checked.health.check.kind =
         CheckKind::Send { send: CheckText::default(), expect: CheckText::new("220").expect("short") };
     checked.health.check.port = 8081.try_into().ok();
     for (line, change) in [
         (
-            "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1",
+            "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1 \
+             --accept-proxy 10.0.0.5 --proxy-timeout 500ms",
             Change::AddService { service: "mail".into(), settings: mail },
         ),
         ("service remove mail", Change::RemoveService { service: "mail".into() }),
         ("pool add web --policy round-robin", Change::AddPool { pool: "web".into(), settings: round_robin }),
+        ("pool add old --send-proxy v1", Change::AddPool { pool: "old".into(), settings: of_v1 }),
         (
             "pool add mail --check send --check-expect 220 --check-port 8081",
             Change::AddPool { pool: "mail".into(), settings: checked },
@@ -378,7 +387,7 @@ fn reports_are_printed_as_they_are_for_programs() {
                 "pool": "default", "digest": "00000000000000ff", "deviations": [], "servers": [],
                 "settings": {
                     "policy": "consistent-hash", "key": "client-ip", "max_load": null, "points_per_weight": 1024,
-                    "slow_start_ms": 0, "servers": {},
+                    "slow_start_ms": 0, "send_proxy": null, "servers": {},
                     "health": {
                         "check": {
                             "kind": "none", "interval_ms": 2000, "undecided_interval_ms": null,

@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
-use wire::settings::{HashKey, Policy, PoolSettings, Protocol, ServerSettings, ServiceSettings, Settings, is_name};
+use wire::settings::{
+    DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
+    Settings, is_name,
+};
 
 use super::file::File;
 use super::health;
@@ -31,6 +34,8 @@ pub(super) const SERVICE: &[&str] = &[
     "sessions_per_client",
     "allow",
     "deny",
+    "accept_proxy",
+    "proxy_timeout",
     "splice",
 ];
 /// Of `[pool.NAME]`.
@@ -42,6 +47,9 @@ pub(super) const POOL: &[&str] = &[
     "max_load",
     "points_per_weight",
     "slow_start",
+    "send_proxy",
+    "send_proxy_crc32c",
+    "send_proxy_unique_id",
     "check",
     "check_send",
     "check_send_hex",
@@ -74,6 +82,8 @@ pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions
 const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
 /// Those that mean something for the key `client-subnet` alone.
 const OF_CLIENT_SUBNET: [&str; 2] = ["subnet_ipv4", "subnet_ipv6"];
+/// Those that mean something for the header of version 2 alone.
+const OF_SEND_PROXY_V2: [&str; 2] = ["send_proxy_crc32c", "send_proxy_unique_id"];
 
 /// What a file is without anything that is wrong in it.
 pub(super) fn read(document: &DeTable<'_>, faults: &mut Faults<'_>) -> File {
@@ -140,6 +150,10 @@ fn read_service<'d>(
     section.require("pool", "the name of the pool that serves it", faults);
     not_empty(&section, "listen", "give an address and a port such as \"0.0.0.0:80\"", faults);
     not_empty(&section, "allow", "that would keep everybody out; to let everybody in leave the key out", faults);
+    if section.value("accept_proxy").is_none() {
+        let with = "accept_proxy, the networks whose connections begin with a PROXY protocol header";
+        refuse(&section, &["proxy_timeout"], with, faults);
+    }
 
     let listen = section.list("listen", value::listen_address, faults);
     for (index, address) in listen.iter().enumerate() {
@@ -169,6 +183,14 @@ fn read_service<'d>(
         sessions_per_client: section.take("sessions_per_client", value::limit_32, faults),
         allow: section.list("allow", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
         deny: section.list("deny", value::network, faults).into_iter().map(Spanned::into_inner).collect(),
+        accept_proxy: section
+            .list("accept_proxy", value::network, faults)
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect(),
+        proxy_timeout_ms: section
+            .take("proxy_timeout", value::proxy_timeout, faults)
+            .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
     }
 }
@@ -216,6 +238,8 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
         section.take("subnet_ipv4", value::prefix_ipv4, faults),
         section.take("subnet_ipv6", value::prefix_ipv6, faults),
     ];
+    let send_proxy = section.take("send_proxy", value::send_proxy, faults);
+    let [crc32c, unique_id] = OF_SEND_PROXY_V2.map(|key| section.take(key, value::flag, faults).unwrap_or_default());
     let pool = PoolSettings {
         policy: policy.unwrap_or(default.policy),
         key: match key {
@@ -229,6 +253,10 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
             .take("points_per_weight", value::points_per_weight, faults)
             .unwrap_or(default.points_per_weight),
         slow_start_ms: section.take("slow_start", value::slow_start, faults).unwrap_or(default.slow_start_ms),
+        send_proxy: send_proxy.map(|how| match how {
+            SendProxy::V1 => SendProxy::V1,
+            SendProxy::V2 { .. } => SendProxy::V2 { crc32c, unique_id },
+        }),
         health: health::read(&section, faults),
         servers: read_servers(&section, listens, faults),
     };
@@ -239,6 +267,11 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
     } else if !matches!(pool.key, HashKey::ClientSubnet { .. }) && (key.is_some() || section.value("key").is_none()) {
         let instead = format!("key = \"client-subnet\", and the key of this pool is \"{}\"", pool.key.name());
         refuse(&section, &OF_CLIENT_SUBNET, &instead, faults);
+    }
+    if !matches!(pool.send_proxy, Some(SendProxy::V2 { .. }))
+        && (send_proxy.is_some() || section.value("send_proxy").is_none())
+    {
+        refuse(&section, &OF_SEND_PROXY_V2, "send_proxy = \"v2\"", faults);
     }
     let weights: u64 = pool.servers.values().map(|server| u64::from(server.weight)).sum();
     let points = weights.saturating_mul(u64::from(pool.points_per_weight.get()));

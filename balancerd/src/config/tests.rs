@@ -10,7 +10,7 @@ use wire::health::{
     WhenAllDown,
 };
 use wire::settings::{
-    AdminState, HashKey, LoadFactor, Policy, PoolSettings, Protocol, ServerSettings, ServiceSettings,
+    AdminState, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
 };
 
 use super::file::{File, FileError, parse, read};
@@ -64,6 +64,8 @@ fn everything_that_a_file_can_say_is_read() {
         sessions_per_client = 10
         allow = ["10.0.0.0/8"]
         deny = "10.1.2.3"
+        accept_proxy = ["10.0.0.0/24", "::1"]
+        proxy_timeout = "1s 500ms"
         splice = false
 
         [service.db]
@@ -77,6 +79,8 @@ fn everything_that_a_file_can_say_is_read() {
         max_load = 1.25
         points_per_weight = 512
         slow_start = "1m 30s"
+        send_proxy = "v2"
+        send_proxy_unique_id = true
         servers = [
             { address = "10.0.0.1:8080", weight = 2, state = "drain", max_sessions = 100 },
             { address = "[::ffff:10.0.0.2]:8080" },
@@ -84,6 +88,7 @@ fn everything_that_a_file_can_say_is_read() {
 
         [pool.db]
         policy = "least-connections"
+        send_proxy = "v1"
         [[pool.db.servers]]
         address = "10.0.0.3:5432"
         [[pool.db.servers]]
@@ -101,6 +106,8 @@ fn everything_that_a_file_can_say_is_read() {
         sessions_per_client: NonZeroU32::new(10),
         allow: vec!["10.0.0.0/8".parse().expect("a network")],
         deny: vec!["10.1.2.3/32".parse().expect("a network")],
+        accept_proxy: ["10.0.0.0/24", "::1/128"].map(|text| text.parse().expect("a network")).to_vec(),
+        proxy_timeout_ms: 1500,
         splice: false,
         ..ServiceSettings::new(listen, "web")
     };
@@ -119,12 +126,14 @@ fn everything_that_a_file_can_say_is_read() {
         max_load: LoadFactor::from_thousandths(1250),
         points_per_weight: NonZeroU32::new(512).expect("not 0"),
         slow_start_ms: 90_000,
+        send_proxy: Some(SendProxy::V2 { crc32c: false, unique_id: true }),
         servers: [server("10.0.0.1:8080", first), server("10.0.0.2:8080", ServerSettings::default())].into(),
         ..PoolSettings::default()
     };
     let idle = ServerSettings { weight: 0, ..ServerSettings::default() };
     let db = PoolSettings {
         policy: Policy::LeastConnections,
+        send_proxy: Some(SendProxy::V1),
         servers: [server("10.0.0.3:5432", ServerSettings::default()), server("10.0.0.4:5432", idle)].into(),
         ..PoolSettings::default()
     };
@@ -166,7 +175,8 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
     assert_eq!(
         wrong_pool("[pool.web]\npolcy = \"round-robin\"\n"),
         "5:1: pool.web.polcy: unknown key; did you mean \"policy\"? Keys here: policy, key, subnet_ipv4, subnet_ipv6, \
-         max_load, points_per_weight, slow_start, check, check_send, check_send_hex, check_expect, check_expect_hex, \
+         max_load, points_per_weight, slow_start, send_proxy, send_proxy_crc32c, send_proxy_unique_id, check, \
+         check_send, check_send_hex, check_expect, check_expect_hex, \
          check_method, check_path, check_host, check_status, check_interval, check_undecided_interval, \
          check_down_interval, check_timeout, check_rise, check_fall, check_port, check_initial, eject_failures, \
          eject_time, eject_max_time, eject_max_percent, when_all_down, on_down, servers"
@@ -188,7 +198,7 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
     assert_eq!(
         wrong_service("\"tls\\n\" = true"),
         "4:1: service.web.\"tls\\n\": unknown key. Keys here: listen, protocol, pool, max_sessions, sessions_per_second, \
-         sessions_per_client, allow, deny, splice"
+         sessions_per_client, allow, deny, accept_proxy, proxy_timeout, splice"
     );
 }
 
@@ -331,6 +341,22 @@ fn values_of_another_type_or_range_are_told() {
             "deny = \"everybody\"",
             "8: service.web.deny: expected a network such as \"10.0.0.0/8\" or an address, found \"everybody\"",
         ),
+        (
+            "proxy_timeout = \"0s\"\naccept_proxy = \"10.0.0.1\"",
+            "17: service.web.proxy_timeout: expected more than no time, found \"0s\"",
+        ),
+        (
+            "proxy_timeout = \"2h\"\naccept_proxy = \"10.0.0.1\"",
+            "17: service.web.proxy_timeout: expected a time up to 1h such as \"5s\" or \"500ms\", found \"2h\"",
+        ),
+        (
+            "proxy_timeout = \"1s\"",
+            "1: service.web.proxy_timeout: it goes with accept_proxy, the networks whose connections begin with a PROXY protocol header",
+        ),
+        (
+            "accept_proxy = [\"10.0.0.0/8\", true]",
+            "31: service.web.accept_proxy[1]: expected a network such as \"10.0.0.0/8\" or an address, found true",
+        ),
         ("deny = 10.0", "8: service.web.deny: expected a network such as \"10.0.0.0/8\" or an address, found 10.0"),
     ] {
         assert_eq!(wrong_service(line), format!("4:{error}"), "{line}");
@@ -377,6 +403,20 @@ fn values_of_another_type_or_range_are_told() {
         (
             "slow_start = 07:32:00",
             "14: pool.web.slow_start: expected a time up to 1day such as \"30s\" or \"1m 30s\", found the time 07:32:00",
+        ),
+        (
+            "send_proxy = \"v3\"",
+            "14: pool.web.send_proxy: expected one of \"v1\", \"v2\", found \"v3\"; did you mean \"v1\"?",
+        ),
+        ("send_proxy = 2", "14: pool.web.send_proxy: expected one of \"v1\", \"v2\", found 2"),
+        ("send_proxy_crc32c = true", "1: pool.web.send_proxy_crc32c: it goes with send_proxy = \"v2\""),
+        (
+            "send_proxy_unique_id = true\nsend_proxy = \"v1\"",
+            "1: pool.web.send_proxy_unique_id: it goes with send_proxy = \"v2\"",
+        ),
+        (
+            "send_proxy_crc32c = 1\nsend_proxy = \"v2\"",
+            "21: pool.web.send_proxy_crc32c: expected true or false, found 1",
         ),
         (
             "servers = \"10.0.0.1:80\"",

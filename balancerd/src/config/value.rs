@@ -14,7 +14,9 @@ use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
 };
-use wire::settings::{AdminState, HashKey, LoadFactor, MAX_NAME, Policy, Protocol, is_name};
+use wire::settings::{
+    AdminState, HashKey, LoadFactor, MAX_NAME, MAX_PROXY_TIMEOUT_MS, Policy, Protocol, SendProxy, is_name,
+};
 
 /// Characters of a value of the file that a message shows.
 pub(super) const SHOWN: usize = 64;
@@ -116,6 +118,12 @@ pub(super) fn admin_state(value: &DeValue<'_>) -> Result<AdminState, String> {
     choice(value, &AdminState::ALL.map(|state| (state.name(), state)))
 }
 
+/// A version of the header, with nothing that goes along.
+pub(super) fn send_proxy(value: &DeValue<'_>) -> Result<SendProxy, String> {
+    let versions = [SendProxy::V1, SendProxy::V2 { crc32c: false, unique_id: false }];
+    choice(value, &versions.map(|version| (version.name(), version)))
+}
+
 pub(super) fn load_factor(value: &DeValue<'_>) -> Result<LoadFactor, String> {
     let number = match value {
         DeValue::Float(float) => float.as_str().parse().ok(),
@@ -142,6 +150,16 @@ pub(super) fn interval(value: &DeValue<'_>) -> Result<u64, String> {
 /// The time that a check may take, in milliseconds.
 pub(super) fn timeout(value: &DeValue<'_>) -> Result<u64, String> {
     span(value, MAX_TIMEOUT_MS)
+}
+
+/// The time that a PROXY protocol header may take, in milliseconds, not 0: no header comes in no time.
+pub(super) fn proxy_timeout(value: &DeValue<'_>) -> Result<u64, String> {
+    let most = human(MAX_PROXY_TIMEOUT_MS);
+    let expected = format!("a time up to {most} such as \"5s\" or \"500ms\"");
+    match time(value, 0..=MAX_PROXY_TIMEOUT_MS, &expected)? {
+        0 => Err(unexpected("more than no time", value)),
+        time => Ok(time),
+    }
 }
 
 fn span(value: &DeValue<'_>, most: u64) -> Result<u64, String> {

@@ -178,9 +178,12 @@ impl Daemon {
             log,
             descriptors,
             model,
-            sessions: Sessions::new(config.timeouts, descriptors.kernel_pipes(), |id, side| {
-                Source::Session(id, side).key()
-            }),
+            sessions: Sessions::new(
+                config.timeouts,
+                descriptors.kernel_pipes(),
+                |id, side| Source::Session(id, side).key(),
+                |id| Source::Newcomer(id).key(),
+            ),
             listeners: SlotMap::with_key(),
             control,
             probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
@@ -272,6 +275,13 @@ impl Daemon {
                         error!(?id, "a fault in the balancer: its session is closed, the others go on");
                         // Where the fault left it may be a place that cannot be ended in order either.
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end(id, EndReason::Fault, cx)));
+                    }
+                }
+                Some(Source::Newcomer(id)) => {
+                    let served = catch_unwind(AssertUnwindSafe(|| self.sessions.newcomer_ready(id, cx)));
+                    if served.is_err() {
+                        error!(?id, "a fault in the balancer: a client whose header was read is closed");
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end_newcomer(id, EndReason::Fault, cx)));
                     }
                 }
                 Some(Source::Listener(id)) => {

@@ -11,7 +11,9 @@ use wire::health::{
     CheckKind, CheckSettings, EjectionSettings, HttpCheck, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_STATUSES, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS,
 };
-use wire::settings::{HashKey, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name};
+use wire::settings::{
+    HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name,
+};
 
 /// Checks everything.
 ///
@@ -182,6 +184,9 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[(SocketAddr, &st
         if let Some((_, owner)) = taken.iter().find(|(other, _)| collide(*other, *listen)) {
             return Err(Refusal::AddressTaken { listen: *listen, service: (*owner).to_owned() });
         }
+    }
+    if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
+        return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }
     Ok(())
 }

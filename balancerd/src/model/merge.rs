@@ -28,6 +28,8 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         sessions_per_client: value(before.sessions_per_client, present.sessions_per_client, file.sessions_per_client),
         allow: list(|service| &service.allow),
         deny: list(|service| &service.deny),
+        accept_proxy: list(|service| &service.accept_proxy),
+        proxy_timeout_ms: value(before.proxy_timeout_ms, present.proxy_timeout_ms, file.proxy_timeout_ms),
         splice: value(before.splice, present.splice, file.splice),
     }
 }
@@ -39,6 +41,7 @@ fn pool(before: &PoolSettings, present: &PoolSettings, file: &PoolSettings) -> P
         max_load: value(before.max_load, present.max_load, file.max_load),
         points_per_weight: value(before.points_per_weight, present.points_per_weight, file.points_per_weight),
         slow_start_ms: value(before.slow_start_ms, present.slow_start_ms, file.slow_start_ms),
+        send_proxy: value(before.send_proxy, present.send_proxy, file.send_proxy),
         health: health(&before.health, &present.health, &file.health),
         servers: entries(&before.servers, &present.servers, &file.servers, server),
     }

@@ -31,7 +31,7 @@ use ring::Ring;
 use slotmap::SlotMap;
 use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
-use wire::settings::{PoolSettings, Settings};
+use wire::settings::{PoolSettings, SendProxy, Settings};
 
 use change::Halt;
 use checks::Checks;
@@ -307,6 +307,29 @@ impl Model {
         self.services[service].admit(client, now)
     }
 
+    /// How long the header of a connection to a service from this address may take, if it has to begin with one.
+    pub(crate) fn header_time(&self, service: ServiceId, peer: IpAddr) -> Option<Duration> {
+        self.services[service].header_time(peer)
+    }
+
+    /// Somebody came to a service whose header will say who it is. It counts as a session.
+    pub(crate) fn newcomer_began(&mut self, service: ServiceId, now: Instant) {
+        self.active += 1;
+        self.services[service].admit_newcomer(now);
+    }
+
+    /// Who a newcomer is. Why it is sent away, if it is; from now on it is a session of that client either way.
+    pub(crate) fn newcomer_is(&mut self, service: ServiceId, client: IpAddr) -> Result<(), EndReason> {
+        self.services[service].let_in(client)
+    }
+
+    /// A newcomer ended before it was known who it is.
+    pub(crate) fn newcomer_ended(&mut self, service: ServiceId, reason: EndReason) {
+        self.active -= 1;
+        self.services[service].ended_outside(reason);
+        self.forget_service_if_gone(service);
+    }
+
     /// A session is connecting to a server: the server does not go while it has the session.
     pub(crate) fn connect_began(&mut self, server: ServerId) {
         self.servers[server].traffic.began();
@@ -361,10 +384,11 @@ impl Model {
     ) {
         self.active -= 1;
         let turned_away = server.is_none() && matches!(reason, EndReason::Denied | EndReason::ClientLimit);
-        self.services[service].ended(client, reason, !turned_away);
-        if self.services[service].is_gone() {
-            self.services.remove(service);
+        match turned_away {
+            true => self.services[service].ended_outside(reason),
+            false => self.services[service].ended(client, reason),
         }
+        self.forget_service_if_gone(service);
         if let Some(server) = server {
             self.servers[server].traffic.ended(reason);
             self.on_load(server);
@@ -376,6 +400,12 @@ impl Model {
                 _ => {}
             }
             self.forget_if_gone(server);
+        }
+    }
+
+    fn forget_service_if_gone(&mut self, service: ServiceId) {
+        if self.services[service].is_gone() {
+            self.services.remove(service);
         }
     }
 
@@ -428,9 +458,25 @@ impl Model {
         self.servers[server].pool
     }
 
-    /// The names of a service and of a server's pool.
-    pub(crate) fn names(&self, service: ServiceId, server: ServerId) -> (&str, &str) {
-        (&self.services[service].name, &self.pools[self.servers[server].pool].name)
+    /// The name of a service.
+    pub(crate) fn service_name(&self, service: ServiceId) -> &str {
+        &self.services[service].name
+    }
+
+    /// The name of a server's pool.
+    pub(crate) fn pool_name(&self, server: ServerId) -> &str {
+        &self.pools[self.servers[server].pool].name
+    }
+
+    /// The pool that serves a service, and its name, as long as it is there.
+    pub(crate) fn serving(&self, service: ServiceId) -> Option<(PoolId, &str)> {
+        let id = self.services[service].pool;
+        self.pools.get(id).map(|pool| (id, pool.name.as_str()))
+    }
+
+    /// The header that a server gets before the first words of a client, if it gets one.
+    pub(crate) fn send_proxy(&self, server: ServerId) -> Option<SendProxy> {
+        self.pools[self.servers[server].pool].settings.send_proxy
     }
 
     /// Whether new sessions are taken.

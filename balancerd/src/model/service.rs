@@ -71,8 +71,22 @@ impl Service {
 
     /// A client came. Why it is sent away, if it is; it counts as a session either way.
     pub(super) fn admit(&mut self, client: IpAddr, now: Instant) -> Result<(), EndReason> {
-        self.traffic.began();
-        self.traffic.total += 1;
+        self.began();
+        self.let_in(client)?;
+        // Those who are sent away take nobody's turn.
+        self.take_turn(now);
+        Ok(())
+    }
+
+    /// A connection came of which it is not known yet who its client is. It counts as a session, and takes a turn: who
+    /// comes is known when others have been accepted behind it.
+    pub(super) fn admit_newcomer(&mut self, now: Instant) {
+        self.began();
+        self.take_turn(now);
+    }
+
+    /// Who a newcomer is. Why it is sent away, if it is.
+    pub(super) fn let_in(&mut self, client: IpAddr) -> Result<(), EndReason> {
         if !self.lets_in(client) {
             return Err(EndReason::Denied);
         }
@@ -81,12 +95,25 @@ impl Service {
             return Err(EndReason::ClientLimit);
         }
         *count += 1;
-        // Those who are sent away take nobody's turn.
+        Ok(())
+    }
+
+    fn began(&mut self) {
+        self.traffic.began();
+        self.traffic.total += 1;
+    }
+
+    fn take_turn(&mut self, now: Instant) {
         if let Some(rate) = self.settings.sessions_per_second {
             let next = self.next_by_rate.map_or(now, |next| next.max(now));
             self.next_by_rate = Some(next + Duration::from_secs(1) / rate.get());
         }
-        Ok(())
+    }
+
+    /// How long the header of a connection from this address may take, if it has to begin with one.
+    pub(super) fn header_time(&self, peer: IpAddr) -> Option<Duration> {
+        let begins_so = self.settings.accept_proxy.iter().any(|network| network.contains(&peer));
+        begins_so.then(|| Duration::from_millis(self.settings.proxy_timeout_ms))
     }
 
     /// Whether the networks let a client in.
@@ -96,12 +123,14 @@ impl Service {
         allowed && !settings.deny.iter().any(|network| network.contains(&client))
     }
 
-    /// A session of a client ended; one that was not let in was none of its sessions.
-    pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason, let_in: bool) {
+    /// A session of somebody who is nobody's client ended: not let in, or never known.
+    pub(super) fn ended_outside(&mut self, reason: EndReason) {
         self.traffic.ended(reason);
-        if !let_in {
-            return;
-        }
+    }
+
+    /// A session of a client ended.
+    pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason) {
+        self.traffic.ended(reason);
         if let Some(count) = self.clients.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
@@ -174,9 +203,9 @@ mod tests {
         let client = ip("10.0.0.1");
         assert_eq!([service.admit(client, now), service.admit(client, now)], [Ok(()), Ok(())]);
         assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit));
-        service.ended(client, EndReason::ClientLimit, false);
+        service.ended_outside(EndReason::ClientLimit);
         assert_eq!(service.admit(ip("10.0.0.2"), now), Ok(()));
-        service.ended(client, EndReason::ClientClosed, true);
+        service.ended(client, EndReason::ClientClosed);
         assert_eq!(service.admit(client, now), Ok(()));
         service.set(ServiceSettings::new(vec![], "web"), PoolId::default());
         assert_eq!(service.admit(client, now), Ok(()), "the limit is gone");
@@ -184,9 +213,9 @@ mod tests {
         settings.sessions_per_client = NonZeroU32::new(3);
         service.set(settings, PoolId::default());
         assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit), "who is there counts");
-        service.ended(client, EndReason::ClientLimit, false);
+        service.ended_outside(EndReason::ClientLimit);
         for client in [client, client, client, ip("10.0.0.2")] {
-            service.ended(client, EndReason::ServerClosed, true);
+            service.ended(client, EndReason::ServerClosed);
         }
         assert_eq!((service.traffic.active, service.clients.len()), (0, 0));
     }
@@ -218,7 +247,7 @@ mod tests {
         assert_eq!(service.waiting(now), None);
         service.admit(ip("10.0.0.1"), now).expect("room");
         assert_eq!(service.waiting(now), Some((Waiting::ServiceFull, None)));
-        service.ended(ip("10.0.0.1"), EndReason::ClientClosed, true);
+        service.ended(ip("10.0.0.1"), EndReason::ClientClosed);
         assert_eq!(service.waiting(now), None);
     }
 }

@@ -13,7 +13,7 @@ use wire::health::{
 use wire::report::{
     ChangeReport, ExplainReport, HealthState, ListReport, ServerReport, ServerState, Skip, SkippedReport,
 };
-use wire::settings::{AdminState, HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, SendProxy, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
@@ -223,6 +223,55 @@ fn a_removed_server_lives_until_its_last_session_ends() {
     }
     assert_eq!(row(&model, address), None);
     assert_eq!(refused(&mut model, &remove(address, false), now), Refusal::NotThere { server: address });
+}
+
+#[test]
+fn a_newcomer_is_a_session_of_nobody_until_it_is_known_who_it_is() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &add(address(1), 1), now);
+    model.services[service].settings.sessions_per_client = NonZeroU32::new(1);
+    model.services[service].settings.accept_proxy = vec!["192.0.2.0/24".parse().expect("a network")];
+    model.services[service].settings.proxy_timeout_ms = 700;
+    let ip = |text: &str| text.parse().expect("an address");
+    assert_eq!(model.header_time(service, ip("192.0.2.7")), Some(Duration::from_millis(700)));
+    assert_eq!(model.header_time(service, ip("192.0.3.7")), None);
+    for _ in 0..3 {
+        model.newcomer_began(service, now);
+    }
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Err(EndReason::ClientLimit));
+    model.session_ended(service, client(1).ip(), None, false, EndReason::ClientLimit, now);
+    model.newcomer_ended(service, EndReason::HeaderTimeout);
+    assert_eq!(model.session_began(service, client(1).ip(), now), Err(EndReason::ClientLimit), "it has its one");
+    model.session_ended(service, client(1).ip(), None, false, EndReason::ClientLimit, now);
+    model.session_ended(service, client(1).ip(), None, false, EndReason::NoServer, now);
+    assert_eq!(model.session_began(service, client(1).ip(), now), Ok(()), "and that has ended");
+    let report = model.status(now).services.remove(0);
+    assert_eq!((report.active, report.total), (1, 5));
+    let ended = [(EndReason::ClientLimit, 2), (EndReason::HeaderTimeout, 1), (EndReason::NoServer, 1)];
+    assert_eq!(report.ended, ended.into());
+}
+
+#[test]
+fn newcomers_take_their_turns_and_places_and_a_removed_service_waits_for_them() {
+    let (mut model, service, now) = model();
+    model.services[service].settings.max_sessions = NonZeroU64::new(2);
+    model.newcomer_began(service, now);
+    assert_eq!(model.waiting(service, now), None);
+    model.newcomer_began(service, now);
+    assert_eq!(model.waiting(service, now), Some((Waiting::ServiceFull, None)));
+    model.newcomer_ended(service, EndReason::BadHeader);
+    model.services[service].settings.sessions_per_second = NonZeroU32::new(1);
+    model.newcomer_began(service, now);
+    model.newcomer_ended(service, EndReason::BadHeader);
+    assert!(matches!(model.waiting(service, now), Some((Waiting::Rate, Some(_)))));
+    let name = model.service_name(service).to_owned();
+    changed(&mut model, &Request::Change { change: Change::RemoveService { service: name }, dry_run: false }, now);
+    model.listening(HashMap::new());
+    assert!(model.services.contains_key(service));
+    assert_eq!(model.newcomer_is(service, client(1).ip()), Ok(()));
+    model.session_ended(service, client(1).ip(), None, false, EndReason::NoServer, now);
+    assert!(!model.services.contains_key(service));
 }
 
 #[test]
@@ -437,13 +486,10 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
     ];
     let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
     (servers, prop::sample::select(Policy::ALL.as_slice()), key, load, any_health()).prop_map(
-        |(servers, policy, key, max_load, health)| PoolSettings {
-            policy,
-            key,
-            max_load,
-            servers,
-            health,
-            ..PoolSettings::default()
+        |(servers, policy, key, max_load, health)| {
+            // Nothing in it decides who gets whom.
+            let send_proxy = max_load.map(|_| SendProxy::V2 { crc32c: true, unique_id: false });
+            PoolSettings { policy, key, max_load, send_proxy, servers, health, ..PoolSettings::default() }
         },
     )
 }
@@ -454,6 +500,8 @@ pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
     let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
         sessions_per_second: limited.then_some(NonZeroU32::MIN),
         deny: vec!["192.0.2.0/24".parse().expect("a network")],
+        accept_proxy: limited.then(|| "192.0.2.7/32".parse().expect("a network")).into_iter().collect(),
+        proxy_timeout_ms: if limited { 700 } else { 5000 },
         splice: !limited,
         ..ServiceSettings::new(vec![([127, 0, 0, 1], port).into()], &pool)
     });

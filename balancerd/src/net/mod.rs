@@ -6,6 +6,7 @@ mod connect;
 pub(crate) mod control;
 pub(crate) mod listen;
 pub(crate) mod probe;
+pub(crate) mod proxy;
 pub(crate) mod tcp;
 
 use std::io;

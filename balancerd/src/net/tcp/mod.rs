@@ -1,6 +1,8 @@
 //! The TCP sessions of all services: opens them, feeds them their events, and ends them.
 
+mod introduction;
 mod kernel_pipes;
+mod newcomer;
 mod pipe;
 mod session;
 mod way;
@@ -19,8 +21,11 @@ use super::connect::{begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use crate::event::{Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
+use introduction::{Introductions, Origin};
 use kernel_pipes::KernelPipes;
 pub(crate) use kernel_pipes::MOST_KERNEL_PIPES;
+pub(crate) use newcomer::NewcomerId;
+use newcomer::{Newcomer, Newcomers};
 use pipe::{Pipe, Through};
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
@@ -42,8 +47,13 @@ pub(crate) struct Sessions {
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
+    /// Those whose header has not come yet.
+    newcomers: Newcomers,
+    introductions: Introductions,
     /// Clients that were accepted in this turn. They are opened at the end of it: most have said their first words by then.
     arrivals: Vec<Arrival>,
+    /// Clients whose header came in this turn. They get their servers at the end of it, too.
+    introduced: Vec<Known>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
     ended: u64,
@@ -51,11 +61,18 @@ pub(crate) struct Sessions {
     no_server: Repeated,
     shortage: Repeated,
     unreachable: Repeated,
+    headers: Repeated,
 }
 
 impl Sessions {
-    /// None yet. `key` says what the sides of a session are called at the poller; there are so many kernel pipes at most.
-    pub(crate) fn new(timeouts: Timeouts, most_kernel_pipes: usize, key: fn(SessionId, Side) -> Key) -> Self {
+    /// None yet. There are so many kernel pipes at most. `key` says what the sides of a session are called at the poller,
+    /// and `newcomer` what those are whose header has not come.
+    pub(crate) fn new(
+        timeouts: Timeouts,
+        most_kernel_pipes: usize,
+        key: fn(SessionId, Side) -> Key,
+        newcomer: fn(NewcomerId) -> Key,
+    ) -> Self {
         Self {
             slots: SlotMap::with_key(),
             deadlines: Deadlines::new(),
@@ -63,19 +80,23 @@ impl Sessions {
             kernel_pipes: KernelPipes::new(most_kernel_pipes),
             listening: Vec::new(),
             key,
+            newcomers: Newcomers::new(newcomer),
+            introductions: Introductions::new(),
             arrivals: Vec::new(),
+            introduced: Vec::new(),
             unsettled: Vec::new(),
             ended: 0,
             full: Repeated::default(),
             no_server: Repeated::default(),
             shortage: Repeated::default(),
             unreachable: Repeated::default(),
+            headers: Repeated::default(),
         }
     }
 
-    /// Sessions alive.
+    /// Sessions alive, those included whose header has not come.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.newcomers.len()
     }
 
     /// Sessions that have ended since the start.
@@ -117,10 +138,18 @@ impl Sessions {
         match listener.accept(cx.now) {
             Accepted::Client(client, peer) => {
                 let peer = canonical(peer);
-                let arrival = Arrival { service: listener.service, client, peer };
-                match cx.model.session_began(listener.service, peer.ip(), cx.now) {
-                    Ok(()) => self.arrivals.push(arrival),
-                    Err(reason) => self.turn_away(arrival, reason, cx),
+                let (service, header_time) = (listener.service, cx.model.header_time(listener.service, peer.ip()));
+                let header_by = header_time.map(|time| cx.now + time);
+                let admitted = match header_by {
+                    Some(_) => {
+                        cx.model.newcomer_began(service, cx.now);
+                        Ok(())
+                    }
+                    None => cx.model.session_began(service, peer.ip(), cx.now),
+                };
+                match admitted {
+                    Ok(()) => self.arrivals.push(Arrival { service, client, peer, header_by }),
+                    Err(reason) => self.turn_away(service, peer, client, reason, cx),
                 }
                 if cx.model.is_full() && self.full.on_event(cx.now) {
                     let limit = cx.model.session_limit();
@@ -145,8 +174,14 @@ impl Sessions {
     }
 
     /// Closes a client that gets no server.
-    fn turn_away(&mut self, arrival: Arrival, reason: EndReason, cx: &mut Context<'_>) {
-        let Arrival { service, client, peer } = arrival;
+    fn turn_away(
+        &mut self,
+        service: ServiceId,
+        peer: SocketAddr,
+        client: TcpStream,
+        reason: EndReason,
+        cx: &mut Context<'_>,
+    ) {
         drop(client);
         debug!(client = %peer, %reason, "client turned away");
         cx.model.session_ended(service, peer.ip(), None, false, reason, cx.now);
@@ -154,23 +189,35 @@ impl Sessions {
         self.complain(reason, peer, cx.now);
     }
 
-    /// Takes a client: reads what it said first, picks its server and begins to connect.
+    /// Takes a client: reads what it said first, or the header that says who it is.
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
-        let Arrival { service, client, peer } = arrival;
-        let may_splice = cx.model.may_splice(service);
-        let mut inward = Pipe::new(may_splice);
-        let attempt = match inward.take_in(&client, cx.scratch) {
-            Ok(()) => self.connect(service, peer, Vec::new(), inward.wants_write(), cx),
-            Err(error) => Err(broken(Side::Client, &error)),
-        };
-        match attempt {
+        let Arrival { service, client, peer, header_by } = arrival;
+        if let Some(until) = header_by {
+            self.meet(Newcomer::new(service, client, peer, cx.now, until), cx);
+            return;
+        }
+        let mut inward = Pipe::new(cx.model.may_splice(service));
+        match inward.take_in(&client, cx.scratch) {
+            Ok(()) => self.begin(Known { service, peer, client: End::new(client), inward, origin: None }, cx),
+            Err(error) => self.turn_away(service, peer, client, broken(Side::Client, &error), cx),
+        }
+    }
+
+    /// Picks the server of a client and begins to connect.
+    fn begin(&mut self, known: Known, cx: &mut Context<'_>) {
+        let Known { service, peer, client, inward, origin } = known;
+        match self.connect(service, peer, Vec::new(), inward.wants_write(), cx) {
             Ok(attempt) => {
-                let session = Session::new(End::new(client), inward, attempt, service, peer, may_splice, cx.now);
+                let send_proxy = attempt.send_proxy;
+                let may_splice = cx.model.may_splice(service);
+                let mut session = Session::new(client, inward, attempt, service, peer, may_splice, cx.now);
+                session.origin = origin;
+                self.introductions.introduce(&mut session, send_proxy);
                 let id = self.slots.insert(session);
                 self.schedule(id);
                 self.unsettled.push(id);
             }
-            Err(reason) => self.turn_away(Arrival { service, client, peer }, reason, cx),
+            Err(reason) => self.turn_away(service, peer, client.stream, reason, cx),
         }
     }
 
@@ -192,13 +239,17 @@ impl Sessions {
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable];
-        let others = [self.deadlines.next(), self.kernel_pipes.next_deadline()];
+        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.headers];
+        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: gives connects up, ends idle sessions, takes kernel pipes back, logs what was not logged.
+    /// Does what is due: gives connects and headers up, ends idle sessions, takes kernel pipes back, logs what was not
+    /// logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        while let Some(id) = self.newcomers.due(cx.now) {
+            self.end_newcomer(id, EndReason::HeaderTimeout, cx);
+        }
         while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
@@ -219,6 +270,9 @@ impl Sessions {
         }
         if let Some(suppressed) = self.unreachable.expire(cx.now) {
             info!(suppressed, "servers did not answer: further connects failed");
+        }
+        if let Some(suppressed) = self.headers.expire(cx.now) {
+            info!(suppressed, "further connections did not begin with the PROXY protocol header that they have to");
         }
     }
 
@@ -255,12 +309,16 @@ impl Sessions {
 
     /// Ends the session with this number, if there is one.
     pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
-        self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx);
+        match self.newcomers.of_number(number) {
+            Some(id) => self.end_newcomer(id, reason, cx),
+            None => self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx),
+        }
     }
 
     /// Whether there is a session with this number.
     pub(crate) fn has_number(&self, number: u64) -> bool {
-        self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)))
+        let is_session = self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)));
+        is_session || self.newcomers.of_number(number).is_some()
     }
 
     /// The live sessions that are meant, the longest idle first.
@@ -270,16 +328,30 @@ impl Sessions {
                 && filter.pool.is_none_or(|pool| model.pool_of(session.server_id) == pool)
                 && filter.server.is_none_or(|server| model.server_address(session.server_id) == server)
         };
-        let mut meant: Vec<(SessionId, &Session)> = self.slots.iter().filter(|(_, it)| is_meant(it)).collect();
-        meant.sort_by_key(|(_, session)| session.last_moved());
+        // Who it is, and so its server, is not known yet.
+        let is_coming = |newcomer: &Newcomer| {
+            filter.server.is_none()
+                && filter.service.is_none_or(|service| newcomer.service == service)
+                && filter.pool.is_none_or(|pool| model.serving(newcomer.service).is_some_and(|(its, _)| its == pool))
+        };
+        let sessions = self.slots.iter().filter(|(_, it)| is_meant(it));
+        let newcomers = self.newcomers.iter().filter(|(_, it)| is_coming(it));
+        let mut meant: Vec<(Instant, Listed<'_>)> = sessions
+            .map(|(id, session)| (session.last_moved(), Listed::Session(id, session)))
+            .chain(newcomers.map(|(id, newcomer)| (newcomer.began, Listed::Newcomer(id, newcomer))))
+            .collect();
+        meant.sort_by_key(|(moved, _)| *moved);
         meant.truncate(filter.limit);
-        meant.into_iter().map(|(id, session)| report(id, session, model, now)).collect()
+        meant.into_iter().map(|(_, listed)| listed.report(model, now)).collect()
     }
 
     /// Ends every session.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
         for id in self.slots.keys().collect::<Vec<_>>() {
             self.end(id, reason, cx);
+        }
+        for id in self.newcomers.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.end_newcomer(id, reason, cx);
         }
     }
 
@@ -318,6 +390,11 @@ impl Sessions {
             self.open(arrival, cx);
         }
         self.arrivals = arrivals;
+        let mut introduced = std::mem::take(&mut self.introduced);
+        for known in introduced.drain(..) {
+            self.begin(known, cx);
+        }
+        self.introduced = introduced;
         while let Some(id) = self.unsettled.pop() {
             let Some(session) = self.slots.get_mut(id) else { continue };
             let outcome = session.on_end_of_turn(cx.now);
@@ -356,12 +433,16 @@ impl Sessions {
             self.end(id, EndReason::Shortage, cx);
             return;
         }
+        // What was meant for that server is for no other.
+        session.lead_with(&[]);
         let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
         self.on_connect_failed(server, errno, cx);
         match self.connect(service, peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
+                    let send_proxy = attempt.send_proxy;
                     session.reconnect(attempt, cx.now);
+                    self.introductions.introduce(session, send_proxy);
                 }
                 self.schedule(id);
                 self.unsettled.push(id);
@@ -382,15 +463,16 @@ impl Sessions {
     ) -> Result<Attempt, EndReason> {
         while tried.len() < MOST_TRIES {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
+            let send_proxy = cx.model.send_proxy(server);
             let begun = if is_a_circle(address, &self.listening) {
                 Err(Errno::ECONNREFUSED)
             } else {
-                begin_connect(address, has_first_words)
+                begin_connect(address, has_first_words || send_proxy.is_some())
             };
             match begun {
                 Ok(stream) => {
                     cx.model.connect_began(server);
-                    return Ok(Attempt { server_id: server, server: End::new(stream), tried });
+                    return Ok(Attempt { server_id: server, server: End::new(stream), tried, send_proxy });
                 }
                 Err(errno) if is_ours(errno) => return Err(EndReason::Shortage),
                 Err(errno) => {
@@ -441,6 +523,9 @@ impl Sessions {
             EndReason::Shortage if self.shortage.on_event(now) => {
                 warn!(%client, "short of descriptors, ports or memory: the client was closed");
             }
+            EndReason::BadHeader | EndReason::HeaderTimeout if self.headers.on_event(now) => {
+                info!(peer = %client, %reason, "a connection did not begin with the PROXY protocol header that it has to");
+            }
             _ => {}
         }
     }
@@ -451,17 +536,54 @@ struct Arrival {
     service: ServiceId,
     client: TcpStream,
     peer: SocketAddr,
+    /// Until when the header has to be there that says who it is, if one has to be.
+    header_by: Option<Instant>,
+}
+
+/// A client that has no session yet, and of which it is known who it is.
+struct Known {
+    service: ServiceId,
+    peer: SocketAddr,
+    client: End,
+    /// With its first words.
+    inward: Pipe,
+    origin: Option<Box<Origin>>,
+}
+
+/// Somebody on the list of sessions.
+enum Listed<'a> {
+    Session(SessionId, &'a Session),
+    Newcomer(NewcomerId, &'a Newcomer),
+}
+
+impl Listed<'_> {
+    fn report(self, model: &Model, now: Instant) -> SessionReport {
+        match self {
+            Self::Session(id, session) => report(id, session, model, now),
+            Self::Newcomer(id, newcomer) => SessionReport {
+                session: newcomer::number(id),
+                service: model.service_name(newcomer.service).to_owned(),
+                pool: model.serving(newcomer.service).map_or_else(String::new, |(_, name)| name.to_owned()),
+                client: newcomer.peer,
+                server: None,
+                connected: false,
+                age_ms: milliseconds(now - newcomer.began),
+                idle_ms: milliseconds(now - newcomer.began),
+                bytes_in: 0,
+                bytes_out: 0,
+            },
+        }
+    }
 }
 
 fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> SessionReport {
-    let (service, pool) = model.names(session.service, session.server_id);
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
         session: id.data().as_ffi(),
-        service: service.to_owned(),
-        pool: pool.to_owned(),
+        service: model.service_name(session.service).to_owned(),
+        pool: model.pool_name(session.server_id).to_owned(),
         client: session.peer,
-        server: model.server_address(session.server_id),
+        server: Some(model.server_address(session.server_id)),
         connected: session.is_connected(),
         age_ms: milliseconds(now - session.began),
         idle_ms: milliseconds(now - session.last_moved()),

@@ -38,14 +38,20 @@ pub(super) struct Pipe {
 /// What was read and could not be written yet.
 #[derive(Debug)]
 enum Rest {
-    /// All but the first `sent` bytes of a buffer. No buffer while there is nothing.
-    Buffer { bytes: Vec<u8>, sent: usize },
+    /// All but the first `sent` bytes of a buffer, of which the first `lead` did not come from the source: a header for
+    /// the sink. No buffer while there is nothing.
+    Buffer { bytes: Vec<u8>, sent: usize, lead: usize },
     /// So many bytes in a kernel pipe, never none, and since when.
     Kernel { pipe: KernelPipe, count: u32, since: Instant },
 }
 
 impl Rest {
-    const NOTHING: Self = Self::Buffer { bytes: Vec::new(), sent: 0 };
+    const NOTHING: Self = Self::of(Vec::new());
+
+    /// What came from the source, and nothing else.
+    const fn of(bytes: Vec<u8>) -> Self {
+        Self::Buffer { bytes, sent: 0, lead: 0 }
+    }
 
     fn is_nothing(&self) -> bool {
         matches!(self, Self::Buffer { bytes, .. } if bytes.is_empty())
@@ -82,6 +88,11 @@ impl Pipe {
         Self { flow: Flow::Open, way: Way::new(may_splice), rest: Rest::NOTHING }
     }
 
+    /// With first words of its source that were read already.
+    pub(super) fn with(words: Vec<u8>, may_splice: bool) -> Self {
+        Self { rest: Rest::of(words), ..Self::new(may_splice) }
+    }
+
     /// Whether it would read: back-pressure is that it does not while there is a rest.
     pub(super) fn wants_read(&self) -> bool {
         self.flow == Flow::Open && self.rest.is_nothing()
@@ -114,7 +125,7 @@ impl Pipe {
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         match &self.rest {
-            Rest::Buffer { bytes, sent } => bytes.len() - sent,
+            Rest::Buffer { bytes, sent, .. } => bytes.len() - sent,
             Rest::Kernel { count, .. } => *count as usize,
         }
     }
@@ -234,32 +245,51 @@ impl Pipe {
         Ok(())
     }
 
-    /// Offers the first words to a sink that may not be connected yet, or may turn out broken: what it does not take stays
-    /// here for the next one.
-    pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<usize> {
-        let Rest::Buffer { bytes, sent } = &mut self.rest else { return Ok(0) };
+    /// Puts a header before the first words, in place of an earlier one, whatever was written of that: it is for a sink
+    /// that has taken nothing of the source.
+    pub(super) fn lead_with(&mut self, header: &[u8]) {
+        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else {
+            debug_assert!(false, "nothing is spliced before the first words are out");
+            return;
+        };
+        debug_assert!(*sent <= *lead, "a word of the source has one sink");
+        if header.is_empty() && *lead == 0 {
+            return;
+        }
+        *bytes = [header, &bytes[*lead..]].concat();
+        (*sent, *lead) = (0, header.len());
+    }
+
+    /// Offers the first words, with what leads them, to a sink that may not be connected yet, or may turn out broken: what
+    /// it does not take stays here for the next one. Bytes of the source that it took; nothing when it took nothing at
+    /// all.
+    pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<Option<usize>> {
+        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else { return Ok(None) };
         match send(sink, &bytes[*sent..]) {
+            Ok(0) => Ok(None),
             Ok(count) => {
+                let before = (*sent).max(*lead);
                 *sent += count;
+                let own = (*sent).max(*lead) - before;
                 if *sent == bytes.len() {
                     self.rest = Rest::NOTHING;
                 }
-                Ok(count)
+                Ok(Some(own))
             }
-            Err(error) if is_transient(&error) => Ok(0),
+            Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        self.rest = Rest::Buffer { bytes: bytes.to_vec(), sent: 0 };
+        self.rest = Rest::of(bytes.to_vec());
     }
 
     /// Writes once of what is kept.
     pub(super) fn flush(&mut self, sink: &TcpStream, kernel_pipes: &mut KernelPipes, now: Instant) -> Step {
         debug_assert!(self.wants_write());
         let moved = match &mut self.rest {
-            Rest::Buffer { .. } => self.offer(sink),
+            Rest::Buffer { .. } => self.offer(sink).map(Option::unwrap_or_default),
             Rest::Kernel { pipe, count, .. } => match pipe.drain(sink, *count as usize) {
                 Ok(sent) => {
                     *count -= u32::try_from(sent).expect("no more than was asked for");
@@ -290,7 +320,7 @@ impl Pipe {
         if let Rest::Kernel { pipe, count, .. } = &self.rest {
             let bytes = pipe.read_back(*count as usize)?;
             self.free(kernel_pipes, now);
-            self.rest = Rest::Buffer { bytes, sent: 0 };
+            self.rest = Rest::of(bytes);
             self.way.on_stall();
         }
         Ok(())
@@ -323,7 +353,7 @@ impl Pipe {
 
 /// recv(2), and send(2) below: the two calls that a relay is made of. Straight into the kernel: those of libc are
 /// cancellation points, which costs them atomic operations in a process that has more than one thread.
-fn receive(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn receive(source: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let (count, _) = rustix::net::recv(source, buffer, RecvFlags::empty())?;
     Ok(count)
 }

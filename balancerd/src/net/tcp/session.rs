@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use wire::report::EndReason;
+use wire::settings::SendProxy;
 
+use super::introduction::Origin;
 use super::kernel_pipes::KernelPipes;
 use super::pipe::{Pipe, Step, Through};
 use crate::event::{Interest, Ready};
@@ -58,6 +60,8 @@ pub(super) struct Attempt {
     pub(super) server: End,
     /// Those that did not answer before it.
     pub(super) tried: Vec<ServerId>,
+    /// The header that the server gets first, if it does.
+    pub(super) send_proxy: Option<SendProxy>,
 }
 
 /// A session.
@@ -74,7 +78,10 @@ pub(super) struct Session {
     ending: Option<EndReason>,
     pub(super) service: ServiceId,
     pub(super) server_id: ServerId,
+    /// The client, as its header says if it had to begin with one.
     pub(super) peer: SocketAddr,
+    /// What headers say of it beyond that, if they do.
+    pub(super) origin: Option<Box<Origin>>,
     pub(super) began: Instant,
     last_moved: Instant,
     /// Bytes that reached the server, and the client.
@@ -150,6 +157,7 @@ impl Session {
             service,
             server_id: attempt.server_id,
             peer,
+            origin: None,
             began: now,
             last_moved: now,
             moved: (0, 0),
@@ -184,7 +192,12 @@ impl Session {
         self.moved.1 += outcome.outward as u64;
     }
 
-    /// Whether the client has said something that the server is to get first.
+    /// The server gets this first, before anything of the client.
+    pub(super) fn lead_with(&mut self, header: &[u8]) {
+        self.inward.lead_with(header);
+    }
+
+    /// Whether there is something that the server is to get first: a header, words of the client, or both.
     pub(super) fn has_first_words(&self) -> bool {
         self.inward.wants_write()
     }
@@ -217,7 +230,7 @@ impl Session {
     }
 
     /// The end of the turn in which the connect began. Over loopback it is done by now, and on a near network it may
-    /// be; then what the client has sent goes out at once, and the poller is spared two calls and an event. Extra calls
+    /// be; then a header and what the client has sent go out at once, and the poller is spared two calls and an event. Extra calls
     /// do nothing.
     pub(super) fn on_end_of_turn(&mut self, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
@@ -227,8 +240,8 @@ impl Session {
         }
         if self.has_first_words() {
             match self.inward.offer(&self.server.stream) {
-                Ok(0) => {}
-                Ok(count) => {
+                Ok(None) => {}
+                Ok(Some(count)) => {
                     self.phase = Phase::Relaying;
                     self.last_moved = now;
                     (outcome.connected, outcome.inward) = (true, count);
@@ -486,7 +499,7 @@ mod tests {
     }
 
     fn attempt(server: TcpStream) -> Attempt {
-        Attempt { server_id: ServerId::default(), server: End::new(server), tried: Vec::new() }
+        Attempt { server_id: ServerId::default(), server: End::new(server), tried: Vec::new(), send_proxy: None }
     }
 
     impl Scene {
@@ -601,6 +614,58 @@ mod tests {
         server.read_exact(&mut got).expect("received");
         assert_eq!(&got, b"kept");
         assert_eq!(scene.session.inward.buffer_capacity(), 0);
+    }
+
+    #[test]
+    fn a_header_goes_out_first_with_the_words_behind_it_and_counts_as_none() {
+        let mut scene = Scene::connecting();
+        scene.says_first(b"words");
+        scene.session.lead_with(b"header ");
+        let outcome = scene.session.on_end_of_turn(scene.now);
+        assert_eq!(outcome, Outcome { connected: true, inward: 5, outward: 0, next: Next::Wait });
+        let mut got = [0; 100];
+        // One segment, so one read has it all.
+        wait_for(&scene.server, PollFlags::POLLIN);
+        let count = scene.server.read(&mut got).expect("received");
+        assert_eq!(&got[..count], b"header words");
+        assert_eq!(scene.interests(), (Interest::READ, Interest::READ));
+        assert_eq!(scene.session.inward.buffer_capacity(), 0);
+    }
+
+    #[test]
+    fn a_header_needs_no_words_to_go() {
+        let mut scene = Scene::connecting();
+        scene.session.lead_with(b"header ");
+        let outcome = scene.session.on_end_of_turn(scene.now);
+        assert_eq!(outcome, Outcome { connected: true, inward: 0, outward: 0, next: Next::Wait });
+        scene.client.write_all(b"words").expect("sent");
+        assert_eq!(scene.readable(Side::Client).inward, 5);
+        let mut got = [0; 12];
+        scene.server.read_exact(&mut got).expect("received");
+        assert_eq!(&got, b"header words");
+    }
+
+    #[test]
+    fn each_server_gets_its_own_header_whole_and_nothing_of_another() {
+        let mut scene = Scene::connecting();
+        scene.says_first(b"words");
+        let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        for header in [&b"first header "[..], b"", b"the third "] {
+            let refused = super::super::begin_connect(gone, true).expect("begun");
+            scene.session.reconnect(attempt(refused), scene.now);
+            scene.session.lead_with(header);
+            let outcome = scene.session.on_end_of_turn(scene.now);
+            assert_eq!((outcome.inward, outcome.next), (0, Next::Retry(Errno::ECONNREFUSED)));
+            assert_eq!(scene.session.inward.kept(), header.len() + 5);
+        }
+        let (mut server, near_server) = pair();
+        scene.session.reconnect(attempt(near_server), scene.now);
+        scene.session.lead_with(b"last ");
+        let outcome = scene.session.on_end_of_turn(scene.now);
+        assert_eq!((outcome.connected, outcome.inward), (true, 5));
+        let mut got = [0; 10];
+        server.read_exact(&mut got).expect("received");
+        assert_eq!(&got, b"last words");
     }
 
     #[test]
