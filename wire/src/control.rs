@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressFault;
+use crate::connection::ServerSide;
 use crate::health::{CheckKind, CheckSettings, EjectionSettings, HealthSettings, InitialHealth, OnDown, WhenAllDown};
 use crate::report::{
     ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
@@ -278,6 +279,14 @@ pub struct PoolValues {
     pub when_all_down: Option<WhenAllDown>,
     /// What becomes of the sessions of a server that goes down.
     pub on_down: Option<OnDown>,
+    /// For a server to answer a connect; the inner nothing is what the balancer was started with.
+    pub connect_timeout_ms: Option<Option<NonZeroU64>>,
+    /// Servers that a client's connect goes to.
+    pub tries: Option<NonZeroU8>,
+    /// Bytes of a client that are kept for another server.
+    pub replay: Option<u32>,
+    /// Addresses that connections come from.
+    pub source: Option<Vec<IpAddr>>,
 }
 
 impl ServerValues {
@@ -326,6 +335,13 @@ impl PoolValues {
                 },
                 when_all_down: self.when_all_down.unwrap_or(*when_all_down),
                 on_down: self.on_down.unwrap_or(*on_down),
+            },
+            server_side: ServerSide {
+                connect_timeout_ms: self.connect_timeout_ms.unwrap_or(before.server_side.connect_timeout_ms),
+                tries: self.tries.unwrap_or(before.server_side.tries),
+                replay: self.replay.unwrap_or(before.server_side.replay),
+                source: self.source.clone().unwrap_or_else(|| before.server_side.source.clone()),
+                ..before.server_side.clone()
             },
             servers: before.servers.clone(),
         }

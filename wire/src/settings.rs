@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::connection::{ClientSide, ServerSide, SocketSettings};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 
 /// The pool that commands mean when they name none.
@@ -71,7 +72,15 @@ pub struct ServiceSettings {
     #[serde(default = "default_proxy_timeout_ms")]
     pub proxy_timeout_ms: u64,
     /// Whether bulk is spliced: moved by the kernel without being copied.
+    #[serde(default = "yes")]
     pub splice: bool,
+    /// The connections of its clients.
+    #[serde(default)]
+    pub client_side: ClientSide,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_proxy_timeout_ms() -> u64 {
@@ -94,6 +103,7 @@ impl ServiceSettings {
             accept_proxy: Vec::new(),
             proxy_timeout_ms: DEFAULT_PROXY_TIMEOUT_MS,
             splice: true,
+            client_side: ClientSide::default(),
         }
     }
 }
@@ -125,6 +135,9 @@ pub struct PoolSettings {
     /// How it is found out which servers are up, and what follows.
     #[serde(default)]
     pub health: HealthSettings,
+    /// The connections to its servers.
+    #[serde(default)]
+    pub server_side: ServerSide,
     /// The servers by address.
     pub servers: BTreeMap<SocketAddr, ServerSettings>,
 }
@@ -139,6 +152,7 @@ impl Default for PoolSettings {
             slow_start_ms: 0,
             send_proxy: None,
             health: HealthSettings::default(),
+            server_side: ServerSide::default(),
             servers: BTreeMap::new(),
         }
     }
@@ -148,10 +162,11 @@ impl PoolSettings {
     /// The pool by itself.
     #[must_use]
     pub fn without_servers(&self) -> Self {
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, ref health, servers: _ } =
-            *self;
-        let health = health.clone();
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers: BTreeMap::new() }
+        // Not a clone of the whole: a pool may have very many servers.
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, .. } = *self;
+        let (health, server_side) = (self.health.clone(), self.server_side.clone());
+        let servers = BTreeMap::new();
+        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, server_side, servers }
     }
 }
 
@@ -563,7 +578,46 @@ fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
         ("send_proxy", pool.send_proxy.map(|how| how.to_string())),
     ];
     values.extend(health_values(&pool.health));
+    values.extend(server_side_values(&pool.server_side));
     values
+}
+
+fn server_side_values(side: &ServerSide) -> Vec<(&'static str, Option<String>)> {
+    let mut values = vec![
+        ("connect_timeout", side.connect_timeout_ms.map(|limit| time(limit.get()))),
+        ("tries", Some(side.tries.to_string())),
+        ("replay", Some(side.replay.to_string())),
+        ("source", list(&side.source)),
+        ("transparent", Some(side.transparent.to_string())),
+        ("fast_open", Some(side.fast_open.to_string())),
+        ("mark", number(side.mark)),
+        ("device", side.device.clone()),
+    ];
+    values.extend(socket_values(&side.socket));
+    values
+}
+
+fn client_side_values(side: &ClientSide) -> Vec<(&'static str, Option<String>)> {
+    let mut values = vec![
+        ("idle_timeout", side.idle_timeout_ms.map(|limit| time(limit.get()))),
+        ("half_closed_timeout", Some(time(side.half_closed_timeout_ms.get()))),
+        ("max_age", side.max_age_ms.map(|limit| time(limit.get()))),
+        ("backlog", Some(side.backlog.to_string())),
+        ("defer_accept", side.defer_accept_ms.map(|limit| time(limit.get()))),
+        ("fast_open", Some(side.fast_open.to_string())),
+    ];
+    values.extend(socket_values(&side.socket));
+    values
+}
+
+fn socket_values(socket: &SocketSettings) -> [(&'static str, Option<String>); 5] {
+    [
+        ("keepalive", Some(time(socket.keepalive_ms))),
+        ("user_timeout", socket.user_timeout_ms.map(|limit| time(limit.get().into()))),
+        ("congestion", socket.congestion.clone()),
+        ("send_buffer", number(socket.send_buffer)),
+        ("receive_buffer", number(socket.receive_buffer)),
+    ]
 }
 
 fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)> {
@@ -603,8 +657,8 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
     ]
 }
 
-fn service_values(service: &ServiceSettings) -> Values<11> {
-    [
+fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String>)> {
+    let mut values = vec![
         ("protocol", Some("tcp".to_owned())),
         ("listen", list(&service.listen)),
         ("pool", Some(service.pool.clone())),
@@ -616,7 +670,9 @@ fn service_values(service: &ServiceSettings) -> Values<11> {
         ("accept_proxy", list(&service.accept_proxy)),
         ("proxy_timeout", Some(time(service.proxy_timeout_ms))),
         ("splice", Some(service.splice.to_string())),
-    ]
+    ];
+    values.extend(client_side_values(&service.client_side));
+    values
 }
 
 fn time(milliseconds: u64) -> String {

@@ -68,6 +68,7 @@ fn service(table: &Table) -> ServiceSettings {
             None => DEFAULT_PROXY_TIMEOUT_MS,
         },
         splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
+        client_side: wire::connection::ClientSide::default(),
     }
 }
 
@@ -110,6 +111,7 @@ fn pool(table: &Table) -> PoolSettings {
         send_proxy,
         health: health(table),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
+        ..usual
     }
 }
 
@@ -441,7 +443,17 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
             } else if policy == Policy::ConsistentHash {
                 let points_per_weight = NonZeroU32::new(points).expect("not 0");
                 let max_load = load.and_then(LoadFactor::from_thousandths);
-                PoolSettings { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, servers }
+                PoolSettings {
+                    policy,
+                    key,
+                    max_load,
+                    points_per_weight,
+                    slow_start_ms,
+                    send_proxy,
+                    health,
+                    servers,
+                    ..usual
+                }
             } else {
                 PoolSettings { policy, slow_start_ms, send_proxy, health, servers, ..usual }
             }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use wire::connection::ClientSide;
 use wire::control::MAX_SERVERS;
 use wire::settings::{
     DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
@@ -192,6 +193,7 @@ fn read_service<'d>(
             .take("proxy_timeout", value::proxy_timeout, faults)
             .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
+        client_side: ClientSide::default(),
     }
 }
 
@@ -259,6 +261,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
         }),
         health: health::read(&section, faults),
         servers: read_servers(&section, listens, faults),
+        ..default
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::health::{CheckSettings, EjectionSettings, HealthSettings};
 use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
 
@@ -16,13 +17,11 @@ pub(crate) fn merge(before: &Settings, present: &Settings, file: &Settings) -> S
 }
 
 fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSettings) -> ServiceSettings {
-    let list = |get: fn(&ServiceSettings) -> &Vec<ipnet::IpNet>| {
-        if get(file) == get(before) { get(present).clone() } else { get(file).clone() }
-    };
+    let list = |get: fn(&ServiceSettings) -> &Vec<ipnet::IpNet>| cloned(get(before), get(present), get(file));
     ServiceSettings {
         protocol: value(before.protocol, present.protocol, file.protocol),
-        listen: if file.listen == before.listen { present.listen.clone() } else { file.listen.clone() },
-        pool: if file.pool == before.pool { present.pool.clone() } else { file.pool.clone() },
+        listen: cloned(&before.listen, &present.listen, &file.listen),
+        pool: cloned(&before.pool, &present.pool, &file.pool),
         max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
         sessions_per_second: value(before.sessions_per_second, present.sessions_per_second, file.sessions_per_second),
         sessions_per_client: value(before.sessions_per_client, present.sessions_per_client, file.sessions_per_client),
@@ -31,6 +30,7 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         accept_proxy: list(|service| &service.accept_proxy),
         proxy_timeout_ms: value(before.proxy_timeout_ms, present.proxy_timeout_ms, file.proxy_timeout_ms),
         splice: value(before.splice, present.splice, file.splice),
+        client_side: client_side(&before.client_side, &present.client_side, &file.client_side),
     }
 }
 
@@ -43,6 +43,7 @@ fn pool(before: &PoolSettings, present: &PoolSettings, file: &PoolSettings) -> P
         slow_start_ms: value(before.slow_start_ms, present.slow_start_ms, file.slow_start_ms),
         send_proxy: value(before.send_proxy, present.send_proxy, file.send_proxy),
         health: health(&before.health, &present.health, &file.health),
+        server_side: server_side(&before.server_side, &present.server_side, &file.server_side),
         servers: entries(&before.servers, &present.servers, &file.servers, server),
     }
 }
@@ -59,7 +60,7 @@ fn health(before: &HealthSettings, present: &HealthSettings, file: &HealthSettin
 fn check(before: &CheckSettings, present: &CheckSettings, file: &CheckSettings) -> CheckSettings {
     CheckSettings {
         // What it does is one value with all that belongs to it.
-        kind: if file.kind == before.kind { present.kind.clone() } else { file.kind.clone() },
+        kind: cloned(&before.kind, &present.kind, &file.kind),
         interval_ms: value(before.interval_ms, present.interval_ms, file.interval_ms),
         undecided_interval_ms: value(
             before.undecided_interval_ms,
@@ -94,8 +95,52 @@ fn server(before: &ServerSettings, present: &ServerSettings, file: &ServerSettin
     }
 }
 
+fn client_side(before: &ClientSide, present: &ClientSide, file: &ClientSide) -> ClientSide {
+    ClientSide {
+        idle_timeout_ms: value(before.idle_timeout_ms, present.idle_timeout_ms, file.idle_timeout_ms),
+        half_closed_timeout_ms: value(
+            before.half_closed_timeout_ms,
+            present.half_closed_timeout_ms,
+            file.half_closed_timeout_ms,
+        ),
+        max_age_ms: value(before.max_age_ms, present.max_age_ms, file.max_age_ms),
+        backlog: value(before.backlog, present.backlog, file.backlog),
+        defer_accept_ms: value(before.defer_accept_ms, present.defer_accept_ms, file.defer_accept_ms),
+        fast_open: value(before.fast_open, present.fast_open, file.fast_open),
+        socket: socket(&before.socket, &present.socket, &file.socket),
+    }
+}
+
+fn server_side(before: &ServerSide, present: &ServerSide, file: &ServerSide) -> ServerSide {
+    ServerSide {
+        connect_timeout_ms: value(before.connect_timeout_ms, present.connect_timeout_ms, file.connect_timeout_ms),
+        tries: value(before.tries, present.tries, file.tries),
+        replay: value(before.replay, present.replay, file.replay),
+        source: cloned(&before.source, &present.source, &file.source),
+        transparent: value(before.transparent, present.transparent, file.transparent),
+        fast_open: value(before.fast_open, present.fast_open, file.fast_open),
+        mark: value(before.mark, present.mark, file.mark),
+        device: cloned(&before.device, &present.device, &file.device),
+        socket: socket(&before.socket, &present.socket, &file.socket),
+    }
+}
+
+fn socket(before: &SocketSettings, present: &SocketSettings, file: &SocketSettings) -> SocketSettings {
+    SocketSettings {
+        keepalive_ms: value(before.keepalive_ms, present.keepalive_ms, file.keepalive_ms),
+        user_timeout_ms: value(before.user_timeout_ms, present.user_timeout_ms, file.user_timeout_ms),
+        congestion: cloned(&before.congestion, &present.congestion, &file.congestion),
+        send_buffer: value(before.send_buffer, present.send_buffer, file.send_buffer),
+        receive_buffer: value(before.receive_buffer, present.receive_buffer, file.receive_buffer),
+    }
+}
+
 fn value<T: PartialEq + Copy>(before: T, present: T, file: T) -> T {
     if file == before { present } else { file }
+}
+
+fn cloned<T: PartialEq + Clone>(before: &T, present: &T, file: &T) -> T {
+    value(before, present, file).clone()
 }
 
 /// An entry that the file changed is the file's, value by value; one that is new or gone in it, as a whole.
