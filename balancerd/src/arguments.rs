@@ -134,7 +134,7 @@ impl Arguments {
             listen: self.listen,
             file: self.config.as_ref().map(absolute).transpose()?,
             places: Places::find(socket.as_deref(), state.as_deref(), &Environment::current())?,
-            timeouts: Timeouts { connect: self.connect_timeout, idle: self.idle_timeout },
+            timeouts: Timeouts::new(self.connect_timeout, self.idle_timeout),
             drain: self.drain_timeout,
             points_per_weight: self.points_per_weight,
         })

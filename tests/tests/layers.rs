@@ -241,7 +241,7 @@ fn the_parts_of_the_daemon_use_only_those_below_them() {
 }
 
 #[test]
-fn the_files_of_net_share_only_conn_connect_listen_and_proxy() {
+fn the_files_of_net_share_only_what_is_for_all_of_them() {
     let sources = sources("balancerd");
     let net: Vec<_> =
         sources.iter().filter(|source| source.module.first().is_some_and(|first| first == "net")).collect();
@@ -250,10 +250,18 @@ fn the_files_of_net_share_only_conn_connect_listen_and_proxy() {
     for source in net {
         for path in source.references().iter().filter(|path| path.first().is_some_and(|first| first == "net")) {
             let Some(other) = path.get(1).filter(|name| parts.contains(name)) else { continue };
-            let shared = ["conn", "connect", "listen", "proxy"].contains(&other.as_str());
+            let shared = ["conn", "connect", "listen", "options", "proxy"].contains(&other.as_str());
             let may = shared || source.module.get(1) == Some(other);
             assert!(may, "{} uses {}", source.path, path.join("::"));
         }
+    }
+}
+
+#[test]
+fn only_the_options_of_sockets_are_unsafe() {
+    for source in MEMBERS.iter().flat_map(|member| sources(member)) {
+        let may = source.path == "balancerd/src/net/options.rs";
+        assert!(may || !source.has_word("unsafe"), "{} is unsafe", source.path);
     }
 }
 

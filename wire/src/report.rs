@@ -52,11 +52,15 @@ pub enum EndReason {
     BadHeader,
     /// The PROXY protocol header that it had to begin with did not come in time.
     HeaderTimeout,
+    /// One side had ended, and nothing moved for the half-closed timeout.
+    HalfClosedTimeout,
+    /// It was as old as a session may be.
+    MaxAge,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -76,6 +80,8 @@ impl EndReason {
         Self::ServerDown,
         Self::BadHeader,
         Self::HeaderTimeout,
+        Self::HalfClosedTimeout,
+        Self::MaxAge,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -101,6 +107,8 @@ impl EndReason {
             Self::ServerDown => "server-down",
             Self::BadHeader => "bad-header",
             Self::HeaderTimeout => "header-timeout",
+            Self::HalfClosedTimeout => "half-closed-timeout",
+            Self::MaxAge => "max-age",
         }
     }
 }
@@ -170,6 +178,8 @@ pub struct StatusReport {
     pub longest_turn_us: u64,
     /// Log lines that were dropped because the log could not be written fast enough.
     pub log_lines_dropped: u64,
+    /// Connects that found no free source port: a shortage of this machine, and not a fault of the server.
+    pub port_shortages: u64,
     /// The configuration file.
     pub config_file: Option<String>,
     /// Why the last reload failed; nothing when it did not, or there was none.

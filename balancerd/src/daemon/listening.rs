@@ -12,7 +12,7 @@ use wire::settings::Settings;
 use super::Daemon;
 use crate::model::ServiceId;
 use crate::net::Context;
-use crate::net::listen::{ListenError, Listener, ListenerId, Place};
+use crate::net::listen::{self, ListenError, Listener, ListenerId, Place};
 use crate::source::Source;
 
 impl Daemon {
@@ -74,7 +74,10 @@ impl Daemon {
             self.unlisten(id, true, now);
         }
         let mut addresses: HashMap<ServiceId, Vec<SocketAddr>> = HashMap::new();
-        for listener in self.listeners.values() {
+        for listener in self.listeners.values_mut() {
+            if let Some(side) = self.model.client_side(listener.service) {
+                listener.set(side);
+            }
             addresses.entry(listener.service).or_default().push(listener.address());
         }
         self.model.vitals.session_limit = self.descriptors.sessions(self.listeners.len());
@@ -119,6 +122,9 @@ pub(super) fn bind(
     settings: &Settings,
     listeners: &SlotMap<ListenerId, Listener>,
 ) -> Result<Vec<Listener>, ListenError> {
+    for (name, service) in &settings.services {
+        listen::check(&service.client_side).map_err(|fault| ListenError::Option { service: name.clone(), fault })?;
+    }
     let (mut going, mut fresh): (Vec<&Listener>, Vec<Place>) = (listeners.values().collect(), Vec::new());
     for place in wanted_places(settings) {
         match going.iter().position(|listener| listener.place().does_for(place)) {

@@ -444,6 +444,7 @@ impl Daemon {
                 Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
                 Effect::EndUnwelcome(service) => self.sessions.end_unwelcome(service, cx),
                 Effect::EndSession(number) => self.sessions.end_number(number, EndReason::Killed, cx),
+                Effect::LookAtSessions => self.sessions.look_at_all(cx),
                 Effect::Stop(at) => self.stop(at, now),
             }
         }

@@ -36,6 +36,11 @@ impl Acceptor {
         Ok(Self(mio::net::TcpListener::from_std(TcpListener::from(descriptor))))
     }
 
+    /// Listens with another backlog from now on.
+    pub(crate) fn listen(&self, backlog: Backlog) -> io::Result<()> {
+        Ok(rustix::net::listen(&self.0, backlog.0)?)
+    }
+
     /// Lets further sockets of this user overlap with this one, or no more.
     pub(crate) fn share(&self, sharing: bool) -> io::Result<()> {
         Ok(setsockopt(&self.0, sockopt::ReusePort, &sharing)?)

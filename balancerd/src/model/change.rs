@@ -252,6 +252,7 @@ impl Model {
         }
         let before = self.pools[id].settings.clone();
         let settings = values.over(&before);
+        let server_side = settings.server_side.clone();
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
         work.report.sessions = self.pools[id].serving().active();
@@ -267,7 +268,11 @@ impl Model {
             self.start_anew(id, work.now);
         }
         work.report.digest.get_or_insert_with(|| self.digest_of(id));
-        Ok(vec![Effect::Save])
+        let mut effects = vec![Effect::Save];
+        if before.server_side != server_side {
+            effects.push(Effect::LookAtSessions);
+        }
+        Ok(effects)
     }
 
     /// Another policy for a pool, or another ring of all of its servers.

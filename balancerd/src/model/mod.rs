@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use ring::Ring;
 use slotmap::SlotMap;
+use wire::connection::{ClientSide, ServerSide};
 use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, SendProxy, Settings};
@@ -46,6 +47,7 @@ use remake::POINTS_IN_THE_LOOP;
 pub(crate) use remake::{Remade, Remake};
 use server::{RAMP_PARTS, Server};
 use service::Service;
+pub(crate) use timing::Line;
 pub(crate) use traffic::Direction;
 
 slotmap::new_key_type! {
@@ -92,6 +94,7 @@ pub(crate) struct Model {
     readmissions: BTreeSet<(Instant, ServerId)>,
     /// What followed from news of the servers' health.
     news: Vec<Effect>,
+    port_shortages: u64,
     /// Points by which a ring becomes another one in the loop; a change of more is a [`Remake`].
     points_in_the_loop: usize,
     rng: fastrand::Rng,
@@ -134,6 +137,8 @@ pub(crate) enum Effect {
     Listen(ServiceId),
     /// Listen no more for a service.
     Unlisten(ServiceId),
+    /// Times are others now: look at all sessions.
+    LookAtSessions,
     /// Tell that the health of a server has changed.
     Tell(HealthNews),
     /// Put the live sessions into the answer.
@@ -149,6 +154,15 @@ pub(crate) struct SessionFilter {
     pub(crate) pool: Option<PoolId>,
     pub(crate) server: Option<SocketAddr>,
     pub(crate) limit: usize,
+}
+
+/// How long a session may last; nothing is what the balancer was started with, or for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) connect: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) half_closed: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// The health of a server is another one.
@@ -191,6 +205,7 @@ impl Model {
             checks: Checks::default(),
             readmissions: BTreeSet::new(),
             news: Vec::new(),
+            port_shortages: 0,
             points_in_the_loop: POINTS_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
@@ -337,8 +352,10 @@ impl Model {
     }
 
     /// The server answered the connect of a session.
-    pub(crate) fn connect_done(&mut self, server: ServerId) {
-        self.servers[server].traffic.total += 1;
+    pub(crate) fn connect_done(&mut self, server: ServerId, after: Duration, now: Instant) {
+        let entry = &mut self.servers[server];
+        entry.traffic.total += 1;
+        entry.timing.connected(after, now);
     }
 
     /// The server did not answer as it should; the session is no longer its own.
@@ -367,8 +384,10 @@ impl Model {
     }
 
     /// The first byte of a server reached its client.
-    pub(crate) fn answered(&mut self, server: ServerId) {
-        self.servers[server].health.on_success();
+    pub(crate) fn answered(&mut self, server: ServerId, after: Duration, now: Instant) {
+        let entry = &mut self.servers[server];
+        entry.health.on_success();
+        entry.timing.answered(after, now);
     }
 
     /// A session of a client ended; `server` is the one it had at that moment, if it had one, and whether that had
@@ -422,6 +441,45 @@ impl Model {
     /// A connection could not be accepted.
     pub(crate) fn accept_failed(&mut self, service: ServiceId) {
         self.services[service].accept_failures += 1;
+    }
+
+    /// How long a session of a service may last at a server.
+    pub(crate) fn times(&self, service: ServiceId, server: ServerId) -> Times {
+        let client = self.services.get(service).map(|service| &service.settings.client_side);
+        let server = self.servers.get(server).map(|server| &self.pools[server.pool].settings.server_side);
+        let time = |limit: NonZeroU64| Duration::from_millis(limit.get());
+        Times {
+            connect: server.and_then(|side| side.connect_timeout_ms).map(time),
+            idle: client.and_then(|side| side.idle_timeout_ms).map(time),
+            half_closed: client.map(|side| time(side.half_closed_timeout_ms)),
+            max_age: client.and_then(|side| side.max_age_ms).map(time),
+        }
+    }
+
+    /// How the clients of a service connect.
+    pub(crate) fn client_side(&self, service: ServiceId) -> Option<&ClientSide> {
+        self.services.get(service).map(|service| &service.settings.client_side)
+    }
+
+    /// How connections to a server are made.
+    pub(crate) fn server_side(&self, server: ServerId) -> &ServerSide {
+        &self.pools[self.servers[server].pool].settings.server_side
+    }
+
+    /// Servers that a client of a service may be connected to, one after the other.
+    pub(crate) fn tries(&self, service: ServiceId) -> usize {
+        let pool = self.services.get(service).and_then(|service| self.pools.get(service.pool));
+        pool.map_or(0, |pool| usize::from(pool.settings.server_side.tries.get()))
+    }
+
+    /// A connect found no free port: that is no fault of the server.
+    pub(crate) fn port_shortage(&mut self) {
+        self.port_shortages += 1;
+    }
+
+    /// What the line of a session to its server was like at the end.
+    pub(crate) fn sampled(&mut self, server: ServerId, line: Line, now: Instant) {
+        self.servers[server].timing.sampled(line, now);
     }
 
     /// A service began or ceased to accept.

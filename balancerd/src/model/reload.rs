@@ -237,11 +237,15 @@ impl Model {
         }
         self.said = Arc::new(said);
         self.max_sessions = settings.max_sessions;
+        let mut effects = vec![Effect::Save];
         for (name, pool) in &settings.pools {
+            let known = self.pool_named(name).map(|id| &self.pools[id].settings.server_side);
+            if known.is_ok_and(|known| *known != pool.server_side) {
+                effects.push(Effect::LookAtSessions);
+            }
             let ring = rings.remove(name).map(|ring| (ring, starting.remove(name).unwrap_or_default()));
             self.adopt_pool(name, pool, ring, start, now);
         }
-        let mut effects = vec![Effect::Save];
         for (name, wanted) in &settings.services {
             let pool = self.pool_named(&wanted.pool).expect("the settings were checked");
             match self.service_named(name) {
@@ -250,6 +254,9 @@ impl Model {
                     let before = &self.services[id].settings;
                     if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
                         effects.push(Effect::EndUnwelcome(id));
+                    }
+                    if before.client_side != wanted.client_side {
+                        effects.push(Effect::LookAtSessions);
                     }
                     self.services[id].set(wanted.clone(), pool);
                 }

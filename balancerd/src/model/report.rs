@@ -38,6 +38,7 @@ impl Model {
             unsaved: vitals.unsaved.clone(),
             longest_turn_us: u64::try_from(vitals.longest_turn.as_micros()).unwrap_or(u64::MAX),
             log_lines_dropped: vitals.log_lines_dropped,
+            port_shortages: self.port_shortages,
             config_file: vitals.config_file.clone(),
             reload_failure: vitals.reload_failure.clone(),
             deviations: self.deviations(),

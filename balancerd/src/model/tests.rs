@@ -146,7 +146,7 @@ pub(super) fn connect(model: &mut Model, service: ServiceId, client: SocketAddr)
     model.session_began(service, client.ip(), now).expect("nobody is kept out");
     let (server, _) = model.pick(service, client, &[]).expect("a server");
     model.connect_began(server);
-    model.connect_done(server);
+    model.connect_done(server, Duration::ZERO, now);
     server
 }
 

@@ -1,21 +1,62 @@
 //! Beginning a connect towards a server: without waiting, not to ourselves, and whose fault it is when it fails.
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+use wire::connection::ServerSide;
+
+use super::options;
 
 /// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
 /// for ever.
 ///
 /// When there is something to be sent at once, the last acknowledgement of the handshake waits for it and goes in the
 /// same segment. Only then: a server that speaks first would wait for an acknowledgement that nothing carries.
-pub(super) fn begin_connect(address: SocketAddr, has_first_words: bool) -> Result<TcpStream, Errno> {
+///
+/// `side` is how the pool's connections are to be, for a `client`; of several sources it is the `nth`'s turn, and the others
+/// are tried when it has no port left.
+pub(super) fn begin_connect(
+    address: SocketAddr,
+    has_first_words: bool,
+    side: &ServerSide,
+    client: SocketAddr,
+    nth: usize,
+) -> Result<TcpStream, Errno> {
+    let sources: Vec<IpAddr> =
+        side.source.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
+    let mut result = Err(Errno::EADDRNOTAVAIL);
+    for turn in 0..sources.len().max(1) {
+        let source = sources.get((nth + turn) % sources.len().max(1)).copied();
+        result = begin_from(address, has_first_words, side, client, source);
+        if !matches!(result, Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) {
+            break;
+        }
+    }
+    result
+}
+
+/// A connect as a check makes it.
+pub(super) fn begin_plain_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
+    begin_connect(address, false, &ServerSide::default(), address, 0)
+}
+
+fn begin_from(
+    address: SocketAddr,
+    has_first_words: bool,
+    side: &ServerSide,
+    client: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<TcpStream, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
+    options::set_connecting(&stream, side, address, client, source)?;
+    if has_first_words && side.fast_open {
+        options::set_fast_open(&stream)?;
+    }
     if has_first_words {
         // A socket that cannot do it sends one segment more.
         let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
@@ -88,7 +129,7 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
-        assert!(!is_connected_to_itself(&begin_connect(server, false).expect("begun"), server));
+        assert!(!is_connected_to_itself(&begin_plain_connect(server).expect("begun"), server));
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tracing::debug;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tracing::{debug, warn};
+use wire::connection::ClientSide;
 
+use super::options;
 use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
 use crate::model::ServiceId;
 
@@ -38,6 +41,8 @@ pub(crate) struct Listener {
     registered: Interest,
     short_until: Option<Instant>,
     portion: u32,
+    /// What it was set to the last time.
+    side: Option<ClientSide>,
 }
 
 /// Where a listener is to be, as it is asked for.
@@ -58,10 +63,23 @@ impl Place {
 
 /// Why an address could not be listened on, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("listening on {address} failed{}", advice(.source))]
-pub(crate) struct ListenError {
-    address: SocketAddr,
-    source: io::Error,
+pub(crate) enum ListenError {
+    /// The address cannot be had.
+    #[error("listening on {address} failed{}", advice(.source))]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel does not take what its clients' connections are set to.
+    #[error("service {service}: {fault}")]
+    Option {
+        /// Whose clients.
+        service: String,
+        /// Which option, and what the kernel said.
+        fault: String,
+    },
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -91,11 +109,34 @@ pub(crate) enum Accepted {
 impl Listener {
     /// Binds a place, for nobody yet. With `sharing` it may overlap with listeners that [share](Self::share) theirs.
     pub(crate) fn bind(place: Place, sharing: bool) -> Result<Self, ListenError> {
-        let failed = |source| ListenError { address: place.address, source };
+        let failed = |source| ListenError::Address { address: place.address, source };
         let acceptor = Acceptor::bind(place.address, place.only_ipv6, sharing, BACKLOG).map_err(failed)?;
         let address = acceptor.local_addr().map_err(failed)?;
         let service = ServiceId::default();
-        Ok(Self { acceptor, service, place, address, registered: Interest::NONE, short_until: None, portion: 1 })
+        Ok(Self {
+            acceptor,
+            service,
+            place,
+            address,
+            registered: Interest::NONE,
+            short_until: None,
+            portion: 1,
+            side: None,
+        })
+    }
+
+    /// Sets what its next clients inherit, if that is not what it was set to.
+    pub(crate) fn set(&mut self, side: &ClientSide) {
+        if self.side.as_ref() == Some(side) {
+            return;
+        }
+        if let Err((option, errno)) = options::set_listener(&self.acceptor, side) {
+            warn!(address = %self.address, option, error = errno.desc(), "a listener does not have what it is set to");
+        }
+        if let Err(error) = self.acceptor.listen(backlog(side)) {
+            warn!(address = %self.address, %error, "a listener keeps its old backlog");
+        }
+        self.side = Some(side.clone());
     }
 
     /// Where it is, as it was asked for.
@@ -174,6 +215,24 @@ impl Listener {
         })?;
         Ok(wanted.read)
     }
+}
+
+/// Whether a listener can be set so: tried on a socket that nobody knows of.
+///
+/// # Errors
+/// Says which option the kernel does not take.
+pub(crate) fn check(side: &ClientSide) -> Result<(), String> {
+    if *side == ClientSide::default() {
+        return Ok(());
+    }
+    let failed = |errno: Errno| format!("a socket to try options on: {}", errno.desc());
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(failed)?;
+    options::set_listener(&socket, side).map_err(|(option, errno)| format!("{option}: {}", errno.desc().to_lowercase()))
+}
+
+fn backlog(side: &ClientSide) -> Backlog {
+    Backlog(i32::try_from(side.backlog.get()).unwrap_or(i32::MAX))
 }
 
 /// accept(2): the errors of a connection that is already broken are passed on by Linux and are no fault of the

@@ -10,7 +10,7 @@ use slotmap::SlotMap;
 use tracing::warn;
 use wire::health::{CheckKind, HttpCheck};
 
-use super::connect::{begin_connect, is_ours};
+use super::connect::{begin_plain_connect, is_ours};
 use super::{Context, is_transient};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{CheckResult, Order, TargetId};
@@ -99,7 +99,7 @@ impl Probes {
     }
 
     fn begin(&mut self, target: TargetId, order: Order, cx: &mut Context<'_>) {
-        match begin_connect(order.address, false) {
+        match begin_plain_connect(order.address) {
             Ok(stream) => {
                 let deadline = cx.now + Duration::from_millis(order.settings.timeout_ms);
                 let id = self.slots.insert(Probe {

@@ -144,7 +144,7 @@ fn a_server_whose_clients_fail_is_left_out_and_never_the_last_one() {
     };
     let before = picks(&mut model, service);
     let first = fail(&mut model, 1, 4, now);
-    model.answered(first);
+    model.answered(first, Duration::ZERO, now);
     fail(&mut model, 1, 4, now);
     assert_eq!(told(&mut model, now), []);
     fail(&mut model, 1, 1, now);

@@ -19,7 +19,8 @@ use wire::report::{EndReason, SessionReport, Waiting};
 use super::Context;
 use super::connect::{begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
-use crate::event::{Deadlines, Key, Ready, Repeated};
+use super::options;
+use crate::event::{self, Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use introduction::{Introductions, Origin};
 use kernel_pipes::KernelPipes;
@@ -35,8 +36,8 @@ slotmap::new_key_type! {
     pub(crate) struct SessionId;
 }
 
-/// Servers that one client's connect goes to before it is given up.
-const MOST_TRIES: usize = 3;
+/// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
+const SAMPLED: u64 = 16;
 
 /// Every session, and what is common to them.
 pub(crate) struct Sessions {
@@ -57,10 +58,13 @@ pub(crate) struct Sessions {
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
     ended: u64,
+    /// Connects so far: whose turn it is among several sources.
+    connects: usize,
     full: Repeated,
     no_server: Repeated,
     shortage: Repeated,
     unreachable: Repeated,
+    ports: Repeated,
     headers: Repeated,
 }
 
@@ -86,10 +90,12 @@ impl Sessions {
             introduced: Vec::new(),
             unsettled: Vec::new(),
             ended: 0,
+            connects: 0,
             full: Repeated::default(),
             no_server: Repeated::default(),
             shortage: Repeated::default(),
             unreachable: Repeated::default(),
+            ports: Repeated::default(),
             headers: Repeated::default(),
         }
     }
@@ -214,7 +220,7 @@ impl Sessions {
                 session.origin = origin;
                 self.introductions.introduce(&mut session, send_proxy);
                 let id = self.slots.insert(session);
-                self.schedule(id);
+                self.schedule(id, cx);
                 self.unsettled.push(id);
             }
             Err(reason) => self.turn_away(service, peer, client.stream, reason, cx),
@@ -228,7 +234,7 @@ impl Sessions {
         let outcome = session.on_ready(side, ready, through, cx.now);
         count(session, &outcome, cx);
         if outcome.connected {
-            self.schedule(id);
+            self.schedule(id, cx);
         }
         let Some(session) = self.slots.get_mut(id) else { return };
         // A healthy relay changes nothing, and comes no further.
@@ -239,7 +245,7 @@ impl Sessions {
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.headers];
+        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.ports, &self.headers];
         let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
@@ -253,8 +259,12 @@ impl Sessions {
         while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
-            match session.expire(self.timeouts, &mut self.kernel_pipes, cx.now) {
-                Next::Wait => self.schedule(id),
+            let timeouts = self.timeouts.with(cx.model.times(session.service, session.server_id));
+            match session.expire(timeouts, &mut self.kernel_pipes, cx.now) {
+                Next::Wait => {
+                    session.keep_alive(cx.model.server_side(session.server_id).socket.keepalive_ms);
+                    self.schedule(id, cx);
+                }
                 next => self.go_on(id, next, cx),
             }
         }
@@ -271,8 +281,18 @@ impl Sessions {
         if let Some(suppressed) = self.unreachable.expire(cx.now) {
             info!(suppressed, "servers did not answer: further connects failed");
         }
+        if let Some(suppressed) = self.ports.expire(cx.now) {
+            warn!(suppressed, "further connects found no free source port");
+        }
         if let Some(suppressed) = self.headers.expire(cx.now) {
             info!(suppressed, "further connections did not begin with the PROXY protocol header that they have to");
+        }
+    }
+
+    /// Looks at every session: what their times are may have changed.
+    pub(crate) fn look_at_all(&mut self, cx: &Context<'_>) {
+        for id in self.slots.keys().collect::<Vec<_>>() {
+            self.schedule(id, cx);
         }
     }
 
@@ -363,9 +383,9 @@ impl Sessions {
     }
 
     /// Sees to it that the session is looked at by its deadline: an earlier look than needed is one that finds nothing.
-    fn schedule(&mut self, id: SessionId) {
+    fn schedule(&mut self, id: SessionId, cx: &Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let at = session.next_deadline(self.timeouts);
+        let at = session.next_deadline(self.timeouts.with(cx.model.times(session.service, session.server_id)));
         if session.guess.is_none_or(|guess| at < guess) {
             session.guess = Some(at);
             self.deadlines.push(at, id);
@@ -400,7 +420,7 @@ impl Sessions {
             let outcome = session.on_end_of_turn(cx.now);
             count(session, &outcome, cx);
             if outcome.connected {
-                self.schedule(id);
+                self.schedule(id, cx);
             }
             match outcome.next {
                 Next::Wait => self.settle_one(id, cx),
@@ -420,8 +440,8 @@ impl Sessions {
             .and_then(|()| set(Side::Server, &mut session.server, server));
         if told.is_err() {
             self.end(id, EndReason::Shortage, cx);
-        } else if session.holds_a_kernel_pipe() {
-            self.schedule(id);
+        } else if session.holds_a_kernel_pipe() || session.is_half_closed() {
+            self.schedule(id, cx);
         }
     }
 
@@ -444,7 +464,7 @@ impl Sessions {
                     session.reconnect(attempt, cx.now);
                     self.introductions.introduce(session, send_proxy);
                 }
-                self.schedule(id);
+                self.schedule(id, cx);
                 self.unsettled.push(id);
             }
             Err(reason) => self.remove(id, None, reason, cx),
@@ -461,20 +481,38 @@ impl Sessions {
         has_first_words: bool,
         cx: &mut Context<'_>,
     ) -> Result<Attempt, EndReason> {
-        while tried.len() < MOST_TRIES {
+        let (tries, mut out_of_ports) = (cx.model.tries(service), false);
+        while tried.len() < tries {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let send_proxy = cx.model.send_proxy(server);
             let begun = if is_a_circle(address, &self.listening) {
                 Err(Errno::ECONNREFUSED)
             } else {
-                begin_connect(address, has_first_words || send_proxy.is_some())
+                self.connects = self.connects.wrapping_add(1);
+                let side = cx.model.server_side(server);
+                begin_connect(address, has_first_words || send_proxy.is_some(), side, peer, self.connects)
             };
             match begun {
                 Ok(stream) => {
                     cx.model.connect_began(server);
                     return Ok(Attempt { server_id: server, server: End::new(stream), tried, send_proxy });
                 }
-                Err(errno) if is_ours(errno) => return Err(EndReason::Shortage),
+                // Towards another server there may be some: a port is taken for one at a time.
+                Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) => {
+                    cx.model.port_shortage();
+                    if self.ports.on_event(cx.now) {
+                        let error = errno.desc();
+                        warn!(server = %address, error, "no free source port: this machine is short of them, the server is not to blame");
+                    }
+                    out_of_ports = true;
+                    tried.push(server);
+                }
+                Err(errno) if is_ours(errno) => {
+                    if self.shortage.on_event(cx.now) {
+                        warn!(server = %address, error = errno.desc(), "a connect could not begin: no fault of the server");
+                    }
+                    return Err(EndReason::Shortage);
+                }
                 Err(errno) => {
                     cx.model.connect_began(server);
                     self.on_connect_failed(server, errno, cx);
@@ -482,7 +520,11 @@ impl Sessions {
                 }
             }
         }
-        Err(if tried.is_empty() { EndReason::NoServer } else { EndReason::ConnectFailed })
+        Err(match (tried.is_empty(), out_of_ports) {
+            (true, _) => EndReason::NoServer,
+            (false, true) => EndReason::Shortage,
+            (false, false) => EndReason::ConnectFailed,
+        })
     }
 
     fn on_connect_failed(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
@@ -509,6 +551,11 @@ impl Sessions {
             "session ended"
         );
         let answered = session.moved().1 > 0;
+        if let Some(server) = server.filter(|_| session.is_connected() && self.ended % SAMPLED == 0)
+            && let Some(line) = options::line(&session.server.stream)
+        {
+            cx.model.sampled(server, line, cx.now);
+        }
         cx.model.session_ended(session.service, session.peer.ip(), server, answered, reason, cx.now);
         self.ended += 1;
         self.complain(reason, session.peer, cx.now);
@@ -594,13 +641,16 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
 
 /// Counts what happened in a session.
 fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
+    if outcome.connected {
+        // The turn may have begun long before a connect that was done in it.
+        let now = event::now();
+        let after = session.on_connected(now);
+        cx.model.connect_done(session.server_id, after, now);
+    }
     if outcome.outward > 0 && session.moved().1 == 0 {
-        cx.model.answered(session.server_id);
+        cx.model.answered(session.server_id, cx.now.saturating_duration_since(session.connected_at()), cx.now);
     }
     session.count(outcome);
-    if outcome.connected {
-        cx.model.connect_done(session.server_id);
-    }
     for (direction, bytes) in [(Direction::In, outcome.inward), (Direction::Out, outcome.outward)] {
         if bytes > 0 {
             cx.model.relayed(session.service, session.server_id, direction, bytes);

@@ -14,7 +14,8 @@ use super::introduction::Origin;
 use super::kernel_pipes::KernelPipes;
 use super::pipe::{Pipe, Step, Through};
 use crate::event::{Interest, Ready};
-use crate::model::{Direction, ServerId, ServiceId};
+use crate::model::{Direction, ServerId, ServiceId, Times};
+use crate::net::options;
 
 /// One of the two ends of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,10 @@ pub(super) struct Session {
     /// What headers say of it beyond that, if they do.
     pub(super) origin: Option<Box<Origin>>,
     pub(super) began: Instant,
+    /// When the connect to its server began, and after it was answered: when that was.
+    connected_at: Instant,
+    /// A silent server is asked whether it is there.
+    kept_alive: bool,
     last_moved: Instant,
     /// Bytes that reached the server, and the client.
     moved: (u64, u64),
@@ -109,7 +114,31 @@ pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
     /// With nothing moving either way.
     pub(crate) idle: Duration,
+    /// The same when one side has ended; nothing is no less than that.
+    pub(crate) half_closed: Option<Duration>,
+    /// Whatever moves; nothing is for ever.
+    pub(crate) max_age: Option<Duration>,
 }
+
+impl Timeouts {
+    /// Those of the balancer.
+    pub(crate) fn new(connect: Duration, idle: Duration) -> Self {
+        Self { connect, idle, half_closed: None, max_age: None }
+    }
+
+    /// Those of a service and a pool; what they do not say stays.
+    pub(super) fn with(self, times: Times) -> Self {
+        Self {
+            connect: times.connect.unwrap_or(self.connect),
+            idle: times.idle.unwrap_or(self.idle),
+            half_closed: times.half_closed,
+            max_age: times.max_age,
+        }
+    }
+}
+
+/// A session's age limit is the one that is set, give or take this part of it.
+const JITTER: u32 = 10;
 
 /// What followed from an event.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -159,6 +188,8 @@ impl Session {
             peer,
             origin: None,
             began: now,
+            connected_at: now,
+            kept_alive: false,
             last_moved: now,
             moved: (0, 0),
             guess: None,
@@ -169,6 +200,32 @@ impl Session {
     pub(super) fn reconnect(&mut self, attempt: Attempt, now: Instant) {
         (self.server, self.server_id) = (attempt.server, attempt.server_id);
         self.phase = Phase::Connecting { since: now, tried: attempt.tried, fresh: true };
+        (self.connected_at, self.kept_alive) = (now, false);
+    }
+
+    /// The server has answered the connect now. How long that took.
+    pub(super) fn on_connected(&mut self, now: Instant) -> Duration {
+        let began = std::mem::replace(&mut self.connected_at, now);
+        now.saturating_duration_since(began)
+    }
+
+    /// When the server answered the connect.
+    pub(super) fn connected_at(&self) -> Instant {
+        self.connected_at
+    }
+
+    /// One side has ended, and the other has not.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.inward.is_finished() != self.outward.is_finished()
+    }
+
+    /// Has the kernel ask a server that is silent for so long whether it is there; 0 is never. Not at the connect: most
+    /// sessions end before it could matter, and it costs four calls.
+    pub(super) fn keep_alive(&mut self, milliseconds: u64) {
+        if milliseconds > 0 && self.is_connected() && !std::mem::replace(&mut self.kept_alive, true) {
+            // One that cannot be asked is met at the idle timeout.
+            let _ = options::set_keepalive(&self.server.stream, milliseconds);
+        }
     }
 
     /// Whether the server has answered the connect.
@@ -305,11 +362,24 @@ impl Session {
         match self.phase {
             Phase::Connecting { since, .. } => since + timeouts.connect,
             Phase::Relaying => {
-                let idle = self.last_moved + timeouts.idle;
-                let stalls = [self.inward.stalls_at(), self.outward.stalls_at()];
-                stalls.into_iter().flatten().fold(idle, Instant::min)
+                let others = [self.inward.stalls_at(), self.outward.stalls_at(), self.too_old_at(timeouts)];
+                others.into_iter().flatten().fold(self.idle_at(timeouts), Instant::min)
             }
         }
+    }
+
+    /// When it has been idle for too long, if nothing moves.
+    fn idle_at(&self, timeouts: Timeouts) -> Instant {
+        let half_closed = timeouts.half_closed.filter(|_| self.is_half_closed());
+        self.last_moved + half_closed.map_or(timeouts.idle, |limit| limit.min(timeouts.idle))
+    }
+
+    /// When it is too old. Sessions that began together do not end together: what tells them apart is their client.
+    fn too_old_at(&self, timeouts: Timeouts) -> Option<Instant> {
+        let limit = timeouts.max_age?;
+        let spread = limit / JITTER;
+        let part = u32::from(self.peer.port()).wrapping_mul(0x9e37_79b9) >> 16;
+        Some(self.began + (limit - spread) + 2 * spread * part / (1 << 16))
     }
 
     /// Whether a direction has something in a kernel pipe.
@@ -329,6 +399,8 @@ impl Session {
         }
         match self.phase {
             Phase::Connecting { .. } => Next::Retry(Errno::ETIMEDOUT),
+            Phase::Relaying if self.too_old_at(timeouts).is_some_and(|at| at <= now) => Next::End(EndReason::MaxAge),
+            Phase::Relaying if self.is_half_closed() => Next::End(EndReason::HalfClosedTimeout),
             Phase::Relaying => Next::End(EndReason::IdleTimeout),
         }
     }
@@ -600,7 +672,7 @@ mod tests {
         let mut scene = Scene::connecting();
         scene.says_first(b"kept");
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let refused = super::super::begin_connect(gone, true).expect("begun");
+        let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
         scene.session.reconnect(attempt(refused), scene.now);
         let outcome = scene.session.on_end_of_turn(scene.now);
         assert_eq!(outcome.next, Next::Retry(Errno::ECONNREFUSED));
@@ -651,7 +723,7 @@ mod tests {
         scene.says_first(b"words");
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
         for header in [&b"first header "[..], b"", b"the third "] {
-            let refused = super::super::begin_connect(gone, true).expect("begun");
+            let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
             scene.session.reconnect(attempt(refused), scene.now);
             scene.session.lead_with(header);
             let outcome = scene.session.on_end_of_turn(scene.now);
@@ -948,7 +1020,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_stalls_loses_its_kernel_pipe_and_no_byte() {
-        let timeouts = Timeouts { connect: Duration::from_secs(3), idle: Duration::from_secs(60) };
+        let timeouts = Timeouts::new(Duration::from_secs(3), Duration::from_secs(60));
         let mut bulk = Bulk::new();
         bulk.stuff();
         let (start, kept) = (bulk.scene.now, bulk.scene.session.inward.kept());
@@ -994,7 +1066,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_moved_is_not_yet() {
-        let timeouts = Timeouts { connect: Duration::from_secs(3), idle: Duration::from_secs(60) };
+        let timeouts = Timeouts::new(Duration::from_secs(3), Duration::from_secs(60));
         let mut scene = Scene::connecting();
         let (start, mut none) = (scene.now, KernelPipes::new(0));
         let at = |seconds| start + Duration::from_secs(seconds);

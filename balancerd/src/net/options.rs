@@ -1,0 +1,194 @@
+//! Options of TCP sockets, as services and pools are set to them. A service's are set on its listener, once: accepted
+//! sockets inherit them.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
+
+use crate::model::Line;
+
+/// Questions that a silent peer is asked before it is given up.
+const QUESTIONS: u32 = 6;
+
+/// Asks a peer that is silent for so long whether it is there; 0 is never.
+pub(super) fn set_keepalive(socket: impl AsFd, milliseconds: u64) -> Result<(), Errno> {
+    setsockopt(&socket, sockopt::KeepAlive, &(milliseconds > 0))?;
+    if milliseconds == 0 {
+        return Ok(());
+    }
+    let seconds = |milliseconds: u64| u32::try_from(milliseconds.div_ceil(1000)).unwrap_or(u32::MAX);
+    setsockopt(&socket, sockopt::TcpKeepIdle, &seconds(milliseconds))?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &seconds(milliseconds / u64::from(QUESTIONS)).max(1))?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &QUESTIONS)
+}
+
+/// Sets what is not as the kernel has it by itself, the keepalive aside.
+fn set_socket(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno> {
+    let SocketSettings { keepalive_ms: _, user_timeout_ms, congestion, send_buffer, receive_buffer } = settings;
+    if let Some(limit) = user_timeout_ms {
+        setsockopt(&socket, sockopt::TcpUserTimeout, &limit.get())?;
+    }
+    if let Some(name) = congestion {
+        setsockopt(&socket, sockopt::TcpCongestion, &name.into())?;
+    }
+    if let Some(size) = send_buffer {
+        setsockopt(&socket, sockopt::SndBuf, &(size.get() as usize))?;
+    }
+    if let Some(size) = receive_buffer {
+        setsockopt(&socket, sockopt::RcvBuf, &(size.get() as usize))?;
+    }
+    Ok(())
+}
+
+/// Sets a listener, before it listens or later: what its next clients inherit.
+///
+/// # Errors
+/// When the kernel does not have what is asked for, such as a congestion control. The name says which option it was.
+pub(super) fn set_listener(socket: impl AsFd, side: &ClientSide) -> Result<(), (&'static str, Errno)> {
+    let of = |name| move |errno| (name, errno);
+    set_keepalive(&socket, side.socket.keepalive_ms).map_err(of("keepalive"))?;
+    if let Some(name) = &side.socket.congestion {
+        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
+    }
+    set_socket(&socket, &side.socket).map_err(of("user_timeout, send_buffer or receive_buffer"))?;
+    let seconds = side.defer_accept_ms.map_or(0, |limit| Duration::from_millis(limit.get()).as_secs().max(1));
+    raw::set_tcp(&socket, nix::libc::TCP_DEFER_ACCEPT, seconds as i32).map_err(of("defer_accept"))?;
+    raw::set_tcp(&socket, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
+}
+
+/// Sets a socket that is about to connect to `server` for `client`; `source` is where it is to come from. What is not set
+/// costs no call.
+pub(super) fn set_connecting(
+    socket: &TcpStream,
+    side: &ServerSide,
+    server: SocketAddr,
+    client: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(), Errno> {
+    set_socket(socket, &side.socket)?;
+    if let Some(mark) = side.mark {
+        setsockopt(socket, sockopt::Mark, &mark.get())?;
+    }
+    if let Some(device) = &side.device {
+        setsockopt(socket, sockopt::BindToDevice, &device.into())?;
+    }
+    let source = if side.transparent && client.is_ipv4() == server.is_ipv4() {
+        setsockopt(socket, sockopt::IpTransparent, &true)?;
+        Some(client.ip())
+    } else {
+        source
+    };
+    if let Some(source) = source {
+        // The port is chosen when the server is known: then one port can go to many servers.
+        setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+    }
+    Ok(())
+}
+
+/// The first words go with the SYN, if the server has given us the right to. Only for a socket that has some: another one
+/// would wait for them with its SYN.
+pub(super) fn set_fast_open(socket: &TcpStream) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::TcpFastOpenConnect, &true)
+}
+
+/// What the kernel knows of a connection.
+pub(super) fn line(socket: &TcpStream) -> Option<Line> {
+    // struct tcp_info of linux/tcp.h: words from its begin.
+    const ROUND_TRIP: usize = 17;
+    const RETRANSMITTED: usize = 25;
+    const SEGMENTS: usize = 34;
+    let words = raw::tcp_info(socket).ok()?;
+    Some(Line {
+        round_trip: Duration::from_micros(words[ROUND_TRIP].into()),
+        segments: words[SEGMENTS].into(),
+        retransmitted: words[RETRANSMITTED].into(),
+    })
+}
+
+/// The options for which neither nix nor rustix has a function.
+#[expect(unsafe_code, reason = "these system calls have no safe wrapper")]
+mod raw {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use nix::errno::Errno;
+    use nix::libc::{IPPROTO_TCP, TCP_INFO, c_int, c_void, getsockopt, setsockopt, socklen_t};
+
+    /// Words of `struct tcp_info` that are read; a kernel that has fewer leaves the others 0.
+    const WORDS: usize = 36;
+
+    /// Sets an option of TCP that is an integer.
+    pub(super) fn set_tcp(socket: impl AsFd, name: c_int, value: c_int) -> Result<(), Errno> {
+        let length = size_of::<c_int>() as socklen_t;
+        // SAFETY: the descriptor is open as long as it is borrowed, and the kernel reads `length` bytes of `value`.
+        let result = unsafe {
+            let value: *const c_void = (&raw const value).cast();
+            setsockopt(socket.as_fd().as_raw_fd(), IPPROTO_TCP, name, value, length)
+        };
+        Errno::result(result).map(drop)
+    }
+
+    /// The first words of the `struct tcp_info` of a socket.
+    pub(super) fn tcp_info(socket: impl AsFd) -> Result<[u32; WORDS], Errno> {
+        let mut words = [0u32; WORDS];
+        let mut length = size_of_val(&words) as socklen_t;
+        // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes at most `length` bytes, which is
+        // the size of `words`; any bytes are a value of it.
+        let result = unsafe {
+            let into: *mut c_void = words.as_mut_ptr().cast();
+            getsockopt(socket.as_fd().as_raw_fd(), IPPROTO_TCP, TCP_INFO, into, &raw mut length)
+        };
+        Errno::result(result).map(|_| words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::num::{NonZeroU32, NonZeroU64};
+
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        (far, listener.accept().expect("accepted").0)
+    }
+
+    #[test]
+    fn clients_inherit_what_their_listener_is_set_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let mut side = ClientSide::default();
+        side.socket.user_timeout_ms = NonZeroU32::new(7000);
+        side.socket.congestion = Some("reno".to_owned());
+        set_listener(&listener, &side).expect("set");
+        let (_far, near) = pair(&listener);
+        assert!(getsockopt(&near, sockopt::KeepAlive).expect("asked"));
+        assert_eq!(getsockopt(&near, sockopt::TcpKeepIdle), Ok(60));
+        assert_eq!(getsockopt(&near, sockopt::TcpKeepInterval), Ok(10));
+        assert_eq!(getsockopt(&near, sockopt::TcpUserTimeout), Ok(7000));
+        assert!(getsockopt(&near, sockopt::TcpCongestion).expect("asked").to_string_lossy().starts_with("reno"));
+
+        side.socket.keepalive_ms = 0;
+        side.defer_accept_ms = NonZeroU64::new(1);
+        set_listener(&listener, &side).expect("set anew");
+        side.socket.congestion = Some("nobody".to_owned());
+        assert_eq!(set_listener(&listener, &side), Err(("congestion", Errno::ENOENT)));
+    }
+
+    #[test]
+    fn a_line_knows_its_round_trip_and_its_segments() {
+        let (mut far, mut near) = pair(&TcpListener::bind("127.0.0.1:0").expect("a listener"));
+        far.write_all(b"x").expect("sent");
+        near.read_exact(&mut [0]).expect("received");
+        let line = line(&far).expect("the kernel tells");
+        assert!(line.round_trip > Duration::ZERO && line.round_trip < Duration::from_secs(1), "{line:?}");
+        assert!((2..10).contains(&line.segments) && line.retransmitted == 0, "{line:?}");
+    }
+}
