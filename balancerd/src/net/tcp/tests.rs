@@ -43,6 +43,13 @@ fn a_circle_through_a_listener_of_our_own_is_found_out() {
 }
 
 #[test]
+fn a_turn_shares_what_it_splices_out() {
+    let steps: Vec<usize> =
+        [0, 1, 8, 16, 32, 64, 256].into_iter().map(|ready| spliced_in_a_step(ready) / 1024).collect();
+    assert_eq!(steps, [512, 512, 512, 256, 128, 64, 64]);
+}
+
+#[test]
 fn our_own_shortages_are_not_a_servers_fault() {
     for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM] {
         assert!(is_ours(errno), "{errno}");
