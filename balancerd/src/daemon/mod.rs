@@ -265,6 +265,7 @@ impl Daemon {
         let now = event::now();
         let ended_before = self.sessions.ended();
 
+        self.sessions.on_turn(self.events.iter().count());
         let mut follow = Vec::new();
         for (key, ready) in self.events.iter() {
             let cx = &mut lend!(self, now);

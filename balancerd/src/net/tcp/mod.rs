@@ -27,7 +27,7 @@ use kernel_pipes::KernelPipes;
 pub(crate) use kernel_pipes::MOST_KERNEL_PIPES;
 pub(crate) use newcomer::NewcomerId;
 use newcomer::{Newcomer, Newcomers};
-use pipe::{Pipe, Through};
+use pipe::{Pipe, Through, spliced_in_a_step};
 use session::{Attempt, End, Next, Outcome, Session, broken};
 pub(crate) use session::{Side, Timeouts};
 
@@ -45,6 +45,8 @@ pub(crate) struct Sessions {
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
     kernel_pipes: KernelPipes,
+    /// What one step of splicing takes in at most in this turn.
+    most_spliced: usize,
     /// Where this process itself listens.
     listening: Vec<SocketAddr>,
     key: fn(SessionId, Side) -> Key,
@@ -82,6 +84,7 @@ impl Sessions {
             deadlines: Deadlines::new(),
             timeouts,
             kernel_pipes: KernelPipes::new(most_kernel_pipes),
+            most_spliced: spliced_in_a_step(1),
             listening: Vec::new(),
             key,
             newcomers: Newcomers::new(newcomer),
@@ -227,10 +230,16 @@ impl Sessions {
         }
     }
 
+    /// A turn begins in which so many sockets are ready: what it moves is shared out among them.
+    pub(crate) fn on_turn(&mut self, ready: usize) {
+        self.most_spliced = spliced_in_a_step(ready);
+    }
+
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
     pub(crate) fn ready(&mut self, id: SessionId, side: Side, ready: Ready, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let through = &mut Through { scratch: cx.scratch, kernel_pipes: &mut self.kernel_pipes };
+        let through =
+            &mut Through { scratch: cx.scratch, kernel_pipes: &mut self.kernel_pipes, most_spliced: self.most_spliced };
         let outcome = session.on_ready(side, ready, through, cx.now);
         count(session, &outcome, cx);
         if outcome.connected {

@@ -14,8 +14,16 @@ use crate::net::is_transient;
 /// sessions that wait for a dead server can afford. The rest stays in the kernel.
 const FIRST_WORDS: usize = 4 * 1024;
 
-/// What one step of splicing takes in at most, and so what a session that splices keeps at most.
-const MOST_SPLICED: usize = 256 * 1024;
+/// What one step of splicing takes in at most, and so what a direction keeps at most. Measured with eight streams: half of it
+/// costs a third more of the processor, twice as much a tenth less.
+const MOST_SPLICED: usize = 512 * 1024;
+
+/// What one step of splicing may take in however many sessions are ready: no less than one of copying.
+const LEAST_SPLICED: usize = 64 * 1024;
+
+/// What the steps of one turn are to take in together: a session with something small to say waits for that long. It is
+/// shared by all that are ready.
+const SPLICED_IN_A_TURN: usize = 4 * 1024 * 1024;
 
 /// How long something may stay in a kernel pipe. After that the pipe is for others, and a buffer keeps the bytes.
 const STALL: Duration = Duration::from_secs(1);
@@ -25,6 +33,13 @@ pub(super) struct Through<'a> {
     /// What it holds is worth nothing after the step.
     pub(super) scratch: &'a mut [u8],
     pub(super) kernel_pipes: &'a mut KernelPipes,
+    /// What one step of splicing takes in at most: see [`spliced_in_a_step`].
+    pub(super) most_spliced: usize,
+}
+
+/// What one step of splicing takes in at most, in a turn in which so many are ready.
+pub(super) fn spliced_in_a_step(ready: usize) -> usize {
+    (SPLICED_IN_A_TURN / ready.max(1)).clamp(LEAST_SPLICED, MOST_SPLICED)
 }
 
 /// One direction.
@@ -180,7 +195,7 @@ impl Pipe {
         now: Instant,
     ) -> Step {
         // The pipe is empty: that there is nothing to be had now can only mean the source.
-        match pipe.fill(source, MOST_SPLICED) {
+        match pipe.fill(source, through.most_spliced) {
             Ok(0) => {
                 through.kernel_pipes.put(pipe, now);
                 self.end()

@@ -599,7 +599,11 @@ mod tests {
         }
 
         fn ready(&mut self, side: Side, ready: Ready) -> Outcome {
-            let through = &mut Through { scratch: &mut self.scratch, kernel_pipes: &mut self.kernel_pipes };
+            let through = &mut Through {
+                scratch: &mut self.scratch,
+                kernel_pipes: &mut self.kernel_pipes,
+                most_spliced: 256 * 1024,
+            };
             self.session.on_ready(side, ready, through, self.now)
         }
 
@@ -814,7 +818,7 @@ mod tests {
         scene.server.write_all(b"last words").expect("sent");
         wait_for(&scene.session.server.stream, PollFlags::POLLIN);
         let Scene { mut session, mut client, server, mut scratch, mut kernel_pipes, now } = scene;
-        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes };
+        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes, most_spliced: 256 * 1024 };
         reset(server);
         let first = session.on_ready(Side::Server, READY, through, now);
         assert_eq!((first.outward, first.next), (10, Next::Wait));
@@ -834,7 +838,7 @@ mod tests {
         scene.server.write_all(b"too large").expect("sent");
         wait_for(&scene.session.server.stream, PollFlags::POLLIN);
         let Scene { mut session, mut client, server, mut scratch, mut kernel_pipes, now } = scene;
-        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes };
+        let through = &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes, most_spliced: 256 * 1024 };
         reset(server);
         client.write_all(b"body").expect("sent");
         wait_for(&session.client.stream, PollFlags::POLLIN);
@@ -944,6 +948,16 @@ mod tests {
         }
         assert_eq!(bulk.pipes(), (0, 1));
         assert_eq!(bulk.scene.session.moved(), (0, 0), "its owner counts");
+    }
+
+    #[test]
+    fn one_event_splices_no_more_than_it_may() {
+        let mut bulk = Bulk::new();
+        while bulk.sent < bulk.got + 400 * 1024 {
+            bulk.send(256 * 1024);
+        }
+        assert!((1..=256 * 1024).contains(&bulk.scene.readable(Side::Client).inward));
+        bulk.come_through();
     }
 
     #[test]

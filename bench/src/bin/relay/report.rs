@@ -33,8 +33,8 @@ pub(crate) struct Fairness {
     pub(crate) alone: Figures,
     /// The small requests, with the processor time of both loads.
     pub(crate) beside: Figures,
-    /// The bulk beside them.
-    pub(crate) bulk: Figures,
+    /// The bulk beside them, which may be no whole answer in a short round.
+    pub(crate) bulk: Tally,
 }
 
 impl Fairness {
@@ -202,7 +202,12 @@ impl Rounds<Fairness> {
                 time(self.median(kind, |fairness| Some(fairness.beside.median_latency))),
                 time(self.median(kind, |fairness| Some(fairness.beside.tail_latency))),
                 number(self.median(kind, |fairness| Some(fairness.beside.rate)), 0),
-                number(self.median(kind, |fairness| Some(fairness.bulk.byte_rate / 1e6)), 0),
+                number(
+                    self.median(kind, |fairness| {
+                        Some(fairness.bulk.bytes as f64 / fairness.bulk.elapsed.as_secs_f64() / 1e6)
+                    }),
+                    0,
+                ),
                 number(self.median(kind, |fairness| Some(fairness.beside.busy? * 100.0)), 0),
                 errors.to_string(),
                 quotient(self.ratio(kind, Kind::Haproxy, |fairness| Some(fairness.beside.tail_latency))),

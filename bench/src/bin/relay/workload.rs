@@ -129,7 +129,7 @@ impl Bench {
         let mut load = Load::open(&[balancer.addr], small, &self.interrupted)?;
         let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupted)?;
         let (over, counted) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (tally, spent, moved) = thread::scope(|scope| {
+        let (tally, spent, bulk) = thread::scope(|scope| {
             let heavy = scope.spawn(|| {
                 heavy.run_while(|_| !counted.load(Ordering::Relaxed))?;
                 heavy.run_while(|_| !over.load(Ordering::Relaxed))
@@ -145,12 +145,11 @@ impl Bench {
             let result: Result<_> = run();
             counted.store(true, Ordering::Relaxed);
             over.store(true, Ordering::Relaxed);
-            let moved = heavy.join().map_err(|_| anyhow!("the thread of the bulk load failed"))?;
+            let bulk = heavy.join().map_err(|_| anyhow!("the thread of the bulk load failed"))?;
             let (tally, spent) = result?;
-            Ok::<_, anyhow::Error>((tally, spent, moved.with_context(|| format!("bulk of {name}"))?))
+            Ok::<_, anyhow::Error>((tally, spent, bulk.with_context(|| format!("bulk of {name}"))?))
         })?;
         let beside = Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))?;
-        let bulk = Figures::new(moved, None).with_context(|| format!("{name} moved no bulk"))?;
         Ok(Fairness { alone, beside, bulk })
     }
 
