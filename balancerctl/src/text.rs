@@ -89,6 +89,9 @@ pub(crate) fn status(report: &StatusReport) -> String {
         ("longest turn", format!("{:.1} ms", report.longest_turn_us as f64 / 1000.0)),
         ("log lines dropped", report.log_lines_dropped.to_string()),
     ]);
+    if report.port_shortages > 0 {
+        lines.push(("connects without a port", report.port_shortages.to_string()));
+    }
     let mut paragraphs = vec![rows(&lines)];
     let columns = [
         ("SERVICE", Align::Left),
@@ -213,6 +216,7 @@ mod tests {
             unsaved: Some("the disk is full".into()),
             longest_turn_us: 1234,
             log_lines_dropped: 0,
+            port_shortages: 0,
             config_file: None,
             reload_failure: None,
             deviations: Vec::new(),

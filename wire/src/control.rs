@@ -35,6 +35,7 @@ pub const MAX_LISTENERS: usize = 4096;
 
 /// What a program may ask of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each control connection at most")]
 pub enum Request {
     /// How the daemon is: answered by [`Response::Status`].
     Status,

@@ -79,6 +79,7 @@ fn status() -> Response {
         unsaved: None,
         longest_turn_us: 9,
         log_lines_dropped: 0,
+        port_shortages: 0,
         config_file: None,
         reload_failure: None,
         deviations: Vec::new(),

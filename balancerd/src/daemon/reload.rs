@@ -35,6 +35,7 @@ pub(super) struct Loading {
 }
 
 /// What it is for.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Of {
     File(Reloading),
     /// A change that takes a ring.

@@ -96,7 +96,7 @@ impl Window {
         // Both have the same bounds.
         all.add(&halves.now).ok()?;
         let at = |quantile| all.value_at_quantile(quantile);
-        (all.len() > 0).then(|| QuantilesReport {
+        (!all.is_empty()).then(|| QuantilesReport {
             count: all.len(),
             p50_us: at(0.5),
             p90_us: at(0.9),

@@ -13,6 +13,7 @@ use crate::model::*;
 
 /// What may happen to a pool.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few")]
 enum Step {
     Change(Change, bool),
     Connect(u32),

@@ -560,7 +560,7 @@ impl Sessions {
             "session ended"
         );
         let answered = session.moved().1 > 0;
-        if let Some(server) = server.filter(|_| session.is_connected() && self.ended % SAMPLED == 0)
+        if let Some(server) = server.filter(|_| session.is_connected() && self.ended.is_multiple_of(SAMPLED))
             && let Some(line) = options::line(&session.server.stream)
         {
             cx.model.sampled(server, line, cx.now);
