@@ -151,6 +151,7 @@ mod tests {
             connect_timeouts: 0,
             timing: wire::report::TimingReport::default(),
             overflows: 0,
+            replays: 0,
             removal: Some(RemovalReport { how, sessions: 5, left_ms }),
             ended: Ended::new(),
         }

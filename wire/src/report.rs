@@ -335,6 +335,8 @@ pub struct ServerReport {
     pub timing: TimingReport,
     /// Clients that went to another server since it had as many sessions as it may have, or as the bounded load allows.
     pub overflows: u64,
+    /// Sessions that went on to another server since it broke before its first byte.
+    pub replays: u64,
     /// How it leaves, when it was removed.
     pub removal: Option<RemovalReport>,
     /// Sessions that ended, by reason.

@@ -309,6 +309,7 @@ mod tests {
             connect_timeouts: 2,
             timing: wire::report::TimingReport::default(),
             overflows: 0,
+            replays: 0,
             removal: None,
             ended: Ended::new(),
         }

@@ -439,6 +439,7 @@ fn leaving(active: u64) -> Response {
         connect_timeouts: 0,
         timing: wire::report::TimingReport::default(),
         overflows: 0,
+        replays: 0,
         removal: None,
         ended: Ended::new(),
     }]))

@@ -377,6 +377,16 @@ impl Model {
         self.forget_if_gone(server);
     }
 
+    /// The server broke before it said anything, and the session goes on with another one.
+    pub(crate) fn session_moved_on(&mut self, server: ServerId, now: Instant) {
+        let entry = &mut self.servers[server];
+        entry.traffic.left();
+        entry.replays += 1;
+        self.on_load(server);
+        self.on_trouble(server, Trouble::Reset, now);
+        self.forget_if_gone(server);
+    }
+
     /// Bytes of a session reached the other side.
     pub(crate) fn relayed(&mut self, service: ServiceId, server: ServerId, direction: Direction, bytes: usize) {
         self.services[service].traffic.relayed(direction, bytes);

@@ -36,6 +36,7 @@ pub(super) struct Server {
     pub(super) connect_failures: u64,
     pub(super) connect_timeouts: u64,
     pub(super) overflows: u64,
+    pub(super) replays: u64,
 }
 
 /// How a removed server goes.
@@ -77,6 +78,7 @@ impl Server {
             connect_failures: 0,
             connect_timeouts: 0,
             overflows: 0,
+            replays: 0,
         }
     }
 
@@ -145,6 +147,7 @@ impl Server {
             connect_timeouts: self.connect_timeouts,
             timing: self.timing.report(now),
             overflows: self.overflows,
+            replays: self.replays,
             removal: self.leaving.map(|leave| leave.report(now)),
             ended: self.traffic.ended_by_reason(),
         }

@@ -110,6 +110,19 @@ pub(super) fn line(socket: &TcpStream) -> Option<Line> {
     })
 }
 
+/// Whether a peer has got all that was sent to it and the end, and has not ended itself: a close would tell it nothing.
+pub(super) fn peer_goes_on(socket: &TcpStream) -> bool {
+    /// TCP_FIN_WAIT2 of linux/tcp_states.h.
+    const FIN_WAIT2: u8 = 5;
+    raw::tcp_info(socket).is_ok_and(|words| words[0].to_ne_bytes()[0] == FIN_WAIT2)
+}
+
+/// Lets the close of a socket be an abort. What is queued to be sent is dropped.
+pub(super) fn abort_at_close(socket: &TcpStream) {
+    let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let _ = setsockopt(socket, sockopt::Linger, &abort);
+}
+
 /// The options for which neither nix nor rustix has a function.
 #[expect(unsafe_code, reason = "these system calls have no safe wrapper")]
 mod raw {

@@ -221,6 +221,10 @@ impl Sessions {
                 let may_splice = cx.model.may_splice(service);
                 let mut session = Session::new(client, inward, attempt, service, peer, may_splice, cx.now);
                 session.origin = origin;
+                let replay = cx.model.server_side(session.server_id).replay;
+                if replay > 0 {
+                    session.record(replay as usize);
+                }
                 self.introductions.introduce(&mut session, send_proxy);
                 let id = self.slots.insert(session);
                 self.schedule(id, cx);
@@ -407,6 +411,7 @@ impl Sessions {
         match next {
             Next::Wait => self.unsettled.push(id),
             Next::Retry(errno) => self.retry(id, errno, cx),
+            Next::Replay(reason) => self.replay(id, reason, cx),
             Next::End(reason) => self.end(id, reason, cx),
         }
     }
@@ -477,6 +482,28 @@ impl Sessions {
                 self.unsettled.push(id);
             }
             Err(reason) => self.remove(id, None, reason, cx),
+        }
+    }
+
+    /// The server broke before it said anything: another one gets all that the client said.
+    fn replay(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let (service, peer, server) = (session.service, session.peer, session.server_id);
+        session.replay(cx.model.may_splice(service));
+        let tried = session.replayed().to_vec();
+        debug!(client = %peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
+        cx.model.session_moved_on(server, cx.now);
+        match self.connect(service, peer, tried, true, cx) {
+            Ok(attempt) => {
+                if let Some(session) = self.slots.get_mut(id) {
+                    let send_proxy = attempt.send_proxy;
+                    session.reconnect(attempt, cx.now);
+                    self.introductions.introduce(session, send_proxy);
+                }
+                self.schedule(id, cx);
+                self.unsettled.push(id);
+            }
+            Err(_) => self.remove(id, None, reason, cx),
         }
     }
 

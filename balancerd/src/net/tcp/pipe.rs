@@ -48,6 +48,18 @@ pub(super) struct Pipe {
     flow: Flow,
     way: Way,
     rest: Rest,
+    /// What came of the source, as long as another sink may have to get all of it again.
+    record: Option<Box<Record>>,
+}
+
+/// All that a source has said.
+#[derive(Debug)]
+struct Record {
+    bytes: Vec<u8>,
+    /// More than so much is not kept, and so nothing is.
+    most: usize,
+    /// It has said its last.
+    ended: bool,
 }
 
 /// What was read and could not be written yet.
@@ -100,7 +112,7 @@ pub(super) enum Step {
 impl Pipe {
     /// A direction that splices when it is bulk, if it may.
     pub(super) fn new(may_splice: bool) -> Self {
-        Self { flow: Flow::Open, way: Way::new(may_splice), rest: Rest::NOTHING }
+        Self { flow: Flow::Open, way: Way::new(may_splice), rest: Rest::NOTHING, record: None }
     }
 
     /// With first words of its source that were read already.
@@ -168,6 +180,7 @@ impl Pipe {
     ) -> Step {
         debug_assert!(self.wants_read());
         if matches!(self.way, Way::Splice { .. })
+            && self.record.is_none()
             && let Some(pipe) = through.kernel_pipes.take(now)
         {
             self.splice(source, sink, pipe, through, now)
@@ -180,6 +193,7 @@ impl Pipe {
         match receive(source, scratch) {
             Ok(count) => {
                 self.way.on_step(count);
+                self.remember(&scratch[..count]);
                 if count == 0 { self.end() } else { self.write(sink, &scratch[..count]) }
             }
             Err(error) => self.on_read_failed(error),
@@ -217,8 +231,44 @@ impl Pipe {
         }
     }
 
+    /// Keeps all that comes, up to so much, for another sink. The first words may be there already.
+    pub(super) fn record(&mut self, most: usize) {
+        let Rest::Buffer { bytes, lead, .. } = &self.rest else { return };
+        let bytes = bytes[*lead..].to_vec();
+        self.record = (bytes.len() <= most).then(|| Box::new(Record { bytes, most, ended: false }));
+    }
+
+    /// The sink has answered: no other will have to get what it got.
+    pub(super) fn forget(&mut self) {
+        self.record = None;
+    }
+
+    /// Whether another sink can get all that came.
+    pub(super) fn has_record(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// Begins anew, for another sink.
+    pub(super) fn replay(&mut self) {
+        let Some(record) = &self.record else { return };
+        self.flow = if record.ended { Flow::Ended } else { Flow::Open };
+        self.rest = Rest::of(record.bytes.clone());
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let Some(record) = &mut self.record else { return };
+        if record.bytes.len() + bytes.len() > record.most {
+            self.record = None;
+        } else {
+            record.bytes.extend_from_slice(bytes);
+        }
+    }
+
     fn end(&mut self) -> Step {
         self.flow = Flow::Ended;
+        if let Some(record) = &mut self.record {
+            record.ended = true;
+        }
         Step::Ended
     }
 

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use wire::report::EndReason;
 use wire::settings::SendProxy;
 
@@ -88,6 +87,8 @@ pub(super) struct Session {
     connected_at: Instant,
     /// A silent server is asked whether it is there.
     kept_alive: bool,
+    /// Servers that broke before they said anything.
+    replayed: Vec<ServerId>,
     last_moved: Instant,
     /// Bytes that reached the server, and the client.
     moved: (u64, u64),
@@ -161,6 +162,8 @@ pub(super) enum Next {
     Wait,
     /// The server did not answer: try another.
     Retry(Errno),
+    /// The server broke before it said anything, and another one can get all that the client said.
+    Replay(EndReason),
     /// It is over.
     End(EndReason),
 }
@@ -190,6 +193,7 @@ impl Session {
             began: now,
             connected_at: now,
             kept_alive: false,
+            replayed: Vec::new(),
             last_moved: now,
             moved: (0, 0),
             guess: None,
@@ -201,6 +205,24 @@ impl Session {
         (self.server, self.server_id) = (attempt.server, attempt.server_id);
         self.phase = Phase::Connecting { since: now, tried: attempt.tried, fresh: true };
         (self.connected_at, self.kept_alive) = (now, false);
+    }
+
+    /// Keeps what the client says, up to so much, until its server has said something.
+    pub(super) fn record(&mut self, most: usize) {
+        self.inward.record(most);
+    }
+
+    /// Begins anew, as if no server had been asked; the one that was, and those before it, are among the tried.
+    pub(super) fn replay(&mut self, may_splice: bool) {
+        self.inward.replay();
+        self.outward = Pipe::new(may_splice);
+        self.ending = None;
+        self.replayed.push(self.server_id);
+    }
+
+    /// The servers that broke before they said anything.
+    pub(super) fn replayed(&self) -> &[ServerId] {
+        &self.replayed
     }
 
     /// The server has answered the connect now. How long that took.
@@ -400,7 +422,11 @@ impl Session {
         match self.phase {
             Phase::Connecting { .. } => Next::Retry(Errno::ETIMEDOUT),
             Phase::Relaying if self.too_old_at(timeouts).is_some_and(|at| at <= now) => Next::End(EndReason::MaxAge),
-            Phase::Relaying if self.is_half_closed() => Next::End(EndReason::HalfClosedTimeout),
+            Phase::Relaying
+                if self.is_half_closed() && timeouts.half_closed.is_some_and(|limit| limit < timeouts.idle) =>
+            {
+                Next::End(EndReason::HalfClosedTimeout)
+            }
             Phase::Relaying => Next::End(EndReason::IdleTimeout),
         }
     }
@@ -411,17 +437,22 @@ impl Session {
         self.outward.abandon(kernel_pipes);
     }
 
-    /// Makes the coming close of the sockets an abort for the side that did not cause it: the peer of a connection
-    /// that was reset sees a reset, as it would without the balancer.
+    /// Makes the coming close of the sockets an abort for whoever would not learn of it otherwise: the peer of a connection
+    /// that was reset sees a reset, as it would without the balancer, and so does one that was told of the end before and
+    /// goes on itself.
     pub(super) fn pass_on_a_reset(&self, reason: EndReason) {
         let survivor = match reason {
+            EndReason::ClientClosed | EndReason::ServerClosed => return,
             EndReason::ClientReset | EndReason::ClientLost => &self.server,
             EndReason::ServerReset | EndReason::ServerLost => &self.client,
-            _ => return,
+            _ => {
+                let ends = [&self.client, &self.server].into_iter();
+                ends.filter(|end| options::peer_goes_on(&end.stream))
+                    .for_each(|end| options::abort_at_close(&end.stream));
+                return;
+            }
         };
-        // SO_LINGER 0 drops what is queued to be sent, so it is for aborts alone.
-        let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-        let _ = setsockopt(&survivor.stream, sockopt::Linger, &abort);
+        options::abort_at_close(&survivor.stream);
     }
 
     fn on_connect(&mut self, side: Side, ready: Ready) -> Next {
@@ -469,6 +500,9 @@ impl Session {
             Step::Moved(count) => {
                 if count > 0 {
                     self.last_moved = now;
+                    if from == Side::Server {
+                        self.inward.forget();
+                    }
                 }
                 match from.direction() {
                     Direction::In => outcome.inward += count,
@@ -500,10 +534,14 @@ impl Session {
     }
 
     fn next(&self) -> Next {
-        if self.inward.is_finished() && self.outward.is_finished() {
-            Next::End(self.ending.unwrap_or(EndReason::Fault))
-        } else {
-            Next::Wait
+        if !self.inward.is_finished() || !self.outward.is_finished() {
+            return Next::Wait;
+        }
+        match self.ending.unwrap_or(EndReason::Fault) {
+            reason @ (EndReason::ServerReset | EndReason::ServerLost) if self.inward.has_record() => {
+                Next::Replay(reason)
+            }
+            reason => Next::End(reason),
         }
     }
 }
@@ -807,8 +845,7 @@ mod tests {
     }
 
     fn reset(stream: TcpStream) {
-        let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&stream, sockopt::Linger, &abort).expect("set");
+        options::abort_at_close(&stream);
         drop(stream);
     }
 
