@@ -561,6 +561,34 @@ fn a_server_gets_the_header_first_whether_the_client_speaks_or_not() {
 }
 
 #[test]
+fn bulk_behind_a_header_comes_whole_and_the_header_counts_as_none() {
+    let server = told();
+    let listen = loopback::free();
+    let text = service("web", listen, "web") + &pool("web", "send_proxy = \"v2\"", [&server]);
+    let balancer = Setup::new().config(&text).start();
+    // The same again without splicing, which has no other order.
+    for keys in ["", "splice = false\n"] {
+        let before = balancer.service().bytes_in;
+        balancer.configure(&text.replacen("\n\n", &format!("\n{keys}\n"), 1));
+        balancer.reload().expect("it is taken");
+        let words = tests::noise::Noise::new().bytes(8_000_000);
+        let client = balancer.client_number(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                client.send(&words);
+                client.shut();
+            });
+            assert_eq!(client.server(), server.address());
+            let source = client.stream().local_addr().expect("connected");
+            assert_eq!(header_of(&client), tcp(source, listen, b""));
+            assert!(client.rest().expect("an end") == words, "every byte, in order");
+        });
+        balancer.wait_for_sessions(0);
+        assert_eq!(balancer.service().bytes_in - before, words.len() as u64);
+    }
+}
+
+#[test]
 fn a_header_has_a_checksum_and_an_id_of_its_own_if_asked() {
     let server = told();
     let listen = loopback::free();
