@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use tests::config::{pool, service};
@@ -14,7 +15,7 @@ use tests::programs::installed;
 use tests::server::{echo, say_name};
 use tests::{Balancer, Client, Server, Setup, loopback, wait};
 use wire::Change;
-use wire::report::EndReason;
+use wire::report::{EndReason, HealthState};
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -560,6 +561,34 @@ fn a_server_gets_the_header_first_whether_the_client_speaks_or_not() {
 }
 
 #[test]
+fn bulk_behind_a_header_comes_whole_and_the_header_counts_as_none() {
+    let server = told();
+    let listen = loopback::free();
+    let text = service("web", listen, "web") + &pool("web", "send_proxy = \"v2\"", [&server]);
+    let balancer = Setup::new().config(&text).start();
+    // The same again without splicing, which has no other order.
+    for keys in ["", "splice = false\n"] {
+        let before = balancer.service().bytes_in;
+        balancer.configure(&text.replacen("\n\n", &format!("\n{keys}\n"), 1));
+        balancer.reload().expect("it is taken");
+        let words = tests::noise::Noise::new().bytes(8_000_000);
+        let client = balancer.client_number(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                client.send(&words);
+                client.shut();
+            });
+            assert_eq!(client.server(), server.address());
+            let source = client.stream().local_addr().expect("connected");
+            assert_eq!(header_of(&client), tcp(source, listen, b""));
+            assert!(client.rest().expect("an end") == words, "every byte, in order");
+        });
+        balancer.wait_for_sessions(0);
+        assert_eq!(balancer.service().bytes_in - before, words.len() as u64);
+    }
+}
+
+#[test]
 fn a_header_has_a_checksum_and_an_id_of_its_own_if_asked() {
     let server = told();
     let listen = loopback::free();
@@ -720,6 +749,76 @@ fn what_commands_set_holds_at_once_and_after_a_restart() {
     assert_eq!(header_of(&client), line(source, destination));
 }
 
+/// A server that closes connections without a header, answers HTTP, and the headers that did not name a client.
+fn strict() -> (Server, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let headers = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&headers);
+    let server = Server::with(move |mut stream, _| {
+        let header = read_header(stream)?;
+        if header.starts_with(b"PROXY UNKNOWN") || header.starts_with(&[&SIGNATURE[..], &[0x20]].concat()) {
+            seen.lock().expect("no panic").push(header);
+        } else if !header.starts_with(b"PROXY ") && !header.starts_with(&SIGNATURE) {
+            return Ok(());
+        }
+        // The whole question, lest the answer be followed by a reset.
+        match stream.read(&mut [0; 1024])? {
+            0 => Ok(()),
+            _ => stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
+        }
+    });
+    (server, headers)
+}
+
+#[test]
+fn checks_begin_with_a_header_that_names_nobody() {
+    let (server, headers) = strict();
+    let [with, without] = [loopback::free(), loopback::free()];
+    let http = "check = \"http\"\ncheck_interval = \"20ms\"\neject_failures = 0\n";
+    let text = |keys: &str| {
+        let (with, without) = (service("with", with, "with"), service("without", without, "without"));
+        with + &without + &pool("with", &format!("{http}{keys}"), [&server]) + &pool("without", http, [&server])
+    };
+    let balancer = Setup::new().config(&text("send_proxy = \"v1\"")).start();
+    let health = |pool: &str| balancer.listed_in(pool, server.address()).expect("it is there").health;
+    let wait_for = |pool: &str, state| wait::until(&format!("{pool}: {state}"), || health(pool).state == state);
+    let wait_for_header = |header: &[u8]| {
+        let last = || headers.lock().expect("no panic").last().is_some_and(|last| *last == header);
+        wait::until(&format!("checks begin with {}", header.escape_ascii()), last);
+    };
+    // What the server is told first makes two checks of the one: only those who know it find it up.
+    wait_for("without", HealthState::Down);
+    wait_for_header(b"PROXY UNKNOWN\r\n");
+    let passed = || health("with").passed;
+    wait::until("it passes", || passed() > 2);
+
+    // A reload, and a command.
+    balancer.configure(&text("send_proxy = \"v2\""));
+    balancer.reload().expect("it is taken");
+    wait_for_header(&binary(0, 0, b""));
+    let set = |line: &str| {
+        let output = balancer.ctl(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    set("pool set with --send-proxy v2 --send-proxy-crc32c --send-proxy-unique-id");
+    let mut header = binary(0, 0, &vector(3, &[0; 4]));
+    let (at, sum) = (header.len() - 4, crc32c(&header));
+    header[at..].copy_from_slice(&sum.to_be_bytes());
+    wait_for_header(&header);
+    // It is enough for a connect.
+    set("pool set with --send-proxy v1 --check tcp");
+    wait_for_header(b"PROXY UNKNOWN\r\n");
+    let before = passed();
+    wait::until("it passes", || passed() > before + 2);
+    let report = health("with");
+    assert_eq!((report.state, report.failed), (HealthState::Up, 0));
+    assert_eq!(report.last_check.expect("one").result, "connected");
+
+    set("pool set with --send-proxy none --check http");
+    wait_for("with", HealthState::Down);
+    set("pool set without --send-proxy v2");
+    wait_for("without", HealthState::Up);
+}
+
 /// nginx that wants a header and answers with what it said.
 fn nginx_behind(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
@@ -802,8 +901,9 @@ fn nginx_and_haproxy_understand_the_headers_that_they_get() {
         ] {
             for ip in [loopback::fresh(), "::1".parse().expect("an address")] {
                 let listen = loopback::free_at(ip);
+                let of_pool = format!("check = \"http\"\ncheck_interval = \"20ms\"\n{keys}");
                 let text =
-                    service("web", listen, "web") + &tests::config::weighted("web", keys, [(server.address(), 1)]);
+                    service("web", listen, "web") + &tests::config::weighted("web", &of_pool, [(server.address(), 1)]);
                 let balancer = Setup::new().config(&text).start();
                 let from = ip.is_ipv4().then(|| loopback::client(7));
                 let said = get(&curl, listen, from);
@@ -812,6 +912,9 @@ fn nginx_and_haproxy_understand_the_headers_that_they_get() {
                 let rest = told.strip_prefix(&expected).unwrap_or_else(|| panic!("{keys}: {told} is not {expected}"));
                 let has_id = takes_id && keys.contains("unique_id");
                 assert_eq!(rest.trim().is_empty(), !has_id, "{keys}: {told}");
+                let health = || balancer.listed_in("web", server.address()).expect("it is there").health;
+                wait::until("checks are done", || health().passed + health().failed > 0);
+                assert_eq!(health().failed, 0, "{keys}: {:?}", health());
                 balancer.wait_for_sessions(0);
             }
         }

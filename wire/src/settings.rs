@@ -255,7 +255,7 @@ impl fmt::Display for HashKey {
 }
 
 /// Which PROXY protocol header a server gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SendProxy {
     /// A line of text.

@@ -261,7 +261,8 @@ impl Model {
         } else if !work.report.dry_run {
             self.pools[id].settings = settings;
         }
-        if !work.report.dry_run && before.health != self.pools[id].settings.health {
+        let after = &self.pools[id].settings;
+        if !work.report.dry_run && (before.health != after.health || before.send_proxy != after.send_proxy) {
             self.watch_all(id, work.now);
         }
         if !work.report.dry_run && values.slow_start_ms.is_some() {

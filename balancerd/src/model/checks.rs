@@ -1,4 +1,4 @@
-//! What is to be checked, and when: each address once, for whoever has it in a pool with the same checks. A server joins a
+//! What is to be checked, and when: each address once, for whoever has it in a pool with the same checks and headers. A server joins a
 //! target and leaves it; the times between two checks are its owner's affair.
 
 use std::collections::{BTreeSet, HashMap};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use slotmap::SlotMap;
 use wire::health::CheckSettings;
+use wire::settings::SendProxy;
 
 use super::ServerId;
 
@@ -21,6 +22,8 @@ slotmap::new_key_type! {
 pub(crate) struct Order {
     pub(crate) address: SocketAddr,
     pub(crate) settings: Arc<CheckSettings>,
+    /// The header that its servers get first, if they do.
+    pub(crate) send_proxy: Option<SendProxy>,
 }
 
 /// All that is checked.
@@ -122,7 +125,7 @@ mod tests {
 
     fn order(port: u16, interval_ms: u64) -> Order {
         let settings = CheckSettings { interval_ms, ..CheckSettings::default() };
-        Order { address: ([10, 0, 0, 1], port).into(), settings: Arc::new(settings) }
+        Order { address: ([10, 0, 0, 1], port).into(), settings: Arc::new(settings), send_proxy: None }
     }
 
     #[test]
@@ -158,6 +161,22 @@ mod tests {
         assert!(checks.servers(first).is_none(), "nobody needs it");
         checks.done(first, later);
         assert_eq!(checks.due.len(), 1);
+    }
+
+    #[test]
+    fn those_who_are_told_something_else_first_are_checked_apart() {
+        let now = event::now();
+        let mut servers = Servers::<ServerId, ()>::with_key();
+        let mut checks = Checks::default();
+        let v2 = |crc32c| Some(SendProxy::V2 { crc32c, unique_id: false });
+        let kinds = [None, Some(SendProxy::V1), v2(false), v2(true)];
+        let mut join = |send_proxy| {
+            let order = Order { send_proxy, ..order(80, 2000) };
+            checks.assign(servers.insert(()), None, Some(order), || Duration::ZERO, now).expect("a target")
+        };
+        let targets = kinds.map(&mut join);
+        assert_eq!(BTreeSet::from(targets).len(), kinds.len());
+        assert_eq!(kinds.map(join), targets);
     }
 
     #[test]

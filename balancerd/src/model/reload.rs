@@ -328,7 +328,7 @@ impl Model {
         if before.slow_start_ms != wanted.slow_start_ms {
             self.start_anew(id, now);
         }
-        if before.health == wanted.health {
+        if before.health == wanted.health && before.send_proxy == wanted.send_proxy {
             changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
         } else {
             self.watch_all(id, now);

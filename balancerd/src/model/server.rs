@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wire::control::Removal;
 use wire::health::{CheckKind, CheckSettings};
 use wire::report::{RemovalReport, ServerReport, ServerState};
-use wire::settings::{AdminState, ServerSettings};
+use wire::settings::{AdminState, SendProxy, ServerSettings};
 
 use super::checks::{Order, TargetId};
 use super::health::Health;
@@ -92,8 +92,9 @@ impl Server {
         self.health.is_up()
     }
 
-    /// How and where it is to be checked, in a pool that checks so; nothing for one that is left alone.
-    pub(super) fn check_order(&self, check: &Arc<CheckSettings>) -> Option<Order> {
+    /// How and where it is to be checked, in a pool that checks so and gives its servers this header; nothing for one that
+    /// is left alone.
+    pub(super) fn check_order(&self, check: &Arc<CheckSettings>, send_proxy: Option<SendProxy>) -> Option<Order> {
         let is_left_alone = self.leaving.is_some() || self.settings.state == AdminState::Maintenance;
         if is_left_alone || check.kind == CheckKind::None {
             return None;
@@ -102,7 +103,8 @@ impl Server {
         if let Some(port) = check.port {
             address.set_port(port.get());
         }
-        Some(Order { address: self.settings.check_address.unwrap_or(address), settings: Arc::clone(check) })
+        let address = self.settings.check_address.unwrap_or(address);
+        Some(Order { address, settings: Arc::clone(check), send_proxy })
     }
 
     /// Whether it has as many sessions as it may have.

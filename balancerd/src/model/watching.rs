@@ -47,16 +47,18 @@ impl Model {
     /// Checks a server as it is to be checked, or not any more.
     pub(super) fn watch(&mut self, id: ServerId, now: Instant) {
         let Some(server) = self.servers.get_mut(id) else { return };
-        let check = &self.pools[server.pool].check;
+        let pool = &self.pools[server.pool];
+        let check = &pool.check;
         let within = Duration::from_millis(check.interval_ms);
-        let (order, rng) = (server.check_order(check), &mut self.rng);
+        let (order, rng) = (server.check_order(check, pool.settings.send_proxy), &mut self.rng);
         server.target = self.checks.assign(id, server.target, order, || within.mul_f64(rng.f64()), now);
         if check.kind == CheckKind::None {
             self.turn(id, now, |server| server.health.unwatch(now));
         }
     }
 
-    /// The health of a pool is to be known in another way: does so for all of its servers.
+    /// The health of a pool is to be known in another way, or its checks are to begin with another header: does so for all
+    /// of its servers.
     pub(super) fn watch_all(&mut self, id: PoolId, now: Instant) {
         let pool = &mut self.pools[id];
         pool.check = Arc::new(pool.settings.health.check.clone());

@@ -11,6 +11,7 @@ use tracing::warn;
 use wire::health::{CheckKind, HttpCheck};
 
 use super::connect::{begin_plain_connect, is_ours};
+use super::proxy::encode;
 use super::{Context, is_transient};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{CheckResult, Order, TargetId};
@@ -176,27 +177,22 @@ impl Probe {
                 Ok(None) => {}
                 Ok(Some(error)) | Err(error) => return Some(Err(words(&error))),
             }
-            match &self.order.settings.kind {
-                CheckKind::None | CheckKind::Tcp => return Some(Ok("connected".to_owned())),
-                CheckKind::Send { send, .. } if send.is_empty() => {
-                    self.stage = Stage::Receiving;
-                    return None;
-                }
-                CheckKind::Send { send, .. } => self.stage = Stage::Sending(send.bytes().to_vec(), 0),
-                CheckKind::Http(http) => self.stage = Stage::Sending(self.request(http), 0),
-            }
+            self.stage = Stage::Sending(self.question(), 0);
         }
         if let Stage::Sending(bytes, sent) = &mut self.stage {
-            match (&self.stream).write(&bytes[*sent..]) {
-                Ok(count) => *sent += count,
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Some(Err(words(&error))),
+            if *sent < bytes.len() {
+                match (&self.stream).write(&bytes[*sent..]) {
+                    Ok(count) => *sent += count,
+                    Err(error) if is_transient(&error) => {}
+                    Err(error) => return Some(Err(words(&error))),
+                }
             }
             if *sent < bytes.len() {
                 return None;
             }
             self.stage = Stage::Receiving;
             return match &self.order.settings.kind {
+                CheckKind::None | CheckKind::Tcp => Some(Ok("connected".to_owned())),
                 CheckKind::Send { expect, .. } if expect.is_empty() => Some(Ok("sent".to_owned())),
                 _ => None,
             };
@@ -231,6 +227,17 @@ impl Probe {
             _ if is_last => Some(Err(format!("{} without what is expected", quoted(&self.received)))),
             _ => None,
         }
+    }
+
+    /// All that is sent: a header, if its servers get one, that says that this is nobody's connection; and what is asked.
+    fn question(&self) -> Vec<u8> {
+        let header = self.order.send_proxy.map_or_else(Vec::new, |how| encode(how, None, None));
+        let asked = match &self.order.settings.kind {
+            CheckKind::None | CheckKind::Tcp => Vec::new(),
+            CheckKind::Send { send, .. } => send.bytes().to_vec(),
+            CheckKind::Http(http) => self.request(http),
+        };
+        [header, asked].concat()
     }
 
     fn request(&self, check: &HttpCheck) -> Vec<u8> {
@@ -275,6 +282,7 @@ mod tests {
     use std::sync::Arc;
 
     use wire::health::{CheckSettings, CheckText};
+    use wire::settings::SendProxy;
 
     use super::*;
     use crate::event;
@@ -282,12 +290,13 @@ mod tests {
     const READY: Ready = Ready { readable: true, writable: true, failed: false };
 
     /// A check of this kind, connected to a server that the test plays.
-    fn probe(kind: CheckKind) -> (Probe, TcpStream) {
+    fn probe(kind: CheckKind, send_proxy: Option<SendProxy>) -> (Probe, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("bound");
         let stream = TcpStream::connect(address).expect("connected");
         let (server, _) = listener.accept().expect("accepted");
-        let order = Order { address, settings: Arc::new(CheckSettings { kind, ..CheckSettings::default() }) };
+        let settings = Arc::new(CheckSettings { kind, ..CheckSettings::default() });
+        let order = Order { address, settings, send_proxy };
         let probe = Probe {
             target: TargetId::default(),
             order,
@@ -302,7 +311,12 @@ mod tests {
 
     /// What comes of a check when the server says `answer`, in such pieces, and nothing more.
     fn outcome(kind: CheckKind, answer: &[u8], piece: usize) -> (Outcome, Vec<u8>) {
-        let (mut probe, mut server) = probe(kind);
+        outcome_with(kind, None, answer, piece)
+    }
+
+    /// The same for servers that get a header first.
+    fn outcome_with(kind: CheckKind, send_proxy: Option<SendProxy>, answer: &[u8], piece: usize) -> (Outcome, Vec<u8>) {
+        let (mut probe, mut server) = probe(kind, send_proxy);
         let mut scratch = vec![0; 65536];
         let mut found = probe.go_on(READY, &mut scratch);
         for piece in answer.chunks(piece) {
@@ -332,6 +346,36 @@ mod tests {
         assert!(outcome(banner.clone(), b"220 mail\r\n", 3).0.is_ok(), "who says nothing waits for the server");
         let sent = CheckKind::Send { send: text("hello"), expect: text("") };
         assert_eq!(outcome(sent, b"", 1), (Ok("sent".to_owned()), b"hello".to_vec()));
+    }
+
+    #[test]
+    fn a_header_that_names_nobody_goes_before_everything() {
+        let send = |send: &str, expect: &str| CheckKind::Send { send: text(send), expect: text(expect) };
+        let v1 = b"PROXY UNKNOWN\r\n";
+        let v2 = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+        // LOCAL with a vector of the checksum, which was computed bit by bit elsewhere.
+        let checked = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x07\x03\x00\x04\xa9\xb8\x7e\x8f";
+        for (how, header) in [
+            (SendProxy::V1, &v1[..]),
+            (SendProxy::V2 { crc32c: false, unique_id: false }, v2),
+            (SendProxy::V2 { crc32c: false, unique_id: true }, v2),
+            (SendProxy::V2 { crc32c: true, unique_id: true }, checked),
+        ] {
+            for (kind, answer, words, asked) in [
+                (CheckKind::Tcp, "", "connected", ""),
+                (send("", "220 "), "220 mail\r\n", "the expected answer", ""),
+                (send("hello", ""), "", "sent", "hello"),
+                (send("PING\r\n", "+PONG"), "+PONG\r\n", "the expected answer", "PING\r\n"),
+            ] {
+                let (found, said) = outcome_with(kind, Some(how), answer.as_bytes(), 1000);
+                assert_eq!(found, Ok(words.to_owned()), "{how}");
+                assert_eq!(said, [header, asked.as_bytes()].concat(), "{how}");
+            }
+            let http = CheckKind::Http(HttpCheck::default());
+            let (found, said) = outcome_with(http, Some(how), b"HTTP/1.1 200 OK\r\n\r\n", 1000);
+            assert_eq!(found, Ok("status 200".to_owned()));
+            assert!(said.strip_prefix(header).is_some_and(|asked| asked.starts_with(b"GET / HTTP/1.1\r\n")), "{how}");
+        }
     }
 
     #[test]
