@@ -107,7 +107,10 @@ pub(crate) enum Command {
     /// server because of it, or of the pool's --max-load. RAMP is the part of its weight that a server has that starts
     /// slowly. HEALTH is there where servers are checked, or one is not up: it is "up", "down" when its checks say so, or
     /// "ejected" when its clients failed and it is left out for a while; why, is below. A backup serves only while no
-    /// other server is up. What differs from the configuration file has a star, and the file's own words are below.
+    /// other server is up. --wide tells how fast a server was in the last minutes, too: half of the connects, of the times
+    /// from there to its first byte, and of the round trips were not longer than P50, 99 in 100 not longer than P99; RESENT
+    /// is the share of segments that were sent again. What differs from the configuration file has a star, and the file's
+    /// own words are below.
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
 

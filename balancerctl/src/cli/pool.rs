@@ -198,7 +198,8 @@ Examples:
                                           Its servers are told who the client is
   balancerctl pool add web --check http --check-path /health --check-status 2xx
                                           Only servers that say so get clients
-  balancerctl pool add api --replay 16KiB   What a server that resets got goes to another one
+  balancerctl pool add api --replay 16KiB
+                                          What a server got that then resets goes to another one
   balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
 
 /// Arguments of `pool remove`.
