@@ -1,8 +1,10 @@
 //! The command line: what may be typed, and the help for it. The doc comments are the help, and the man pages and
 //! completions are made from the same definitions (see `pages.rs`). The commands about servers and sessions are in
 //! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`. What a
-//! pool may be told of the health of its servers is in `health`.
+//! pool may be told of the health of its servers is in `health`, what pools and services may be told of connections in
+//! `connection`.
 
+pub(crate) mod connection;
 pub(crate) mod file;
 pub(crate) mod health;
 pub(crate) mod pool;
@@ -105,7 +107,10 @@ pub(crate) enum Command {
     /// server because of it, or of the pool's --max-load. RAMP is the part of its weight that a server has that starts
     /// slowly. HEALTH is there where servers are checked, or one is not up: it is "up", "down" when its checks say so, or
     /// "ejected" when its clients failed and it is left out for a while; why, is below. A backup serves only while no
-    /// other server is up. What differs from the configuration file has a star, and the file's own words are below.
+    /// other server is up. --wide tells how fast a server was in the last minutes, too: half of the connects, of the times
+    /// from there to its first byte, and of the round trips were not longer than P50, 99 in 100 not longer than P99; RESENT
+    /// is the share of segments that were sent again. What differs from the configuration file has a star, and the file's
+    /// own words are below.
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
 
@@ -286,7 +291,8 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) pool: PoolArgs,
 
-    /// Further columns: since when a server is up or not, its last check, and counts of checks and ejections
+    /// Further columns: since when a server is up or not, its last check, counts of checks and ejections, and how fast it
+    /// was in the last minutes
     #[arg(long)]
     pub(crate) wide: bool,
 }
@@ -294,7 +300,7 @@ pub(crate) struct ListArgs {
 const LIST_EXAMPLES: &str = "\
 Examples:
   balancerctl list                        The pool \"default\"
-  balancerctl list --wide                 How healthy are its servers?
+  balancerctl list --wide                 How healthy and how fast are its servers?
   balancerctl list --pool web             Another one; `balancerctl pool list` has their names
   balancerctl list --json                 The same for programs";
 
@@ -460,6 +466,12 @@ mod tests {
             "pool set web --eject-max-percent 101",
             "pool set web --when-all-down use_all",
             "pool set web --on-down wait",
+            "pool set web --connect-timeout 9ms",
+            "pool set web --tries 0",
+            "pool set web --replay 2MiB",
+            "pool set web --source 224.0.0.1",
+            "service add web 0.0.0.0 80 --idle-timeout 0s",
+            "service add web 0.0.0.0 80 --keepalive 2days",
             "set 10.0.0.1 80 --backup",
             "set 10.0.0.1 80 --backup no",
             "set 10.0.0.1 80 --check-address 10.0.0.2",

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Duration;
 
 use toml_edit::{Array, Document, InlineTable, Item, Key, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
+use wire::quantity;
 use wire::settings::{
     AdminState, DEFAULT_PROXY_TIMEOUT_MS, Difference, HashKey, Policy, PoolSettings, SendProxy, ServerSettings,
     ServiceSettings, Subject, differences,
@@ -169,7 +170,50 @@ fn pool_values(pool: &PoolSettings) -> Values {
         ("send_proxy_unique_id", has_unique_id.then(|| true.into())),
     ];
     values.extend(health_values(&pool.health));
+    values.extend(server_side_values(&pool.server_side));
     values
+}
+
+fn server_side_values(side: &ServerSide) -> Values {
+    let mut values = vec![
+        ("connect_timeout", side.connect_timeout_ms.map(|limit| time(limit.get()))),
+        ("tries", Some(integer(side.tries.get()))),
+        ("replay", Some(size(side.replay))),
+        ("source", one_or_many(&side.source)),
+        ("transparent", Some(side.transparent.into())),
+        ("fast_open", Some(side.fast_open.into())),
+        ("mark", side.mark.map(|mark| integer(mark.get()))),
+        ("device", side.device.as_deref().map(quoted)),
+    ];
+    values.extend(socket_values(&side.socket));
+    values
+}
+
+/// What is as usual is not said.
+fn client_side_values(side: &ClientSide) -> Values {
+    let usual = ClientSide::default();
+    let half_closed = side.half_closed_timeout_ms;
+    let mut values = vec![
+        ("idle_timeout", side.idle_timeout_ms.map(|limit| time(limit.get()))),
+        ("half_closed_timeout", (half_closed != usual.half_closed_timeout_ms).then(|| time(half_closed.get()))),
+        ("max_age", side.max_age_ms.map(|limit| time(limit.get()))),
+        ("backlog", (side.backlog != usual.backlog).then(|| integer(side.backlog.get()))),
+        ("defer_accept", side.defer_accept_ms.map(|limit| time(limit.get()))),
+        ("fast_open", (side.fast_open != usual.fast_open).then(|| integer(side.fast_open))),
+    ];
+    let is_said = |key: &str| key != "keepalive" || side.socket.keepalive_ms != usual.socket.keepalive_ms;
+    values.extend(socket_values(&side.socket).into_iter().map(|(key, value)| (key, value.filter(|_| is_said(key)))));
+    values
+}
+
+fn socket_values(socket: &SocketSettings) -> Values {
+    vec![
+        ("keepalive", Some(time(socket.keepalive_ms))),
+        ("user_timeout", socket.user_timeout_ms.map(|limit| time(limit.get().into()))),
+        ("congestion", socket.congestion.as_deref().map(Value::from)),
+        ("send_buffer", socket.send_buffer.map(|bytes| size(bytes.get()))),
+        ("receive_buffer", socket.receive_buffer.map(|bytes| size(bytes.get()))),
+    ]
 }
 
 fn health_values(health: &HealthSettings) -> Values {
@@ -209,7 +253,11 @@ fn health_values(health: &HealthSettings) -> Values {
 }
 
 fn time(milliseconds: u64) -> Value {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string().into()
+    quantity::time(milliseconds).into()
+}
+
+fn size(bytes: u32) -> Value {
+    quantity::size(bytes.into()).into()
 }
 
 /// A text on one line, whatever is in it. What JSON escapes TOML escapes the same way.
@@ -221,8 +269,7 @@ fn quoted(text: &str) -> Value {
 fn service_values(service: &ServiceSettings) -> Values {
     // It has no place in a file without the other.
     let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
-    let proxy_timeout = || humantime::format_duration(Duration::from_millis(service.proxy_timeout_ms)).to_string();
-    vec![
+    let mut values = vec![
         ("listen", one_or_many(&service.listen)),
         ("protocol", Some("tcp".into())),
         ("pool", Some(service.pool.as_str().into())),
@@ -232,9 +279,11 @@ fn service_values(service: &ServiceSettings) -> Values {
         ("allow", many(&service.allow)),
         ("deny", many(&service.deny)),
         ("accept_proxy", many(&service.accept_proxy)),
-        ("proxy_timeout", says_timeout.then(|| proxy_timeout().into())),
+        ("proxy_timeout", says_timeout.then(|| time(service.proxy_timeout_ms))),
         ("splice", (!service.splice).then(|| false.into())),
-    ]
+    ];
+    values.extend(client_side_values(&service.client_side));
+    values
 }
 
 fn many(things: &[impl ToString]) -> Option<Value> {

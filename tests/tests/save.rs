@@ -223,7 +223,7 @@ fn whatever_commands_do_the_file_comes_to_say_it() {
             for _ in 0..chance.below(6) {
                 let pool = ["web", "api"][chance.below(2) as usize];
                 let (server, number) = (format!("10.0.0.{} 80 --pool {pool}", chance.below(5) + 1), chance.below(4));
-                let line = match chance.below(10) {
+                let line = match chance.below(11) {
                     0 | 1 => format!("add {server} --weight {number}"),
                     2 => format!("remove {server}"),
                     3 => format!("set {server} --weight {number}"),
@@ -238,6 +238,15 @@ fn whatever_commands_do_the_file_comes_to_say_it() {
                             "--check tcp --check-interval 1m --check-down-interval 2m --check-port 81 --on-down close",
                             "--check send --check-send-hex 00ff --check-expect \"#' --check-down-interval none",
                             "--check http --check-path /up?'x --check-status 2xx,304 --check-initial down",
+                        ][number as usize]
+                    ),
+                    9 => format!(
+                        "pool set {pool} {}",
+                        [
+                            "--connect-timeout 1500ms --tries 5",
+                            "--connect-timeout none --replay 64KiB --source 127.0.0.8 --source ::1",
+                            "--replay 1500 --source 127.0.0.9",
+                            "--tries 3 --replay 0 --source none",
                         ][number as usize]
                     ),
                     _ => format!(

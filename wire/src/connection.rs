@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU8, NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,54 @@ pub const MAX_TRIES: u8 = 16;
 
 /// Bytes of a client that are kept for another server at most.
 pub const MAX_REPLAY: u32 = 1024 * 1024;
+
+/// How long a server may be given to answer a connect.
+pub const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 10..=60 * 60 * 1000;
+
+/// How long a session may be given: to be idle, half-closed or not, or to live at all.
+pub const SESSION_TIME_MS: RangeInclusive<u64> = 100..=365 * 24 * 60 * 60 * 1000;
+
+/// How long a peer may be silent until it is asked, if it is asked at all.
+pub const KEEPALIVE_MS: RangeInclusive<u64> = 1000..=24 * 60 * 60 * 1000;
+
+/// How long a peer may take to acknowledge what was sent.
+pub const USER_TIMEOUT_MS: RangeInclusive<u64> = 100..=60 * 60 * 1000;
+
+/// How long a client may be waited for that has not said anything.
+pub const DEFER_ACCEPT_MS: RangeInclusive<u64> = 1000..=60 * 1000;
+
+/// Connections that wait in the kernel for their accept at most, whatever is set.
+pub const MAX_BACKLOG: u32 = 65_535;
+
+/// Connections whose first words came with their SYN that are pending at most, whatever is set.
+pub const MAX_FAST_OPEN: u32 = 65_535;
+
+/// The sizes that a buffer of a socket may have, in bytes.
+pub const BUFFER: RangeInclusive<u64> = 4 * 1024..=64 * 1024 * 1024;
+
+/// Bytes of the name of a network device, or of a congestion control, at most: what the kernel has room for.
+const MAX_KERNEL_NAME: usize = 15;
+
+/// Whether a text can be the name of a network device: 1 to 15 bytes without blanks, slashes or control characters.
+#[must_use]
+pub fn is_device(text: &str) -> bool {
+    let is_wrong = |letter: char| letter == '/' || letter.is_whitespace() || letter.is_control();
+    (1..=MAX_KERNEL_NAME).contains(&text.len()) && !text.contains(is_wrong)
+}
+
+/// Whether a text can be the name of a congestion control: 1 to 15 letters, digits, `_` and `-`.
+#[must_use]
+pub fn is_congestion(text: &str) -> bool {
+    let is_right = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    (1..=MAX_KERNEL_NAME).contains(&text.len()) && text.bytes().all(is_right)
+}
+
+/// Whether connections can come from an address: whether it is one host's.
+#[must_use]
+pub fn is_source(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    !address.is_unspecified() && !address.is_multicast()
+}
 
 /// The connections of a service's clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,5 +159,35 @@ pub struct SocketSettings {
 impl Default for SocketSettings {
     fn default() -> Self {
         Self { keepalive_ms: 60_000, user_timeout_ms: None, congestion: None, send_buffer: None, receive_buffer: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_the_kernel_may_have() {
+        for good in ["lo", "eth0.100", "wg-berlin", "ü", "a23456789012345"] {
+            assert!(is_device(good), "{good}");
+        }
+        for bad in ["", "a/b", "a b", "a\tb", "a\0b", "a234567890123456", "üüüüüüüü"] {
+            assert!(!is_device(bad), "{bad:?}");
+        }
+        for good in ["bbr", "reno", "tcp_x-2", "a23456789012345"] {
+            assert!(is_congestion(good), "{good}");
+        }
+        for bad in ["", "b r", "bbr\0", "ü", "a.b", "a234567890123456"] {
+            assert!(!is_congestion(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_one_host() {
+        let is = |text: &str| is_source(text.parse().expect("an address"));
+        assert!(is("10.0.0.1") && is("127.0.0.1") && is("2001:db8::1"));
+        for bad in ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "::ffff:224.0.0.1"] {
+            assert!(!is(bad), "{bad}");
+        }
     }
 }

@@ -6,13 +6,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::connection::{ClientSide, ServerSide, SocketSettings};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
+use crate::quantity::{size, time};
 
 /// The pool that commands mean when they name none.
 pub const DEFAULT_POOL: &str = "default";
@@ -586,7 +586,7 @@ fn server_side_values(side: &ServerSide) -> Vec<(&'static str, Option<String>)> 
     let mut values = vec![
         ("connect_timeout", side.connect_timeout_ms.map(|limit| time(limit.get()))),
         ("tries", Some(side.tries.to_string())),
-        ("replay", Some(side.replay.to_string())),
+        ("replay", Some(size(side.replay.into()))),
         ("source", list(&side.source)),
         ("transparent", Some(side.transparent.to_string())),
         ("fast_open", Some(side.fast_open.to_string())),
@@ -615,8 +615,8 @@ fn socket_values(socket: &SocketSettings) -> [(&'static str, Option<String>); 5]
         ("keepalive", Some(time(socket.keepalive_ms))),
         ("user_timeout", socket.user_timeout_ms.map(|limit| time(limit.get().into()))),
         ("congestion", socket.congestion.clone()),
-        ("send_buffer", number(socket.send_buffer)),
-        ("receive_buffer", number(socket.receive_buffer)),
+        ("send_buffer", socket.send_buffer.map(|bytes| size(bytes.get().into()))),
+        ("receive_buffer", socket.receive_buffer.map(|bytes| size(bytes.get().into()))),
     ]
 }
 
@@ -673,10 +673,6 @@ fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String
     ];
     values.extend(client_side_values(&service.client_side));
     values
-}
-
-fn time(milliseconds: u64) -> String {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
 fn number(value: Option<impl fmt::Display>) -> Option<String> {
@@ -753,6 +749,9 @@ mod tests {
         let pool = changed.pools.get_mut("web").expect("a pool");
         pool.policy = Policy::RoundRobin;
         pool.send_proxy = Some(SendProxy::V2 { crc32c: true, unique_id: false });
+        pool.server_side.replay = 4096;
+        pool.server_side.source = ["10.0.0.8", "::1"].map(|text| text.parse().expect("an address")).to_vec();
+        pool.server_side.socket.keepalive_ms = 0;
         pool.servers.pop_first();
         pool.servers.first_entry().expect("a server").get_mut().weight = 7;
         pool.servers.insert("[2001:db8::1]:80".parse().expect("an address"), ServerSettings::default());
@@ -760,6 +759,8 @@ mod tests {
         service.deny.push("192.0.2.0/24".parse().expect("a network"));
         service.accept_proxy.push("192.0.2.7/32".parse().expect("a network"));
         service.proxy_timeout_ms = 1500;
+        service.client_side.idle_timeout_ms = NonZeroU64::new(600_000);
+        service.client_side.socket.send_buffer = NonZeroU32::new(65_536);
         let texts: Vec<String> = differences(&settings(), &changed).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
@@ -767,12 +768,17 @@ mod tests {
                 "balancer: max_sessions none -> 100",
                 "pool web: policy consistent-hash -> round-robin",
                 "pool web: send_proxy none -> v2 crc32c",
+                "pool web: replay 0B -> 4KiB",
+                "pool web: source none -> 10.0.0.8, ::1",
+                "pool web: keepalive 1m -> 0s",
                 "server 10.0.0.1:80 of pool web: gone",
                 "server 10.0.0.2:80 of pool web: weight 1 -> 7",
                 "server [2001:db8::1]:80 of pool web: new",
                 "service web: deny none -> 192.0.2.0/24",
                 "service web: accept_proxy none -> 192.0.2.7/32",
                 "service web: proxy_timeout 5s -> 1s 500ms",
+                "service web: idle_timeout none -> 10m",
+                "service web: send_buffer none -> 64KiB",
             ]
         );
     }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use wire::control::PoolValues;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, SendProxy};
 
+use super::connection::{NoneAndSome, ServerSideArgs};
 use super::health::{HealthArgs, NoHealth};
 use super::{OrNone, milliseconds, one_of};
 
@@ -26,7 +27,7 @@ pub(crate) enum PoolCommand {
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(PoolRemoveArgs),
 
-    /// Change how a pool picks a server, how it finds out which are up, and what the server is told
+    /// Change how a pool picks a server, how it finds out which are up, how it connects, and what the server is told
     ///
     /// The sessions that are alive stay where they are.
     #[command(after_help = SET_EXAMPLES)]
@@ -110,6 +111,9 @@ pub(crate) enum PoolError {
     /// Those of health do not.
     #[error(transparent)]
     Health(#[from] NoHealth),
+    /// Those of connections do not.
+    #[error(transparent)]
+    Connections(#[from] NoneAndSome),
 }
 
 impl PickArgs {
@@ -161,9 +165,12 @@ pub(crate) struct PoolAddArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    // The last, since its heading holds for what follows.
+    // The last, since their headings hold for what follows.
     #[command(flatten)]
     health: HealthArgs,
+
+    #[command(flatten)]
+    connections: ServerSideArgs,
 }
 
 impl PoolAddArgs {
@@ -174,7 +181,7 @@ impl PoolAddArgs {
     pub(crate) fn settings(&self) -> Result<PoolSettings, PoolError> {
         let max_load = self.max_load.map(Some);
         let send_proxy = self.pick.send_proxy(self.send_proxy)?.map(Some);
-        let values = PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? };
+        let values = PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health, &self.connections)? };
         Ok(values.over(&PoolSettings::default()))
     }
 }
@@ -191,6 +198,8 @@ Examples:
                                           Its servers are told who the client is
   balancerctl pool add web --check http --check-path /health --check-status 2xx
                                           Only servers that say so get clients
+  balancerctl pool add api --replay 16KiB
+                                          What a server got that then resets goes to another one
   balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
 
 /// Arguments of `pool remove`.
@@ -231,9 +240,12 @@ pub(crate) struct PoolSetArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    // The last, since its heading holds for what follows.
+    // The last, since their headings hold for what follows.
     #[command(flatten)]
     health: HealthArgs,
+
+    #[command(flatten)]
+    connections: ServerSideArgs,
 }
 
 impl PoolSetArgs {
@@ -246,18 +258,18 @@ impl PoolSetArgs {
         let version = self.send_proxy.and_then(|OrNone(version)| version);
         let header = self.pick.send_proxy(version)?;
         let send_proxy = self.send_proxy.map(|_| header);
-        Ok(PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health)? })
+        Ok(PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health, &self.connections)? })
     }
 }
 
 /// What `pool add` and `pool set` have in common.
-fn values(pick: &PickArgs, health: &HealthArgs) -> Result<PoolValues, PoolError> {
+fn values(pick: &PickArgs, health: &HealthArgs, connections: &ServerSideArgs) -> Result<PoolValues, PoolError> {
     Ok(PoolValues {
         policy: pick.policy,
         key: pick.key()?,
         points_per_weight: pick.points_per_weight,
         slow_start_ms: pick.slow_start.map(milliseconds),
-        ..health.values()?
+        ..connections.values(health.values()?)?
     })
 }
 
@@ -276,7 +288,11 @@ Examples:
   balancerctl pool set web --check none --eject-failures 0
                                           Leave nobody out, whatever happens
   balancerctl pool set web --when-all-down use-all
-                                          Rather a server that is down than none";
+                                          Rather a server that is down than none
+  balancerctl pool set web --connect-timeout 500ms --tries 5
+                                          Go on to the next server sooner, and further
+  balancerctl pool set web --source 10.0.0.8 --source 10.0.0.9
+                                          Twice the source ports";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

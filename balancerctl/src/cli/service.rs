@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, ServiceSettings};
 
+use super::connection::ClientSideArgs;
 use super::{PoolArgs, milliseconds};
 
 /// What can be done with services.
@@ -94,6 +95,10 @@ pub(crate) struct ServiceAddArgs {
     /// Change nothing, only tell whether it could be
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    // The last, since its heading holds for what follows.
+    #[command(flatten)]
+    connections: ClientSideArgs,
 }
 
 impl ServiceAddArgs {
@@ -108,6 +113,7 @@ impl ServiceAddArgs {
             accept_proxy: self.accept_proxy.clone(),
             proxy_timeout_ms: self.proxy_timeout.map_or(DEFAULT_PROXY_TIMEOUT_MS, milliseconds),
             splice: !self.no_splice,
+            client_side: self.connections.settings(),
             ..ServiceSettings::new(vec![listen], &self.pool.pool)
         }
     }
@@ -122,7 +128,9 @@ Examples:
   balancerctl service add admin 0.0.0.0 9000 --allow 10.0.0.0/8 --deny 10.66.0.0/16
                                           For some networks only
   balancerctl service add web 0.0.0.0 8080 --accept-proxy 10.0.0.5
-                                          Behind a balancer that says who the client is";
+                                          Behind a balancer that says who the client is
+  balancerctl service add web 0.0.0.0 8080 --idle-timeout 10m --max-age 1day
+                                          No session is idle for longer, or lives for longer";
 
 /// Arguments of `service remove`.
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! Edited texts say what they should, and what nothing was changed on is as it was.
 
-use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
+use std::net::IpAddr;
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
@@ -68,7 +69,7 @@ fn service(table: &Table) -> ServiceSettings {
             None => DEFAULT_PROXY_TIMEOUT_MS,
         },
         splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
-        client_side: wire::connection::ClientSide::default(),
+        client_side: client_side(table),
     }
 }
 
@@ -110,8 +111,56 @@ fn pool(table: &Table) -> PoolSettings {
         slow_start_ms: milliseconds(table, "slow_start").unwrap_or(0),
         send_proxy,
         health: health(table),
+        server_side: server_side(table),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
-        ..usual
+    }
+}
+
+fn time_limit(table: &Table, key: &str) -> Option<NonZeroU64> {
+    milliseconds(table, key).and_then(NonZeroU64::new)
+}
+
+fn bytes(table: &Table, key: &str) -> Option<u32> {
+    word(table, key).map(|text| quantity::parse_size(text).expect("a size") as u32)
+}
+
+fn client_side(table: &Table) -> ClientSide {
+    let usual = ClientSide::default();
+    ClientSide {
+        idle_timeout_ms: time_limit(table, "idle_timeout"),
+        half_closed_timeout_ms: time_limit(table, "half_closed_timeout").unwrap_or(usual.half_closed_timeout_ms),
+        max_age_ms: time_limit(table, "max_age"),
+        backlog: number(table, "backlog")
+            .map_or(usual.backlog, |number| NonZeroU32::new(number as u32).expect("not 0")),
+        defer_accept_ms: time_limit(table, "defer_accept"),
+        fast_open: number(table, "fast_open").map_or(usual.fast_open, |pending| pending as u32),
+        socket: socket(table),
+    }
+}
+
+fn server_side(table: &Table) -> ServerSide {
+    let usual = ServerSide::default();
+    let flag = |key: &str| table.get(key).is_some_and(|value| value.as_bool().expect("true or false"));
+    ServerSide {
+        connect_timeout_ms: time_limit(table, "connect_timeout"),
+        tries: number(table, "tries").map_or(usual.tries, |tries| NonZeroU8::new(tries as u8).expect("not 0")),
+        replay: bytes(table, "replay").unwrap_or(usual.replay),
+        source: texts(table, "source").iter().map(|one| one.parse().expect("an address")).collect(),
+        transparent: flag("transparent"),
+        fast_open: flag("fast_open"),
+        mark: number(table, "mark").and_then(|mark| NonZeroU32::new(mark as u32)),
+        device: word(table, "device").map(ToOwned::to_owned),
+        socket: socket(table),
+    }
+}
+
+fn socket(table: &Table) -> SocketSettings {
+    SocketSettings {
+        keepalive_ms: milliseconds(table, "keepalive").unwrap_or(SocketSettings::default().keepalive_ms),
+        user_timeout_ms: milliseconds(table, "user_timeout").and_then(|time| NonZeroU32::new(time as u32)),
+        congestion: word(table, "congestion").map(ToOwned::to_owned),
+        send_buffer: bytes(table, "send_buffer").and_then(NonZeroU32::new),
+        receive_buffer: bytes(table, "receive_buffer").and_then(NonZeroU32::new),
     }
 }
 
@@ -411,6 +460,77 @@ fn any_health() -> impl Strategy<Value = HealthSettings> {
     )
 }
 
+fn any_socket() -> impl Strategy<Value = SocketSettings> {
+    let keepalive = prop::sample::select(vec![0u64, 60_000, 1500]);
+    let limit = || {
+        prop::option::of(
+            prop::sample::select(vec![4096u32, 65_537]).prop_map(|bytes| NonZeroU32::new(bytes).expect("not 0")),
+        )
+    };
+    (keepalive, limit(), any::<bool>(), limit(), limit()).prop_map(
+        |(keepalive_ms, user_timeout_ms, has_congestion, send_buffer, receive_buffer)| SocketSettings {
+            keepalive_ms,
+            user_timeout_ms,
+            congestion: has_congestion.then(|| "bbr".to_owned()),
+            send_buffer,
+            receive_buffer,
+        },
+    )
+}
+
+fn any_time() -> impl Strategy<Value = NonZeroU64> {
+    prop::sample::select(vec![1000u64, 60_000, 45 * 86_400_000 + 1])
+        .prop_map(|time| NonZeroU64::new(time).expect("not 0"))
+}
+
+fn any_client_side() -> impl Strategy<Value = ClientSide> {
+    let some = || prop::option::of(any_time());
+    let plain = Just(ClientSide::default());
+    let other = (some(), any_time(), some(), 4095u32..4097, some(), 0u32..2, any_socket()).prop_map(
+        |(idle_timeout_ms, half_closed_timeout_ms, max_age_ms, backlog, defer_accept_ms, fast_open, socket)| {
+            ClientSide {
+                idle_timeout_ms,
+                half_closed_timeout_ms,
+                max_age_ms,
+                backlog: NonZeroU32::new(backlog).expect("not 0"),
+                defer_accept_ms,
+                fast_open,
+                socket,
+            }
+        },
+    );
+    prop_oneof![plain, other]
+}
+
+fn any_server_side() -> impl Strategy<Value = ServerSide> {
+    let addresses: Vec<IpAddr> =
+        ["10.0.2.1", "10.0.2.2", "2001:db8::2"].map(|text| text.parse().expect("an address")).to_vec();
+    // Where connections come from is said once.
+    let origin = prop_oneof![
+        Just((Vec::new(), true)),
+        prop::sample::subsequence(addresses, 0..=3).prop_map(|source| (source, false)),
+    ];
+    let devices = prop::option::of(prop::sample::select(vec!["eth0", "a'\"\\#"]));
+    let mark = prop::option::of(1u32..3);
+    let replay = prop::sample::select(vec![0u32, 1500, 65_536]);
+    let plain = Just(ServerSide::default());
+    let other = (prop::option::of(any_time()), 2u8..5, replay, origin, any::<bool>(), mark, devices, any_socket())
+        .prop_map(|(connect_timeout_ms, tries, replay, (source, transparent), fast_open, mark, device, socket)| {
+            ServerSide {
+                connect_timeout_ms,
+                tries: NonZeroU8::new(tries).expect("not 0"),
+                replay,
+                source,
+                transparent,
+                fast_open,
+                mark: mark.and_then(NonZeroU32::new),
+                device: device.map(ToOwned::to_owned),
+                socket,
+            }
+        });
+    prop_oneof![plain, other]
+}
+
 fn any_pool() -> impl Strategy<Value = PoolSettings> {
     let addresses = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "[2001:db8::1]:80", "10.0.0.4:8080"];
     let addresses: Vec<SocketAddr> = addresses.iter().map(|text| text.parse().expect("an address")).collect();
@@ -433,31 +553,34 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
             Some(SendProxy::V2 { crc32c: true, unique_id: true }),
         ]),
         any_health(),
+        any_server_side(),
         prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
     )
         .prop_flat_map(|values| (Just(values), any::<bool>()))
-        .prop_map(|((policy, key, load, points, slow_start_ms, send_proxy, health, servers), is_plain)| {
-            let usual = PoolSettings::default();
-            if is_plain {
-                PoolSettings { servers, ..usual }
-            } else if policy == Policy::ConsistentHash {
-                let points_per_weight = NonZeroU32::new(points).expect("not 0");
-                let max_load = load.and_then(LoadFactor::from_thousandths);
-                PoolSettings {
-                    policy,
-                    key,
-                    max_load,
-                    points_per_weight,
-                    slow_start_ms,
-                    send_proxy,
-                    health,
-                    servers,
-                    ..usual
+        .prop_map(
+            |((policy, key, load, points, slow_start_ms, send_proxy, health, server_side, servers), is_plain)| {
+                let usual = PoolSettings::default();
+                if is_plain {
+                    PoolSettings { servers, ..usual }
+                } else if policy == Policy::ConsistentHash {
+                    let points_per_weight = NonZeroU32::new(points).expect("not 0");
+                    let max_load = load.and_then(LoadFactor::from_thousandths);
+                    PoolSettings {
+                        policy,
+                        key,
+                        max_load,
+                        points_per_weight,
+                        slow_start_ms,
+                        send_proxy,
+                        health,
+                        server_side,
+                        servers,
+                    }
+                } else {
+                    PoolSettings { policy, slow_start_ms, send_proxy, health, server_side, servers, ..usual }
                 }
-            } else {
-                PoolSettings { policy, slow_start_ms, send_proxy, health, servers, ..usual }
-            }
-        })
+            },
+        )
 }
 
 fn any_service() -> impl Strategy<Value = ServiceSettings> {
@@ -469,16 +592,22 @@ fn any_service() -> impl Strategy<Value = ServiceSettings> {
         Just((networks[..1].to_vec(), DEFAULT_PROXY_TIMEOUT_MS)),
         Just((networks.clone(), 1500))
     ];
-    (prop::sample::subsequence(addresses, 1..3), prop::sample::subsequence(networks, 0..3), 0u32..2, proxies).prop_map(
-        |(listen, deny, limit, (accept_proxy, proxy_timeout_ms))| ServiceSettings {
+    (
+        prop::sample::subsequence(addresses, 1..3),
+        prop::sample::subsequence(networks, 0..3),
+        0u32..2,
+        proxies,
+        any_client_side(),
+    )
+        .prop_map(|(listen, deny, limit, (accept_proxy, proxy_timeout_ms), client_side)| ServiceSettings {
             deny,
             accept_proxy,
             proxy_timeout_ms,
             sessions_per_client: NonZeroU32::new(limit),
             splice: limit == 0,
+            client_side,
             ..ServiceSettings::new(listen, "a")
-        },
-    )
+        })
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {

@@ -1,10 +1,11 @@
 //! What a change did or would do: the answer to every command that changes something, and who moves.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::control::{Change, PoolValues, Removal, ServerValues};
 use wire::health::{CheckKind, HealthSettings};
+use wire::quantity::{size, time as exact};
 use wire::report::{ChangeReport, MoveReport};
 use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, SendProxy};
 
@@ -54,7 +55,11 @@ fn first(report: &ChangeReport) -> String {
         (Change::SetPool { pool, values }, false) => format!("set pool {pool} to {}; {moved}", of_values(values)),
         (Change::AddService { service, settings }, dry_run) => {
             let adding = if dry_run { "adding" } else { "added" };
-            format!("{adding} service {service}: {} to pool {}", listed(&settings.listen), settings.pool)
+            let to = format!("{} to pool {}", listed(&settings.listen), settings.pool);
+            format!(
+                "{adding} service {service}: {}",
+                listed([to].into_iter().chain(of_client_side(&settings.client_side)))
+            )
         }
         (Change::RemoveService { service }, true) => format!("removing service {service}"),
         (Change::RemoveService { service }, false) => format!("removed service {service}"),
@@ -93,6 +98,7 @@ fn of_values(values: &PoolValues) -> String {
     all.extend(values.slow_start_ms.map(slow_start));
     all.extend(values.send_proxy.map(send_proxy));
     all.extend(of_health(values));
+    all.extend(of_connects(values));
     listed(all)
 }
 
@@ -129,6 +135,82 @@ fn of_health(values: &PoolValues) -> Vec<String> {
     all
 }
 
+/// What is said of the connections to servers.
+fn of_connects(values: &PoolValues) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(values.connect_timeout_ms.map(|limit| match limit {
+        Some(limit) => format!("connect timeout {}", exact(limit.get())),
+        None => "the usual connect timeout".to_owned(),
+    }));
+    all.extend(values.tries.map(|tries| if tries.get() == 1 { "1 try".to_owned() } else { format!("{tries} tries") }));
+    all.extend(values.replay.map(|bytes| match bytes {
+        0 => "no replay".to_owned(),
+        bytes => format!("replay of {}", size(bytes.into())),
+    }));
+    all.extend(values.source.as_ref().map(|source| match source.is_empty() {
+        true => "no source of its own".to_owned(),
+        false => {
+            let addresses: Vec<String> = source.iter().map(ToString::to_string).collect();
+            format!("source {}", addresses.join(" "))
+        }
+    }));
+    all
+}
+
+/// What of the connections to servers is not the usual.
+fn of_server_side(side: &ServerSide) -> Vec<String> {
+    let usual = ServerSide::default();
+    let mut all = of_connects(&PoolValues {
+        connect_timeout_ms: side.connect_timeout_ms.map(Some),
+        tries: other(side.tries, &usual.tries),
+        replay: other(side.replay, &usual.replay),
+        source: other(side.source.clone(), &usual.source),
+        ..PoolValues::default()
+    });
+    all.extend(side.transparent.then(|| "transparent".to_owned()));
+    all.extend(side.fast_open.then(|| "fast open".to_owned()));
+    all.extend(side.mark.map(|mark| format!("mark {mark}")));
+    all.extend(side.device.as_ref().map(|device| format!("device {device}")));
+    all.extend(of_socket(&side.socket));
+    all
+}
+
+/// What of the connections of clients is not the usual.
+pub(super) fn of_client_side(side: &ClientSide) -> Vec<String> {
+    let usual = ClientSide::default();
+    let mut all = Vec::new();
+    all.extend(side.idle_timeout_ms.map(|limit| format!("idle timeout {}", exact(limit.get()))));
+    all.extend(
+        other(side.half_closed_timeout_ms, &usual.half_closed_timeout_ms)
+            .map(|limit| format!("half-closed timeout {}", exact(limit.get()))),
+    );
+    all.extend(side.max_age_ms.map(|limit| format!("max age {}", exact(limit.get()))));
+    all.extend(other(side.backlog, &usual.backlog).map(|backlog| format!("backlog {backlog}")));
+    all.extend(side.defer_accept_ms.map(|time| format!("accept deferred by {}", exact(time.get()))));
+    all.extend(other(side.fast_open, &usual.fast_open).map(|pending| format!("fast open for {pending}")));
+    all.extend(of_socket(&side.socket));
+    all
+}
+
+fn of_socket(socket: &SocketSettings) -> Vec<String> {
+    let usual = SocketSettings::default();
+    let mut all = Vec::new();
+    all.extend(other(socket.keepalive_ms, &usual.keepalive_ms).map(|time| match time {
+        0 => "no keepalive".to_owned(),
+        time => format!("keepalive {}", exact(time)),
+    }));
+    all.extend(socket.user_timeout_ms.map(|limit| format!("user timeout {}", exact(limit.get().into()))));
+    all.extend(socket.congestion.as_ref().map(|name| format!("congestion {name}")));
+    all.extend(socket.send_buffer.map(|bytes| format!("send buffer {}", size(bytes.get().into()))));
+    all.extend(socket.receive_buffer.map(|bytes| format!("receive buffer {}", size(bytes.get().into()))));
+    all
+}
+
+/// A value, where it is not the usual one.
+fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+    (value != *usual).then_some(value)
+}
+
 /// What a check does.
 fn of_check(kind: &CheckKind) -> String {
     match kind {
@@ -138,16 +220,8 @@ fn of_check(kind: &CheckKind) -> String {
     }
 }
 
-/// A time as it was typed.
-fn exact(milliseconds: u64) -> String {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
-}
-
 /// What of the health of servers is not the usual.
 fn unusual_health(health: &HealthSettings) -> PoolValues {
-    fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
-        (value != *usual).then_some(value)
-    }
     let (usual, health) = (HealthSettings::default(), health.clone());
     let mut values = PoolValues {
         eject_failures: other(health.ejection.failures, &usual.ejection.failures),
@@ -202,6 +276,7 @@ pub(super) fn of_pool(settings: &PoolSettings) -> String {
         all.push(send_proxy(settings.send_proxy));
     }
     all.extend(of_health(&unusual_health(&settings.health)));
+    all.extend(of_server_side(&settings.server_side));
     listed(all)
 }
 
@@ -265,6 +340,7 @@ fn leaving(how: Removal, alive: u64, dry_run: bool) -> String {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::num::{NonZeroU8, NonZeroU32, NonZeroU64};
 
     use wire::health::{HttpCheck, InitialHealth, OnDown, WhenAllDown};
     use wire::report::Hex;
@@ -385,6 +461,64 @@ its sessions would go on until they end: 1 alive; nothing was changed";
         let add = Change::Add { pool: "default".into(), server: server(), settings };
         let text = change(&report(add, false, Vec::new(), 0));
         let words = "added 10.0.0.1:80 with weight 1, as a backup, checked at 10.0.0.1:80; ";
+        assert!(text.starts_with(words), "{text}");
+    }
+
+    #[test]
+    fn every_value_of_connections_has_its_words() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
+        let values = PoolValues {
+            connect_timeout_ms: Some(NonZeroU64::new(500)),
+            tries: NonZeroU8::new(5),
+            replay: Some(65_536),
+            source: Some(addresses(&["10.0.0.8", "::1"])),
+            ..PoolValues::default()
+        };
+        let words = "connect timeout 500ms, 5 tries, replay of 64KiB, source 10.0.0.8 ::1";
+        assert_eq!(of_values(&values), words);
+        let mut pool = values.over(&PoolSettings::default());
+        assert_eq!(of_pool(&pool), format!("consistent-hash, {words}"));
+        let back = PoolValues {
+            connect_timeout_ms: Some(None),
+            tries: NonZeroU8::new(1),
+            replay: Some(0),
+            source: Some(Vec::new()),
+            ..PoolValues::default()
+        };
+        assert_eq!(of_values(&back), "the usual connect timeout, 1 try, no replay, no source of its own");
+        assert_eq!(of_pool(&back.over(&pool)), "consistent-hash, 1 try", "what is usual is not said");
+        let socket = SocketSettings {
+            keepalive_ms: 10_000,
+            user_timeout_ms: NonZeroU32::new(30_000),
+            congestion: Some("bbr".into()),
+            send_buffer: NonZeroU32::new(65_536),
+            receive_buffer: NonZeroU32::new(1 << 20),
+        };
+        let of_socket = "keepalive 10s, user timeout 30s, congestion bbr, send buffer 64KiB, receive buffer 1MiB";
+        pool.server_side = ServerSide {
+            transparent: true,
+            fast_open: true,
+            mark: NonZeroU32::new(7),
+            device: Some("eth1".into()),
+            socket: socket.clone(),
+            ..ServerSide::default()
+        };
+        let words = format!("consistent-hash, transparent, fast open, mark 7, device eth1, {of_socket}");
+        assert_eq!(of_pool(&pool), words);
+        let mut settings = ServiceSettings::new(vec!["0.0.0.0:25".parse().expect("an address")], "web");
+        settings.client_side = ClientSide {
+            idle_timeout_ms: NonZeroU64::new(600_000),
+            half_closed_timeout_ms: NonZeroU64::new(5000).expect("not 0"),
+            max_age_ms: NonZeroU64::new(90 * 86_400_000),
+            backlog: NonZeroU32::new(64).expect("not 0"),
+            defer_accept_ms: NonZeroU64::new(2000),
+            fast_open: 100,
+            socket: SocketSettings { keepalive_ms: 0, ..SocketSettings::default() },
+        };
+        let add = Change::AddService { service: "mail".into(), settings };
+        let text = change(&report(add, false, Vec::new(), 0));
+        let words = "added service mail: 0.0.0.0:25 to pool web, idle timeout 10m, half-closed timeout 5s, max age 90days, \
+                     backlog 64, accept deferred by 2s, fast open for 100, no keepalive\n";
         assert!(text.starts_with(words), "{text}");
     }
 

@@ -3,11 +3,12 @@
 use wire::control::Removal;
 use wire::health::CheckKind;
 use wire::report::{
-    CheckReport, EndReason, HealthState, ListReport, PoolReport, ServerReport, ServiceReport, SessionReport, Waiting,
+    CheckReport, EndReason, HealthState, ListReport, PoolReport, QuantilesReport, ServerReport, ServiceReport,
+    SessionReport, TimingReport, Waiting,
 };
 use wire::settings::{DEFAULT_POOL, PoolSettings, Subject};
 
-use super::change::of_pool;
+use super::change::{of_client_side, of_pool};
 use super::settings::deviations;
 use super::{Align, Column, listed, table, table_of};
 use crate::quantity::{share, short_time, size, time};
@@ -87,7 +88,7 @@ fn cells(report: &ListReport) -> Vec<Cell<'_>> {
     cells
 }
 
-/// The columns that `--wide` adds: all about health.
+/// The columns that `--wide` adds: all about health, and how fast a server was.
 fn wide_cells() -> Vec<Cell<'static>> {
     let last = |text: fn(&CheckReport) -> String| {
         move |server: &ServerReport| server.health.last_check.as_ref().map_or_else(|| "-".to_owned(), text)
@@ -104,7 +105,35 @@ fn wide_cells() -> Vec<Cell<'static>> {
         (("EJECTIONS", Align::Right), Box::new(|server| server.health.ejections.to_string())),
         (("BACK IN", Align::Right), Box::new(move |server| or_none(server.health.ejected_ms.map(time)))),
         (("REASON", Align::Left), Box::new(move |server| or_none(server.health.reason.clone()))),
+        (("CONNECT P50", Align::Right), Box::new(p50(|timing| timing.connect))),
+        (("P99", Align::Right), Box::new(p99(|timing| timing.connect))),
+        (("FIRST BYTE P50", Align::Right), Box::new(p50(|timing| timing.first_byte))),
+        (("P99", Align::Right), Box::new(p99(|timing| timing.first_byte))),
+        (("ROUND TRIP P50", Align::Right), Box::new(p50(|timing| timing.round_trip))),
+        (("P99", Align::Right), Box::new(p99(|timing| timing.round_trip))),
+        (("RESENT", Align::Right), Box::new(|server| resent(&server.timing))),
     ]
+}
+
+/// Which of the times of a server.
+type Measured = fn(&TimingReport) -> Option<QuantilesReport>;
+
+/// The time that half of all were not above.
+fn p50(of: Measured) -> impl Fn(&ServerReport) -> String {
+    move |server| of(&server.timing).map_or_else(|| "-".to_owned(), |times| short_time(times.p50_us))
+}
+
+/// The time that 99 in 100 were not above.
+fn p99(of: Measured) -> impl Fn(&ServerReport) -> String {
+    move |server| of(&server.timing).map_or_else(|| "-".to_owned(), |times| short_time(times.p99_us))
+}
+
+/// The share of segments that were sent again.
+fn resent(timing: &TimingReport) -> String {
+    match timing.segments {
+        0 => "-".to_owned(),
+        segments => share(timing.retransmitted as f64 / segments as f64),
+    }
 }
 
 /// Why a server is not up.
@@ -188,10 +217,10 @@ pub(crate) fn services(services: &[ServiceReport]) -> String {
         ]
     };
     let mut paragraphs = vec![table(columns, services.iter().map(line))];
-    let networks: Vec<String> =
-        services.iter().flat_map(|service| networks(service).into_iter().chain(proxies(service))).collect();
-    if !networks.is_empty() {
-        paragraphs.push(networks.join("\n"));
+    let of_one = |service| networks(service).into_iter().chain(proxies(service)).chain(connections(service));
+    let lines: Vec<String> = services.iter().flat_map(of_one).collect();
+    if !lines.is_empty() {
+        paragraphs.push(lines.join("\n"));
     }
     paragraphs.join("\n\n")
 }
@@ -213,6 +242,12 @@ fn proxies(service: &ServiceReport) -> Option<String> {
     let wait = time(service.settings.proxy_timeout_ms);
     (!networks.is_empty())
         .then(|| format!("{} waits {wait} for the PROXY header of {}", service.name, listed(networks)))
+}
+
+/// What of the connections of its clients is not the usual.
+fn connections(service: &ServiceReport) -> Option<String> {
+    let unusual = of_client_side(&service.settings.client_side);
+    (!unusual.is_empty()).then(|| format!("{} has {}", service.name, listed(unusual)))
 }
 
 /// The answer to `pool list`.
@@ -307,7 +342,7 @@ mod tests {
             bytes_out: bytes * 1000,
             connect_failures: 1,
             connect_timeouts: 2,
-            timing: wire::report::TimingReport::default(),
+            timing: TimingReport::default(),
             overflows: 0,
             replays: 0,
             removal: None,
@@ -396,6 +431,14 @@ server 10.0.0.2:80 of pool default  was removed, the file has it";
             Some(CheckReport { passed, result: result.into(), duration_us, ago_ms: 1200 })
         };
         let mut up = server("10.0.0.1:80", 1, ServerState::Ready, 0, 0);
+        let times = |p50_us, p99_us| Some(QuantilesReport { count: 100, p50_us, p90_us: p50_us, p99_us });
+        up.timing = TimingReport {
+            connect: times(210, 1400),
+            first_byte: times(3500, 61_000),
+            round_trip: times(180, 220),
+            segments: 1000,
+            retransmitted: 5,
+        };
         up.health.since_ms = 3_600_000;
         up.health.passed = 1800;
         up.health.last_check = check(true, "status 200", 740);
@@ -448,7 +491,7 @@ SERVER       WEIGHT  STATE  HEALTH   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
     }
 
     #[test]
-    fn a_wide_list_has_all_about_health() {
+    fn a_wide_list_has_all_about_health_and_how_fast_servers_were() {
         let text = wide_list(&unhealthy());
         let lines: Vec<Vec<&str>> = text
             .lines()
@@ -456,13 +499,21 @@ SERVER       WEIGHT  STATE  HEALTH   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
             .collect();
         let heading =
             ["SINCE", "LAST CHECK", "TOOK", "AGO", "CHECKS PASSED", "CHECKS FAILED", "EJECTIONS", "BACK IN", "REASON"];
-        let rows = [
+        let health = [
             heading,
             ["1 h", "passed: status 200", "740 us", "1 s", "1800", "0", "0", "-", "-"],
             ["1 min 1 s", "failed: status 503", "2.1 ms", "1 s", "0", "33", "0", "-", "connection refused"],
             ["4 s", "-", "-", "-", "0", "0", "2", "6 s", "5 failed connects in a row"],
         ];
-        assert_eq!(lines, rows.map(Vec::from), "{text}");
+        let timing = [
+            ["CONNECT P50", "P99", "FIRST BYTE P50", "P99", "ROUND TRIP P50", "P99", "RESENT"],
+            ["210 us", "1.4 ms", "3.5 ms", "61 ms", "180 us", "220 us", "0.50%"],
+            ["-"; 7],
+            ["-"; 7],
+        ];
+        let rows: Vec<Vec<&str>> =
+            health.iter().zip(timing).map(|(health, timing)| [health.as_slice(), &timing].concat()).collect();
+        assert_eq!(lines, rows, "{text}");
     }
 
     #[test]
@@ -472,6 +523,8 @@ SERVER       WEIGHT  STATE  HEALTH   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
         limited.settings.max_sessions = NonZeroU64::new(1);
         limited.settings.sessions_per_client = NonZeroU32::new(20);
         limited.settings.allow = vec!["10.0.0.0/8".parse().expect("a network")];
+        limited.settings.client_side.idle_timeout_ms = NonZeroU64::new(600_000);
+        limited.settings.client_side.socket.keepalive_ms = 0;
         limited.waiting = Some(Waiting::ServiceFull);
         limited.accepting = false;
         limited.ended = Ended::from([(EndReason::Denied, 3), (EndReason::ClientClosed, 5)]);
@@ -481,7 +534,8 @@ SERVICE  LISTEN   POOL     ACTIVE  PER SECOND  PER CLIENT  WAITS FOR          RE
 mail     [::]:80  default     1/1           -          20  its session limit        3
 tcp      [::]:80  default       1           -           -  -                        0
 
-mail serves only 10.0.0.0/8";
+mail serves only 10.0.0.0/8
+mail has idle timeout 10m, no keepalive";
         assert_eq!(services(&[limited, service()]), expected);
     }
 

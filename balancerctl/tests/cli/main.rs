@@ -265,6 +265,28 @@ fn a_change_is_sent_as_it_was_typed() {
             false,
         ),
         (
+            "pool set web --connect-timeout none --tries 5 --replay 64KiB --source 10.0.0.8 --source ::ffff:10.0.0.9",
+            Change::SetPool {
+                pool: "web".into(),
+                values: PoolValues {
+                    connect_timeout_ms: Some(None),
+                    tries: 5.try_into().ok(),
+                    replay: Some(65_536),
+                    source: Some(vec![[10, 0, 0, 8].into(), [10, 0, 0, 9].into()]),
+                    ..PoolValues::default()
+                },
+            },
+            false,
+        ),
+        (
+            "pool set web --source none",
+            Change::SetPool {
+                pool: "web".into(),
+                values: PoolValues { source: Some(Vec::new()), ..PoolValues::default() },
+            },
+            false,
+        ),
+        (
             "pool set web --key client-subnet --subnet-ipv4 16 --max-load 1.25 --slow-start 30s --send-proxy v2 \
              --send-proxy-unique-id --dry-run",
             Change::SetPool {
@@ -288,6 +310,11 @@ fn a_change_is_sent_as_it_was_typed() {
         assert_eq!(text(&output.stderr), "");
     }
     let listen = vec!["[::]:25".parse().expect("an address")];
+    let mut long = ServiceSettings::new(listen.clone(), "web");
+    long.client_side.idle_timeout_ms = 86_400_000.try_into().ok();
+    long.client_side.half_closed_timeout_ms = 5000.try_into().expect("not 0");
+    long.client_side.max_age_ms = 604_800_000.try_into().ok();
+    long.client_side.socket.keepalive_ms = 0;
     let mail = ServiceSettings {
         sessions_per_client: 20.try_into().ok(),
         deny: vec!["10.0.0.0/8".parse().expect("a network"), "192.0.2.1/32".parse().expect("a network")],
@@ -301,11 +328,17 @@ fn a_change_is_sent_as_it_was_typed() {
     checked.health.check.kind =
         CheckKind::Send { send: CheckText::default(), expect: CheckText::new("220").expect("short") };
     checked.health.check.port = 8081.try_into().ok();
+    let mut far = PoolSettings::default();
+    far.server_side.connect_timeout_ms = 10_000.try_into().ok();
     for (line, change) in [
         (
             "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1 \
              --accept-proxy 10.0.0.5 --proxy-timeout 500ms",
             Change::AddService { service: "mail".into(), settings: mail },
+        ),
+        (
+            "service add mail :: 25 --pool web --idle-timeout 1d --half-closed-timeout 5s --max-age 1week --keepalive 0s",
+            Change::AddService { service: "mail".into(), settings: long },
         ),
         ("service remove mail", Change::RemoveService { service: "mail".into() }),
         ("pool add web --policy round-robin", Change::AddPool { pool: "web".into(), settings: round_robin }),
@@ -314,6 +347,7 @@ fn a_change_is_sent_as_it_was_typed() {
             "pool add mail --check send --check-expect 220 --check-port 8081",
             Change::AddPool { pool: "mail".into(), settings: checked },
         ),
+        ("pool add far --connect-timeout 10s", Change::AddPool { pool: "far".into(), settings: far }),
         ("pool remove web", Change::RemovePool { pool: "web".into() }),
         ("kill 4711", Change::Kill { session: 4711 }),
         ("kill --server 10.0.0.1:80", Change::KillAll { pool: "default".into(), server: server() }),
@@ -397,6 +431,14 @@ fn reports_are_printed_as_they_are_for_programs() {
                         },
                         "ejection": {"failures": 5, "time_ms": 1000, "max_time_ms": 60000, "max_percent": 50},
                         "when_all_down": "refuse", "on_down": "keep"
+                    },
+                    "server_side": {
+                        "connect_timeout_ms": null, "tries": 3, "replay": 0, "source": [], "transparent": false,
+                        "fast_open": false, "mark": null, "device": null,
+                        "socket": {
+                            "keepalive_ms": 60_000, "user_timeout_ms": null, "congestion": null, "send_buffer": null,
+                            "receive_buffer": null
+                        }
                     }
                 }
             }),

@@ -6,6 +6,7 @@ use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, MAX_STATUSES, OF_CHECKS, OF_HTTP,
     OF_SEND, StatusRange,
 };
+use wire::quantity::time as human;
 
 use super::section::{Faults, Section};
 use super::settings::{not_empty, refuse};
@@ -111,7 +112,7 @@ fn read_ejection(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> EjectionSet
         max_time.is_some() == pool.value("eject_max_time").is_some(),
     ];
     if max_time_ms < time_ms && both_are_known == [true; 2] {
-        let (time, max_time) = (value::human(time_ms), value::human(max_time_ms));
+        let (time, max_time) = (human(time_ms), human(max_time_ms));
         match (pool.value("eject_max_time"), pool.value("eject_time")) {
             (Some(value), _) => faults.note(value.span().start, || {
                 format!("{}: {max_time} is below eject_time, which is {time}", pool.path.key("eject_max_time"))

@@ -1,6 +1,7 @@
 //! What the daemon is to be: the arguments, checked and with every default filled in. The configuration file that they
 //! may name is read by `file`.
 
+mod connection;
 pub(crate) mod file;
 mod health;
 mod listens;

@@ -1,6 +1,7 @@
 //! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
 //! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
-//! What a pool says of the health of its servers is in `health`.
+//! What a pool says of the health of its servers is in `health`, what services and pools say of connections in
+//! `connection`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,7 +9,6 @@ use std::net::SocketAddr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use wire::connection::ClientSide;
 use wire::control::MAX_SERVERS;
 use wire::settings::{
     DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
@@ -16,10 +16,9 @@ use wire::settings::{
 };
 
 use super::file::File;
-use super::health;
 use super::listens::{Holder, Listens};
 use super::section::{Faults, Named, Path, Section, line};
-use super::value;
+use super::{connection, health, value};
 
 /// The keys of each section.
 pub(super) const ROOT: &[&str] = &["balancer", "service", "pool"];
@@ -38,6 +37,17 @@ pub(super) const SERVICE: &[&str] = &[
     "accept_proxy",
     "proxy_timeout",
     "splice",
+    "idle_timeout",
+    "half_closed_timeout",
+    "max_age",
+    "backlog",
+    "defer_accept",
+    "fast_open",
+    "keepalive",
+    "user_timeout",
+    "congestion",
+    "send_buffer",
+    "receive_buffer",
 ];
 /// Of `[pool.NAME]`.
 pub(super) const POOL: &[&str] = &[
@@ -74,6 +84,19 @@ pub(super) const POOL: &[&str] = &[
     "eject_max_percent",
     "when_all_down",
     "on_down",
+    "connect_timeout",
+    "tries",
+    "replay",
+    "source",
+    "transparent",
+    "fast_open",
+    "mark",
+    "device",
+    "keepalive",
+    "user_timeout",
+    "congestion",
+    "send_buffer",
+    "receive_buffer",
     "servers",
 ];
 /// Of a server.
@@ -193,7 +216,7 @@ fn read_service<'d>(
             .take("proxy_timeout", value::proxy_timeout, faults)
             .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
-        client_side: ClientSide::default(),
+        client_side: connection::read_client_side(&section, faults),
     }
 }
 
@@ -260,8 +283,8 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
             SendProxy::V2 { .. } => SendProxy::V2 { crc32c, unique_id },
         }),
         health: health::read(&section, faults),
+        server_side: connection::read_server_side(&section, faults),
         servers: read_servers(&section, listens, faults),
-        ..default
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {

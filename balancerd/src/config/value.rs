@@ -2,18 +2,23 @@
 //! that says what was expected and what was found. Which key a value belongs to, and where it is, `section` adds.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 use wire::address::{self, check_address};
+use wire::connection::{
+    BUFFER, CONNECT_TIMEOUT_MS, DEFER_ACCEPT_MS, KEEPALIVE_MS, MAX_BACKLOG, MAX_FAST_OPEN, MAX_REPLAY, MAX_TRIES,
+    SESSION_TIME_MS, USER_TIMEOUT_MS, is_congestion, is_device, is_source,
+};
 use wire::control::MAX_WEIGHT;
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
 };
+use wire::quantity::{parse_size, size, time as human};
 use wire::settings::{
     AdminState, HashKey, LoadFactor, MAX_NAME, MAX_PROXY_TIMEOUT_MS, Policy, Protocol, SendProxy, is_name,
 };
@@ -144,12 +149,12 @@ pub(super) fn slow_start(value: &DeValue<'_>) -> Result<u64, String> {
 
 /// The time between checks, or of an ejection, in milliseconds.
 pub(super) fn interval(value: &DeValue<'_>) -> Result<u64, String> {
-    span(value, MAX_TIME_MS)
+    span(value, MIN_TIME_MS..=MAX_TIME_MS, "\"2s\" or \"500ms\"")
 }
 
 /// The time that a check may take, in milliseconds.
 pub(super) fn timeout(value: &DeValue<'_>) -> Result<u64, String> {
-    span(value, MAX_TIMEOUT_MS)
+    span(value, MIN_TIME_MS..=MAX_TIMEOUT_MS, "\"2s\" or \"500ms\"")
 }
 
 /// The time that a PROXY protocol header may take, in milliseconds, not 0: no header comes in no time.
@@ -162,9 +167,9 @@ pub(super) fn proxy_timeout(value: &DeValue<'_>) -> Result<u64, String> {
     }
 }
 
-fn span(value: &DeValue<'_>, most: u64) -> Result<u64, String> {
-    let expected = format!("a time from {} to {} such as \"2s\" or \"500ms\"", human(MIN_TIME_MS), human(most));
-    time(value, MIN_TIME_MS..=most, &expected)
+fn span(value: &DeValue<'_>, range: RangeInclusive<u64>, example: &str) -> Result<u64, String> {
+    let expected = format!("a time from {} to {} such as {example}", human(*range.start()), human(*range.end()));
+    time(value, range, &expected)
 }
 
 fn time(value: &DeValue<'_>, range: RangeInclusive<u64>, expected: &str) -> Result<u64, String> {
@@ -179,9 +184,107 @@ fn time(value: &DeValue<'_>, range: RangeInclusive<u64>, expected: &str) -> Resu
     u64::try_from(time.as_millis()).ok().filter(|time| range.contains(time)).ok_or_else(expected)
 }
 
-/// A time as people write it.
-pub(super) fn human(milliseconds: u64) -> String {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
+/// The time that a connect may take, in milliseconds.
+pub(super) fn connect_timeout(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    non_zero_span(value, CONNECT_TIMEOUT_MS, "\"3s\" or \"500ms\"")
+}
+
+/// The time that a session may be idle, or live, in milliseconds.
+pub(super) fn session_time(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    non_zero_span(value, SESSION_TIME_MS, "\"1h\" or \"90s\"")
+}
+
+/// The time that is waited for a client's first words, in milliseconds.
+pub(super) fn defer_accept(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    non_zero_span(value, DEFER_ACCEPT_MS, "\"5s\"")
+}
+
+/// The time that a peer may be silent until it is asked, in milliseconds; 0 is for ever.
+pub(super) fn keepalive(value: &DeValue<'_>) -> Result<u64, String> {
+    let (least, most) = (human(*KEEPALIVE_MS.start()), human(*KEEPALIVE_MS.end()));
+    let expected = format!("a time from {least} to {most} such as \"30s\", or \"0s\" for never");
+    match time(value, 0..=*KEEPALIVE_MS.end(), &expected)? {
+        time if time == 0 || KEEPALIVE_MS.contains(&time) => Ok(time),
+        _ => Err(unexpected(&expected, value)),
+    }
+}
+
+/// The time that a peer may take to acknowledge, in milliseconds.
+pub(super) fn user_timeout(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    let time = non_zero_span(value, USER_TIMEOUT_MS, "\"30s\" or \"500ms\"")?;
+    NonZeroU32::try_from(time).map_err(|_| unexpected("a shorter time", value))
+}
+
+fn non_zero_span(value: &DeValue<'_>, range: RangeInclusive<u64>, example: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(span(value, range, example)?).ok_or_else(|| unexpected("more than no time", value))
+}
+
+/// Connections that wait for their accept.
+pub(super) fn backlog(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    non_zero(value, u64::from(MAX_BACKLOG))
+}
+
+/// Connections with first words that are pending; 0 is none.
+pub(super) fn fast_open(value: &DeValue<'_>) -> Result<u32, String> {
+    integer(value, 0..=u64::from(MAX_FAST_OPEN)).map(|pending| pending as u32)
+}
+
+/// Servers that a connect goes to.
+pub(super) fn tries(value: &DeValue<'_>) -> Result<NonZeroU8, String> {
+    let number = non_zero(value, u64::from(MAX_TRIES))?;
+    NonZeroU8::try_from(number).map_err(|_| unexpected("a smaller integer", value))
+}
+
+/// Bytes that are kept for another server; 0 is none.
+pub(super) fn replay(value: &DeValue<'_>) -> Result<u32, String> {
+    bytes(value, 0..=u64::from(MAX_REPLAY))
+}
+
+/// Bytes of a buffer of a socket.
+pub(super) fn buffer(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    let bytes = bytes(value, BUFFER)?;
+    NonZeroU32::new(bytes).ok_or_else(|| unexpected("more than nothing", value))
+}
+
+/// A number of bytes, as an integer or with a unit.
+fn bytes(value: &DeValue<'_>, range: RangeInclusive<u64>) -> Result<u32, String> {
+    let number = match value {
+        DeValue::String(text) => parse_size(text),
+        DeValue::Integer(_) => whole(value).and_then(|number| u64::try_from(number).ok()),
+        _ => None,
+    };
+    let number = number.filter(|number| range.contains(number)).and_then(|number| u32::try_from(number).ok());
+    number.ok_or_else(|| {
+        let (least, most) = (size(*range.start()), size(*range.end()));
+        unexpected(&format!("a size from {least} to {most} such as \"64KiB\""), value)
+    })
+}
+
+/// An address that connections can come from, an IPv4-mapped one as IPv4.
+pub(super) fn source(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    let expected = "an IP address such as \"10.0.0.8\"";
+    let text = value.as_str().ok_or_else(|| unexpected(expected, value))?;
+    let address = text.parse::<IpAddr>().map_err(|_| match text.parse::<SocketAddr>() {
+        Ok(_) => unexpected(expected, value) + "; the kernel chooses the port",
+        Err(_) => unexpected(expected, value),
+    })?;
+    match is_source(address) {
+        true => Ok(address.to_canonical()),
+        false => Err(format!("no connection can come from {address}: it is not the address of one host")),
+    }
+}
+
+/// A mark for routing.
+pub(super) fn mark(value: &DeValue<'_>) -> Result<NonZeroU32, String> {
+    non_zero(value, u64::from(u32::MAX))
+}
+
+pub(super) fn device(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, is_device, "the name of a network device such as \"eth0\", of 1 to 15 bytes")
+}
+
+pub(super) fn congestion(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, is_congestion, "the name of a congestion control such as \"bbr\"")
 }
 
 /// The name of a kind of check.

@@ -2,15 +2,21 @@
 //! and for a command.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use wire::address::{answers_at, check_address, collide};
+use wire::connection::{
+    BUFFER, CONNECT_TIMEOUT_MS, ClientSide, DEFER_ACCEPT_MS, KEEPALIVE_MS, MAX_BACKLOG, MAX_FAST_OPEN, MAX_REPLAY,
+    MAX_SOURCES, MAX_TRIES, SESSION_TIME_MS, ServerSide, SocketSettings, USER_TIMEOUT_MS, is_congestion, is_device,
+    is_source,
+};
 use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
 use wire::health::{
     CheckKind, CheckSettings, EjectionSettings, HttpCheck, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_STATUSES, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS,
 };
+use wire::quantity::{size, time as human};
 use wire::settings::{
     HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name,
 };
@@ -68,7 +74,8 @@ pub(super) fn check_pool(pool: &PoolSettings) -> Result<(), Refusal> {
     }?;
     check_kind(&pool.health.check.kind)?;
     check_checks(&pool.health.check)?;
-    check_ejection(&pool.health.ejection)
+    check_ejection(&pool.health.ejection)?;
+    check_server_side(&pool.server_side)
 }
 
 /// What a check does.
@@ -140,9 +147,62 @@ fn check_time(key: &str, milliseconds: Option<u64>, range: RangeInclusive<u64>) 
     Err(bad(key, &format!("it is from {} to {}", human(*range.start()), human(*range.end()))))
 }
 
-/// A time as people write it.
-fn human(milliseconds: u64) -> String {
-    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
+/// The connections of clients.
+fn check_client_side(side: &ClientSide) -> Result<(), Refusal> {
+    check_time("idle_timeout", side.idle_timeout_ms.map(NonZeroU64::get), SESSION_TIME_MS)?;
+    check_time("half_closed_timeout", Some(side.half_closed_timeout_ms.get()), SESSION_TIME_MS)?;
+    check_time("max_age", side.max_age_ms.map(NonZeroU64::get), SESSION_TIME_MS)?;
+    check_most("backlog", side.backlog.get(), MAX_BACKLOG)?;
+    check_time("defer_accept", side.defer_accept_ms.map(NonZeroU64::get), DEFER_ACCEPT_MS)?;
+    check_most("fast_open", side.fast_open, MAX_FAST_OPEN)?;
+    check_socket(&side.socket)
+}
+
+/// The connections to servers.
+fn check_server_side(side: &ServerSide) -> Result<(), Refusal> {
+    check_time("connect_timeout", side.connect_timeout_ms.map(NonZeroU64::get), CONNECT_TIMEOUT_MS)?;
+    check_most("tries", u32::from(side.tries.get()), u32::from(MAX_TRIES))?;
+    if side.replay > MAX_REPLAY {
+        return Err(bad("replay", &format!("it is at most {}", size(u64::from(MAX_REPLAY)))));
+    }
+    if side.source.len() > MAX_SOURCES {
+        return Err(bad("source", &format!("there may be {MAX_SOURCES} addresses at most")));
+    }
+    for (index, address) in side.source.iter().enumerate() {
+        if !is_source(*address) {
+            return Err(bad("source", &format!("no connection can come from {address}")));
+        }
+        if side.source[..index].iter().any(|other| other.to_canonical() == address.to_canonical()) {
+            return Err(bad("source", &format!("{address} is there twice")));
+        }
+    }
+    if side.transparent && !side.source.is_empty() {
+        return Err(bad("source", "it does not go together with transparent: both say where connections come from"));
+    }
+    if side.device.as_deref().is_some_and(|device| !is_device(device)) {
+        return Err(bad("device", "it is no name of a network device"));
+    }
+    check_socket(&side.socket)
+}
+
+fn check_socket(socket: &SocketSettings) -> Result<(), Refusal> {
+    if socket.keepalive_ms != 0 {
+        check_time("keepalive", Some(socket.keepalive_ms), KEEPALIVE_MS)?;
+    }
+    check_time("user_timeout", socket.user_timeout_ms.map(|time| u64::from(time.get())), USER_TIMEOUT_MS)?;
+    if socket.congestion.as_deref().is_some_and(|name| !is_congestion(name)) {
+        return Err(bad("congestion", "it is no name of a congestion control"));
+    }
+    for (key, buffer) in [("send_buffer", socket.send_buffer), ("receive_buffer", socket.receive_buffer)] {
+        if buffer.is_some_and(|bytes| !BUFFER.contains(&u64::from(bytes.get()))) {
+            return Err(bad(key, &format!("it is from {} to {}", size(*BUFFER.start()), size(*BUFFER.end()))));
+        }
+    }
+    Ok(())
+}
+
+fn check_most(key: &str, number: u32, most: u32) -> Result<(), Refusal> {
+    if number > most { Err(bad(key, &format!("it is at most {most}"))) } else { Ok(()) }
 }
 
 /// A server, by itself.
@@ -188,7 +248,7 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[(SocketAddr, &st
     if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
         return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }
-    Ok(())
+    check_client_side(&service.client_side)
 }
 
 /// No server may be where the balancer itself listens.
@@ -209,7 +269,7 @@ fn bad(key: &str, fault: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::num::{NonZeroU8, NonZeroU32};
 
     use wire::health::{CheckText, HealthSettings, StatusRange};
 
@@ -298,6 +358,159 @@ mod tests {
             refused(|health| health.ejection.time_ms = 61_000).as_deref(),
             Some("eject_max_time: 1m is below eject_time, which is 1m 1s")
         );
+    }
+
+    fn client_refused(change: impl FnOnce(&mut ClientSide)) -> Option<String> {
+        let mut service = ServiceSettings::new(vec!["0.0.0.0:80".parse().expect("an address")], "web");
+        change(&mut service.client_side);
+        check_service(&service, &[]).err().map(|refusal| refusal.to_string())
+    }
+
+    fn server_refused(change: impl FnOnce(&mut ServerSide)) -> Option<String> {
+        let mut pool = PoolSettings::default();
+        change(&mut pool.server_side);
+        check_pool(&pool).err().map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn values_of_connections_have_bounds() {
+        type Refused = fn(u64) -> Option<String>;
+        let (year, hour, day) = (365 * 86_400_000, 3_600_000, 86_400_000);
+        let session_times = "it is from 100ms to 365days";
+        let buffers = "it is from 4KiB to 64MiB";
+        let cases: [(Refused, &str, u64, u64, &str); 14] = [
+            (
+                |time| client_refused(|side| side.idle_timeout_ms = NonZeroU64::new(time)),
+                "idle_timeout",
+                100,
+                year,
+                session_times,
+            ),
+            (
+                |time| client_refused(|side| side.half_closed_timeout_ms = NonZeroU64::new(time).expect("not 0")),
+                "half_closed_timeout",
+                100,
+                year,
+                session_times,
+            ),
+            (
+                |time| client_refused(|side| side.max_age_ms = NonZeroU64::new(time)),
+                "max_age",
+                100,
+                year,
+                session_times,
+            ),
+            (
+                |number| client_refused(|side| side.backlog = in_a_row(number)),
+                "backlog",
+                1,
+                65_535,
+                "it is at most 65535",
+            ),
+            (
+                |time| client_refused(|side| side.defer_accept_ms = NonZeroU64::new(time)),
+                "defer_accept",
+                1000,
+                60_000,
+                "it is from 1s to 1m",
+            ),
+            (
+                |number| client_refused(|side| side.fast_open = number as u32),
+                "fast_open",
+                0,
+                65_535,
+                "it is at most 65535",
+            ),
+            (
+                |time| client_refused(|side| side.socket.keepalive_ms = time),
+                "keepalive",
+                1000,
+                day,
+                "it is from 1s to 1day",
+            ),
+            (
+                |time| client_refused(|side| side.socket.user_timeout_ms = NonZeroU32::new(time as u32)),
+                "user_timeout",
+                100,
+                hour,
+                "it is from 100ms to 1h",
+            ),
+            (
+                |time| server_refused(|side| side.connect_timeout_ms = NonZeroU64::new(time)),
+                "connect_timeout",
+                10,
+                hour,
+                "it is from 10ms to 1h",
+            ),
+            (
+                |number| server_refused(|side| side.tries = NonZeroU8::new(number as u8).expect("not 0")),
+                "tries",
+                1,
+                16,
+                "it is at most 16",
+            ),
+            (|bytes| server_refused(|side| side.replay = bytes as u32), "replay", 0, 1 << 20, "it is at most 1MiB"),
+            (
+                |bytes| server_refused(|side| side.socket.send_buffer = NonZeroU32::new(bytes as u32)),
+                "send_buffer",
+                4096,
+                64 << 20,
+                buffers,
+            ),
+            (
+                |bytes| client_refused(|side| side.socket.receive_buffer = NonZeroU32::new(bytes as u32)),
+                "receive_buffer",
+                4096,
+                64 << 20,
+                buffers,
+            ),
+            (
+                |time| server_refused(|side| side.socket.keepalive_ms = time),
+                "keepalive",
+                1000,
+                day,
+                "it is from 1s to 1day",
+            ),
+        ];
+        for (refused, key, least, most, fault) in cases {
+            assert_eq!((refused(least), refused(most)), (None, None), "{key}");
+            assert_eq!(refused(most + 1), Some(format!("{key}: {fault}")));
+            if fault.starts_with("it is from") {
+                assert_eq!(refused(least - 1), Some(format!("{key}: {fault}")));
+            }
+        }
+        assert_eq!(client_refused(|side| side.socket.keepalive_ms = 0), None, "never");
+    }
+
+    #[test]
+    fn connections_come_from_where_they_can() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
+        let source = |texts: &[&str]| server_refused(|side| side.source = addresses(texts));
+        assert_eq!(source(&["10.0.0.1", "2001:db8::1"]), None);
+        assert_eq!(source(&["0.0.0.0"]).as_deref(), Some("source: no connection can come from 0.0.0.0"));
+        assert_eq!(source(&["10.0.0.1", "ff02::1"]).as_deref(), Some("source: no connection can come from ff02::1"));
+        assert_eq!(source(&["10.0.0.1", "::ffff:10.0.0.1"]).as_deref(), Some("source: ::ffff:10.0.0.1 is there twice"));
+        let many =
+            |count: u8| server_refused(|side| side.source = (1..=count).map(|last| [10, 0, 0, last].into()).collect());
+        assert_eq!(many(64), None);
+        assert_eq!(many(65).as_deref(), Some("source: there may be 64 addresses at most"));
+        assert_eq!(server_refused(|side| side.transparent = true), None);
+        let both = server_refused(|side| {
+            side.transparent = true;
+            side.source = addresses(&["10.0.0.1"]);
+        });
+        let fault = "source: it does not go together with transparent: both say where connections come from";
+        assert_eq!(both.as_deref(), Some(fault));
+    }
+
+    #[test]
+    fn names_of_the_kernel_are_looked_at() {
+        let device = |name: &str| server_refused(|side| side.device = Some(name.to_owned()));
+        assert_eq!(device("eth0"), None);
+        assert_eq!(device("../eth0").as_deref(), Some("device: it is no name of a network device"));
+        let congestion = |name: &str| client_refused(|side| side.socket.congestion = Some(name.to_owned()));
+        assert_eq!(congestion("bbr"), None);
+        assert_eq!(congestion("b b r").as_deref(), Some("congestion: it is no name of a congestion control"));
     }
 
     fn in_a_row(number: u64) -> NonZeroU32 {
