@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod load;
 pub mod loopback;
+pub mod namespace;
 pub mod noise;
 pub mod process;
 pub mod program;

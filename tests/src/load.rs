@@ -1,9 +1,10 @@
-//! Clients that keep coming while a test does something.
+//! Clients that keep coming, and clients that stay, while a test does something.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::noise::Noise;
 use crate::{Client, loopback, wait};
 
 /// Clients that connect at the same time.
@@ -11,6 +12,9 @@ const WORKERS: u32 = 4;
 
 /// Addresses of each of them.
 const CLIENTS: u32 = 5000;
+
+/// Bytes of one exchange, at most: more than is read at once.
+const MOST_BYTES: usize = 100_000;
 
 /// The clients, and what became of their requests.
 #[derive(Debug, Default)]
@@ -54,6 +58,45 @@ pub fn during(places: &[(SocketAddr, Vec<SocketAddr>)], work: impl FnOnce(&Load)
                     request(worker, round, *address, servers);
                     load.requests.fetch_add(1, Ordering::Relaxed);
                 }
+                std::mem::forget(failed);
+            });
+        }
+        work(&load);
+        drop(end);
+    });
+    load.requests.into_inner()
+}
+
+/// Does this while each of these clients, of which the server is known, exchanges bytes on a connection that it keeps and on
+/// a new one, in turn and all the time. Gives the number of their exchanges.
+///
+/// # Panics
+/// When a byte is not the right one, a connection ends, or another server serves.
+pub fn beside(address: SocketAddr, clients: &[(u32, SocketAddr)], work: impl FnOnce(&Load)) -> usize {
+    let load = Load::default();
+    thread::scope(|scope| {
+        let end = Set(&load.over);
+        for (number, server) in clients {
+            let load = &load;
+            scope.spawn(move || {
+                let failed = Set(&load.failed);
+                let connect = || {
+                    let client = Client::connect_from(loopback::client(*number), address);
+                    assert_eq!(client.server(), *server, "client {number} stays at its server");
+                    client
+                };
+                let (kept, mut noise) = (connect(), Noise::of(u64::from(*number)));
+                while !load.over.load(Ordering::Relaxed) {
+                    let bytes = noise.bytes(1 + load.requests.load(Ordering::Relaxed) * 97 % MOST_BYTES);
+                    assert!(kept.exchange(&bytes) == bytes, "client {number} gets what it sent");
+                    let new = connect();
+                    assert!(new.exchange(&bytes) == bytes, "client {number} gets what it sent");
+                    new.shut();
+                    assert_eq!(new.rest().expect("an end in order"), b"");
+                    load.requests.fetch_add(2, Ordering::Relaxed);
+                }
+                kept.shut();
+                assert_eq!(kept.rest().expect("an end in order"), b"");
                 std::mem::forget(failed);
             });
         }

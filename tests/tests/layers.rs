@@ -335,6 +335,16 @@ fn the_clock_is_read_in_one_place() {
     }
 }
 
+/// The time of day jumps when somebody sets it; deadlines, ages and intervals are of the clock that never does.
+#[test]
+fn the_time_of_day_is_never_asked_for() {
+    for source in ["ring", "wire", "balancerd"].into_iter().flat_map(sources) {
+        for name in ["SystemTime", "UNIX_EPOCH", "clock_gettime", "ClockId", "gettimeofday", "TimerFd"] {
+            assert!(!source.has_word(name), "{} has {name}", source.path);
+        }
+    }
+}
+
 #[test]
 fn ownership_is_one_tree() {
     for source in ["ring", "wire", "balancerd"].into_iter().flat_map(sources) {
