@@ -34,6 +34,35 @@ fn assert_failed(output: &Output, code: i32, words: &str) {
 }
 
 #[test]
+fn the_connections_that_commands_set_hold_after_a_restart() {
+    let mut balancer = Balancer::start();
+    let ip = loopback::free().ip();
+    done(
+        &balancer
+            .ctl("pool set default --connect-timeout 500ms --tries 5 --replay 64KiB --source 127.0.0.8 --source ::1"),
+    );
+    done(&balancer.ctl(&format!(
+        "service add web {ip} 0 --idle-timeout 10m --half-closed-timeout 5s --max-age 1day --keepalive 0s"
+    )));
+    for (line, code, words) in [
+        ("pool set default --source 127.0.0.9 --source ::ffff:127.0.0.9", 1, "source: 127.0.0.9 is there twice"),
+        ("pool set default --source none --source 127.0.0.9", 2, "--source none"),
+    ] {
+        assert_failed(&balancer.ctl(line), code, words);
+    }
+    let told = "connect timeout 500ms, 5 tries, replay of 64KiB, source 127.0.0.8 ::1";
+    let of_service = "web has idle timeout 10m, half-closed timeout 5s, max age 1day, no keepalive";
+    for _ in 0..2 {
+        let (pools, services) = (balancer.ctl("pool list"), balancer.ctl("service list"));
+        assert!(done(&pools).contains(told), "{}", done(&pools));
+        assert!(done(&services).contains(of_service), "{}", done(&services));
+        balancer.restart();
+    }
+    done(&balancer.ctl("pool set default --connect-timeout none --tries 3 --replay 0 --source none"));
+    assert_eq!(balancer.list().settings.server_side, wire::connection::ServerSide::default());
+}
+
+#[test]
 fn an_address_that_no_server_can_have_is_refused_by_name() {
     let balancer = Balancer::start();
     for (line, code, words) in [
