@@ -29,6 +29,11 @@ const LISTED: u32 = 200;
 /// Services, and pools, that are added beside those of the file, at most.
 const EXTRAS: usize = 4;
 
+/// Points of a weight of 1 in every pool, and at most in one that is drawn. With the usual 1024 the rings that the drawn
+/// weights happen to need would be most of the memory, and hide what grows; a weight of 256 is still a large change.
+const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
+const MOST_POINTS: u32 = 128;
+
 /// The administrator.
 pub(crate) struct Admin<'a> {
     pub(crate) client: Client,
@@ -43,6 +48,11 @@ pub(crate) struct Admin<'a> {
 impl Admin<'_> {
     /// Works until it is over.
     pub(crate) fn work(&mut self) -> Result<()> {
+        for pool in self.pools {
+            let values = PoolValues { points_per_weight: Some(POINTS), ..PoolValues::default() };
+            let change = Change::SetPool { pool: pool.name.to_owned(), values };
+            self.ask(&Request::Change { change, dry_run: false })?;
+        }
         while !self.findings.is_over() {
             let request = self.draw()?;
             self.ask(&request)?;
@@ -96,7 +106,10 @@ impl Admin<'_> {
                 let pool = format!("extra-{}", rng.usize(0..EXTRAS));
                 if rng.bool() {
                     let servers = [(spare, server(rng)), (any, ServerSettings::default())].into();
-                    Change::AddPool { pool, settings: PoolSettings { servers, ..PoolSettings::default() } }
+                    Change::AddPool {
+                        pool,
+                        settings: PoolSettings { servers, points_per_weight: POINTS, ..PoolSettings::default() },
+                    }
                 } else {
                     Change::RemovePool { pool }
                 }
@@ -240,7 +253,7 @@ fn pool_values(rng: &mut Rng) -> PoolValues {
             let factor = LoadFactor::from_thousandths(rng.u32(1_000..3_000));
             PoolValues { max_load: Some(if rng.bool() { factor } else { None }), ..none }
         }
-        4 => PoolValues { points_per_weight: NonZeroU32::new(rng.u32(64..1_025)), ..none },
+        4 => PoolValues { points_per_weight: NonZeroU32::new(rng.u32(16..=MOST_POINTS)), ..none },
         5 => PoolValues { slow_start_ms: Some(rng.u64(0..3_000)), ..none },
         6 => PoolValues {
             check: Some(if rng.u32(0..4) == 0 { CheckKind::None } else { CheckKind::Tcp }),

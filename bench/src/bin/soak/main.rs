@@ -48,6 +48,9 @@ const MOST_DESCRIPTOR_GROWTH: f64 = 60.0;
 const END_LIMIT: Duration = Duration::from_secs(40);
 const IDLE_TIMEOUT: &str = "10s";
 
+/// Parts of the run of which the summary tells the memory.
+const COURSE_PARTS: usize = 12;
+
 /// The only reasons for which a session of a client that has to be served may end.
 const IN_ORDER: [EndReason; 4] =
     [EndReason::ClientClosed, EndReason::ServerClosed, EndReason::ClientReset, EndReason::ServerReset];
@@ -292,6 +295,9 @@ fn report(
         mebibytes(watch.samples.last().map_or(0, |sample| sample.memory)),
         growth[0]
     );
+    let course = watch.course(COURSE_PARTS, |sample| sample.memory);
+    let course: Vec<_> = course.into_iter().map(|bytes| format!("{:.1}", mebibytes(bytes))).collect();
+    println!("memory in equal parts of the run: {} MiB", course.join(", "));
     println!(
         "descriptors: {} at the start, {} at most with {} sessions at most; beyond those of sessions {} a minute",
         start[1],

@@ -68,6 +68,12 @@ impl Watch {
         &mut self.client
     }
 
+    /// The least of a value in each of so many parts of the run, as far as there are enough looks.
+    pub(crate) fn course(&self, parts: usize, value: impl Fn(&Sample) -> u64) -> Vec<u64> {
+        let part = (self.samples.len() / parts).max(1);
+        self.samples.chunks(part).take(parts).filter_map(|part| part.iter().map(&value).min()).collect()
+    }
+
     /// How much a value grows in a minute, by the line that fits the second half best; nothing when that is too short.
     pub(crate) fn growth(&self, value: impl Fn(&Sample) -> f64) -> Option<f64> {
         let half = &self.samples[self.samples.len() / 2..];
