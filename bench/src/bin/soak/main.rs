@@ -40,7 +40,7 @@ use crate::watch::{Sample, Watch};
 
 /// Growth in a minute, by the line through the second half, that is a leak: bytes of memory, and descriptors beyond two for
 /// each session.
-const MOST_MEMORY_GROWTH: f64 = 4.0 * 1024.0 * 1024.0;
+const MOST_MEMORY_GROWTH: f64 = 2.0 * 1024.0 * 1024.0;
 const MOST_DESCRIPTOR_GROWTH: f64 = 60.0;
 
 /// How long it may take after the last client until every session has ended and every descriptor is given back: longer
