@@ -22,6 +22,12 @@ pub fn wait_until(at: Instant) {
     thread::sleep(at.saturating_duration_since(now()));
 }
 
+/// Waits so long.
+#[expect(clippy::disallowed_methods, reason = "a slow reader is slow by the clock")]
+pub fn pause(duration: Duration) {
+    thread::sleep(duration);
+}
+
 /// Calls `attempt` until it succeeds, for at most `limit`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -165,6 +165,15 @@ impl Process {
         field(&text, "VmRSS:").zip(field(&text, "VmHWM:")).with_context(|| format!("no memory in {path}"))
     }
 
+    /// Descriptors that the program's own process has open.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn descriptors(&self) -> Result<u64> {
+        let path = format!("/proc/{}/fd", self.child.id());
+        Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count() as u64)
+    }
+
     /// Sends `signal` to the program's process group.
     ///
     /// # Errors
@@ -179,8 +188,15 @@ impl Process {
     /// # Errors
     /// When it has not ended by then.
     pub fn wait(&mut self, limit: Duration) -> Result<()> {
-        clock::retry(limit, || self.child.try_wait().context("wait for a program")?.context("it did not end"))?;
-        Ok(())
+        self.end(limit).map(drop)
+    }
+
+    /// Waits until the program has ended, for at most `limit`, and tells how.
+    ///
+    /// # Errors
+    /// When it has not ended by then.
+    pub fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        clock::retry(limit, || self.child.try_wait().context("wait for a program")?.context("it did not end"))
     }
 }
 
