@@ -153,7 +153,12 @@ fn drawn_servers_are_drawn_by_weight() {
     for (name, weights) in [(Policy::WeightedRandom, [3, 1, 0]), (Policy::RandomTwoChoices, [3, 1, 0])] {
         let servers = Server::several(3);
         let balancer = balancer(&policy(name), &servers, &weights);
-        let counts = counted(served_at(balancer.address(), 0..400));
+        // One after the other: a session that has not ended yet counts for two choices.
+        let counts = counted((0..400).flat_map(|number| {
+            let served = served_at(balancer.address(), number..number + 1);
+            balancer.wait_for_all_sessions(0);
+            served
+        }));
         let share = |at: usize| counts.get(&servers[at].address()).copied().unwrap_or_default() as f64 / 400.0;
         assert!(share(2) == 0.0 && share(0) > share(1) && share(1) > 0.1, "{name}: {counts:?}");
         assert_eq!(balancer.explain_at("web", loopback::client(1), 0).server, None, "nobody knows before");

@@ -132,7 +132,9 @@ fn who_has_gone_while_its_change_waited_changes_nothing_and_a_ring_that_is_being
     let servers = Server::several(3);
     let balancer = heavy(&servers);
     let [light, other] = [servers[1].address(), servers[2].address()];
-    let mut waited = 0;
+    // Those who have asked until now have been let go.
+    balancer.assert_quiet();
+    let (mut waited, descriptors) = (0, balancer.descriptors());
     // Whether the second was still waiting when it went is not for a test to say: until it was.
     wait::until("a change has waited and was dropped", || {
         let large = Asked::change(&balancer, set(light, weight(HEAVY)));
@@ -149,6 +151,7 @@ fn who_has_gone_while_its_change_waited_changes_nothing_and_a_ring_that_is_being
         }
         dropped
     });
+    wait::until("their connections are given up", || balancer.descriptors() <= descriptors);
 }
 
 #[test]

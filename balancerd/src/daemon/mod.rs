@@ -358,6 +358,7 @@ impl Daemon {
         {
             if self.control.has_gone(id) {
                 info!(%request, "not carried out: who asked for it has gone");
+                self.control.close(id);
                 continue;
             }
             match self.begin(id, &request, now) {
