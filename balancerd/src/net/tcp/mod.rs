@@ -462,7 +462,7 @@ impl Sessions {
     /// The server did not answer: goes on with the next one on the ring that was not tried.
     fn retry(&mut self, id: SessionId, errno: Errno, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let (service, peer, server) = (session.service, session.peer, session.server_id);
+        let server = session.server_id;
         if is_ours(errno) {
             self.end(id, EndReason::Shortage, cx);
             return;
@@ -471,29 +471,32 @@ impl Sessions {
         session.lead_with(&[]);
         let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
         self.on_connect_failed(server, errno, cx);
-        match self.connect(service, peer, tried, has_first_words, cx) {
-            Ok(attempt) => {
-                if let Some(session) = self.slots.get_mut(id) {
-                    let send_proxy = attempt.send_proxy;
-                    session.reconnect(attempt, cx.now);
-                    self.introductions.introduce(session, send_proxy);
-                }
-                self.schedule(id, cx);
-                self.unsettled.push(id);
-            }
-            Err(reason) => self.remove(id, None, reason, cx),
-        }
+        self.go_elsewhere(id, tried, has_first_words, None, cx);
     }
 
     /// The server broke before it said anything: another one gets all that the client said.
     fn replay(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
-        let (service, peer, server) = (session.service, session.peer, session.server_id);
-        session.replay(cx.model.may_splice(service));
+        let server = session.server_id;
+        session.replay(cx.model.may_splice(session.service));
         let tried = session.replayed().to_vec();
-        debug!(client = %peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
+        debug!(client = %session.peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
         cx.model.session_moved_on(server, cx.now);
-        match self.connect(service, peer, tried, true, cx) {
+        self.go_elsewhere(id, tried, true, Some(reason), cx);
+    }
+
+    /// Connects a session to a server that is not among the `tried`. If there is none it ends, for the reason that it has
+    /// already or else for that.
+    fn go_elsewhere(
+        &mut self,
+        id: SessionId,
+        tried: Vec<ServerId>,
+        has_first_words: bool,
+        reason: Option<EndReason>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(session) = self.slots.get(id) else { return };
+        match self.connect(session.service, session.peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
                     let send_proxy = attempt.send_proxy;
@@ -503,7 +506,7 @@ impl Sessions {
                 self.schedule(id, cx);
                 self.unsettled.push(id);
             }
-            Err(_) => self.remove(id, None, reason, cx),
+            Err(none) => self.remove(id, None, reason.unwrap_or(none), cx),
         }
     }
 
