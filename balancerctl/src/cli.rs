@@ -374,11 +374,18 @@ fn socket_parser() -> impl TypedValueParser<Value = PathBuf> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OrNone<T>(pub(crate) Option<T>);
 
+impl<T> OrNone<T> {
+    /// What is typed, where `read` reads the value.
+    fn of<E>(text: &str, read: impl FnOnce(&str) -> Result<T, E>) -> Result<Self, E> {
+        if text == "none" { Ok(Self(None)) } else { read(text).map(|value| Self(Some(value))) }
+    }
+}
+
 impl<T: FromStr> FromStr for OrNone<T> {
     type Err = T::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "none" { Ok(Self(None)) } else { text.parse().map(|value| Self(Some(value))) }
+        Self::of(text, str::parse)
     }
 }
 

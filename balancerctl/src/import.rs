@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use toml::{Table, Value};
 use wire::address::{answers_at, canonical, check_address, collide};
@@ -398,7 +397,7 @@ fn pool_text(pool: &Pool, listens: &[(SocketAddr, &str)], notes: &mut Vec<String
     let mut text = format!("[pool.{}]\npolicy = \"round-robin\"\n", key(&pool.name));
     text += &commented("", &pool.comments);
     if let Some(seconds) = pool.check {
-        let interval = humantime::format_duration(Duration::from_secs(seconds));
+        let interval = wire::quantity::time(seconds.saturating_mul(1000));
         text += &format!("check = \"tcp\"\ncheck_interval = \"{interval}\"\n");
     }
     text += "servers = [\n";

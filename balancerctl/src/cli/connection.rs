@@ -101,7 +101,7 @@ impl ClientSideArgs {
 }
 
 fn connect_timeout(text: &str) -> Result<OrNone<NonZeroU64>, String> {
-    if text == "none" { Ok(OrNone(None)) } else { within(text, CONNECT_TIMEOUT_MS).map(|time| OrNone(Some(time))) }
+    OrNone::of(text, |text| within(text, CONNECT_TIMEOUT_MS))
 }
 
 fn session_time(text: &str) -> Result<NonZeroU64, String> {
@@ -133,15 +133,10 @@ fn replay(text: &str) -> Result<u32, String> {
 }
 
 fn source(text: &str) -> Result<OrNone<IpAddr>, String> {
-    if text == "none" {
-        return Ok(OrNone(None));
-    }
-    let address = text.parse::<IpAddr>().map_err(|_| "write an IP address, or none".to_owned())?;
-    if is_source(address) {
-        Ok(OrNone(Some(address.to_canonical())))
-    } else {
-        Err("no connection can come from it".to_owned())
-    }
+    OrNone::of(text, |text| {
+        let address = text.parse::<IpAddr>().map_err(|_| "write an IP address, or none".to_owned())?;
+        is_source(address).then(|| address.to_canonical()).ok_or_else(|| "no connection can come from it".to_owned())
+    })
 }
 
 #[cfg(test)]

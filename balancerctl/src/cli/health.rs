@@ -195,7 +195,7 @@ fn or_none(OrNone(time): OrNone<Duration>) -> Option<u64> {
 }
 
 fn time_or_none(text: &str) -> Result<OrNone<Duration>, humantime::DurationError> {
-    if text == "none" { Ok(OrNone(None)) } else { humantime::parse_duration(text).map(|time| OrNone(Some(time))) }
+    OrNone::of(text, humantime::parse_duration)
 }
 
 fn in_a_row(text: &str) -> Result<NonZeroU32, String> {

@@ -439,8 +439,8 @@ impl Daemon {
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
         for effect in effects {
             let cx = &mut lend!(self, now);
-            match effect.clone() {
-                Effect::Tell(news) => tell(&news),
+            match *effect {
+                Effect::Tell(ref news) => tell(news),
                 Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
                 Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),

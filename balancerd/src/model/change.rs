@@ -252,7 +252,7 @@ impl Model {
         }
         let before = self.pools[id].settings.clone();
         let settings = values.over(&before);
-        let server_side = settings.server_side.clone();
+        let times_differ = before.server_side != settings.server_side;
         check_pool(&settings)?;
         check_points(&settings, self.points(id, &settings))?;
         work.report.sessions = self.pools[id].serving().active();
@@ -270,7 +270,7 @@ impl Model {
         }
         work.report.digest.get_or_insert_with(|| self.digest_of(id));
         let mut effects = vec![Effect::Save];
-        if before.server_side != server_side {
+        if times_differ {
             effects.push(Effect::LookAtSessions);
         }
         Ok(effects)

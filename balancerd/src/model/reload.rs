@@ -237,12 +237,10 @@ impl Model {
         }
         self.said = Arc::new(said);
         self.max_sessions = settings.max_sessions;
-        let mut effects = vec![Effect::Save];
+        let (mut effects, mut times_differ) = (vec![Effect::Save], false);
         for (name, pool) in &settings.pools {
             let known = self.pool_named(name).map(|id| &self.pools[id].settings.server_side);
-            if known.is_ok_and(|known| *known != pool.server_side) {
-                effects.push(Effect::LookAtSessions);
-            }
+            times_differ |= known.is_ok_and(|known| *known != pool.server_side);
             let ring = rings.remove(name).map(|ring| (ring, starting.remove(name).unwrap_or_default()));
             self.adopt_pool(name, pool, ring, start, now);
         }
@@ -255,9 +253,7 @@ impl Model {
                     if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
                         effects.push(Effect::EndUnwelcome(id));
                     }
-                    if before.client_side != wanted.client_side {
-                        effects.push(Effect::LookAtSessions);
-                    }
+                    times_differ |= before.client_side != wanted.client_side;
                     self.services[id].set(wanted.clone(), pool);
                 }
                 Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool))),
@@ -281,6 +277,10 @@ impl Model {
             .collect();
         for id in gone {
             self.take_pool(id, now);
+        }
+        // Once, however many of them are other ones: it goes through all sessions.
+        if times_differ {
+            effects.push(Effect::LookAtSessions);
         }
         effects
     }

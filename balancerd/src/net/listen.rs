@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tracing::{debug, warn};
 use wire::connection::ClientSide;
 
-use super::options;
+use super::{options, words};
 use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
 use crate::model::ServiceId;
 
@@ -228,7 +228,7 @@ pub(crate) fn check(side: &ClientSide) -> Result<(), String> {
     let failed = |errno: Errno| format!("a socket to try options on: {}", errno.desc());
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(failed)?;
-    options::set_listener(&socket, side).map_err(|(option, errno)| format!("{option}: {}", errno.desc().to_lowercase()))
+    options::set_listener(&socket, side).map_err(|(option, errno)| format!("{option}: {}", words(errno)))
 }
 
 fn backlog(side: &ClientSide) -> Backlog {

@@ -13,6 +13,8 @@ pub(crate) mod tcp;
 use std::io;
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use crate::event::Poller;
 use crate::model::Model;
 
@@ -28,4 +30,14 @@ pub(crate) struct Context<'a> {
 /// Whether a call on a socket is to be made again when it is ready: nothing went wrong.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// The number of an error of the operating system; 0 for one that has none.
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+/// What went wrong, as a part of a sentence.
+fn words(errno: Errno) -> String {
+    errno.desc().to_lowercase()
 }

@@ -9,10 +9,11 @@ use memchr::memmem;
 use slotmap::SlotMap;
 use tracing::warn;
 use wire::health::{CheckKind, HttpCheck};
+use wire::quantity::time;
 
 use super::connect::{begin_plain_connect, is_ours};
 use super::proxy::encode;
-use super::{Context, is_transient};
+use super::{Context, errno_of, is_transient, words};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{CheckResult, Order, TargetId};
 
@@ -78,13 +79,13 @@ impl Probes {
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         while let Some((_, id)) = self.deadlines.pop_due(cx.now) {
             let Some(probe) = self.slots.get(id) else { continue };
-            let within = Duration::from_millis(probe.order.settings.timeout_ms);
+            let within = probe.order.settings.timeout_ms;
             let what = match probe.stage {
                 Stage::Connecting => "the connect was not answered",
                 Stage::Sending(..) => "not everything could be sent",
                 Stage::Receiving => "what is expected did not come",
             };
-            let fault = format!("{what} within {}", humantime::format_duration(within));
+            let fault = format!("{what} within {}", time(within));
             self.end(id, Err(fault), cx);
         }
         for _ in 0..PER_TURN {
@@ -119,7 +120,7 @@ impl Probes {
             }
             Err(errno) if is_ours(errno) => self.leave_out(target, &errno.into(), cx),
             Err(errno) => {
-                let outcome = Err(errno.desc().to_lowercase());
+                let outcome = Err(words(errno));
                 cx.model.check_done(target, Some(&CheckResult { outcome, duration: Duration::ZERO }), cx.now);
             }
         }
@@ -175,7 +176,7 @@ impl Probe {
         if let Stage::Connecting = self.stage {
             match self.stream.take_error() {
                 Ok(None) => {}
-                Ok(Some(error)) | Err(error) => return Some(Err(words(&error))),
+                Ok(Some(error)) | Err(error) => return Some(Err(words(errno_of(&error)))),
             }
             self.stage = Stage::Sending(self.question(), 0);
         }
@@ -184,7 +185,7 @@ impl Probe {
                 match (&self.stream).write(&bytes[*sent..]) {
                     Ok(count) => *sent += count,
                     Err(error) if is_transient(&error) => {}
-                    Err(error) => return Some(Err(words(&error))),
+                    Err(error) => return Some(Err(words(errno_of(&error)))),
                 }
             }
             if *sent < bytes.len() {
@@ -207,8 +208,10 @@ impl Probe {
                 count == 0
             }
             Err(error) if is_transient(&error) => return None,
-            Err(error) if self.received.is_empty() => return Some(Err(words(&error))),
-            Err(error) => return Some(Err(format!("{} and then: {}", quoted(&self.received), words(&error)))),
+            Err(error) if self.received.is_empty() => return Some(Err(words(errno_of(&error)))),
+            Err(error) => {
+                return Some(Err(format!("{} and then: {}", quoted(&self.received), words(errno_of(&error)))));
+            }
         };
         let is_last = ended || self.received.len() == MOST_READ;
         match &self.order.settings.kind {
@@ -269,11 +272,6 @@ fn quoted(received: &[u8]) -> String {
         [] => "nothing came".to_owned(),
         some => format!("\"{}\" came", some[..some.len().min(QUOTED)].escape_ascii()),
     }
-}
-
-fn words(error: &io::Error) -> String {
-    let errno = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0));
-    errno.desc().to_lowercase()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::kernel_pipes::KernelPipes;
 use super::pipe::{Pipe, Step, Through};
 use crate::event::{Interest, Ready};
 use crate::model::{Direction, ServerId, ServiceId, Times};
-use crate::net::options;
+use crate::net::{errno_of, options};
 
 /// One of the two ends of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -555,10 +555,6 @@ pub(super) fn broken(side: Side, error: &io::Error) -> EndReason {
         (Side::Server, true) => EndReason::ServerReset,
         (Side::Server, false) => EndReason::ServerLost,
     }
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
 fn is_abort(reason: EndReason) -> bool {
