@@ -5,9 +5,18 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
-use wire::health::{CheckSettings, EjectionSettings, InitialHealth, OnDown, StatusRange, WhenAllDown};
-use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, LoadFactor, Protocol, SendProxy};
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::health::{
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
+    StatusRange, WhenAllDown,
+};
+use wire::quantity;
+use wire::settings::{
+    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy,
+    ServerSettings, ServiceSettings,
+};
 
+use super::values::OF_CONSISTENT_HASH;
 use super::*;
 
 /// What a text says, read without a word about mistakes.
