@@ -198,6 +198,8 @@ mod tests {
             bytes_out: 4,
             accept_failures: 5,
             ended: Ended::from([(EndReason::ClientClosed, 1)]),
+            datagrams: wire::report::DatagramReport::default(),
+            receive_overflows: 0,
         }
     }
 

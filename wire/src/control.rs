@@ -344,6 +344,7 @@ impl PoolValues {
                 source: self.source.clone().unwrap_or_else(|| before.server_side.source.clone()),
                 ..before.server_side.clone()
             },
+            flows: before.flows,
             servers: before.servers.clone(),
         }
     }

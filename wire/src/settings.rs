@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::connection::{ClientSide, ServerSide, SocketSettings};
+use crate::flow::{FlowPolicy, FlowSettings};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 use crate::quantity::{size, time};
 
@@ -77,6 +78,9 @@ pub struct ServiceSettings {
     /// The connections of its clients.
     #[serde(default)]
     pub client_side: ClientSide,
+    /// The flows of its clients, where it speaks UDP.
+    #[serde(default)]
+    pub flows: FlowSettings,
 }
 
 fn yes() -> bool {
@@ -104,16 +108,80 @@ impl ServiceSettings {
             proxy_timeout_ms: DEFAULT_PROXY_TIMEOUT_MS,
             splice: true,
             client_side: ClientSide::default(),
+            flows: FlowSettings::default(),
         }
     }
 }
 
 /// What a service speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
+    #[default]
+    #[serde(rename = "tcp")]
     Tcp,
+    /// UDP.
+    #[serde(rename = "udp")]
+    Udp,
+    /// Both, on the same addresses and with the same pool.
+    #[serde(rename = "tcp+udp")]
+    TcpAndUdp,
+}
+
+impl Protocol {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::TcpAndUdp];
+
+    /// The name in files, commands and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::TcpAndUdp => "tcp+udp",
+        }
+    }
+
+    /// What is listened for: one of both, or both.
+    #[must_use]
+    pub fn transports(self) -> &'static [Transport] {
+        match self {
+            Self::Tcp => &[Transport::Tcp],
+            Self::Udp => &[Transport::Udp],
+            Self::TcpAndUdp => &[Transport::Tcp, Transport::Udp],
+        }
+    }
+
+    /// Whether it has flows.
+    #[must_use]
+    pub fn has(self, transport: Transport) -> bool {
+        self.transports().contains(&transport)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What one listener, or one session, speaks. A flow of datagrams is a session that speaks UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// A pool: its policy, and its servers.
@@ -138,6 +206,9 @@ pub struct PoolSettings {
     /// The connections to its servers.
     #[serde(default)]
     pub server_side: ServerSide,
+    /// How datagrams go to its servers.
+    #[serde(default)]
+    pub flows: FlowPolicy,
     /// The servers by address.
     pub servers: BTreeMap<SocketAddr, ServerSettings>,
 }
@@ -153,6 +224,7 @@ impl Default for PoolSettings {
             send_proxy: None,
             health: HealthSettings::default(),
             server_side: ServerSide::default(),
+            flows: FlowPolicy::default(),
             servers: BTreeMap::new(),
         }
     }
@@ -163,10 +235,21 @@ impl PoolSettings {
     #[must_use]
     pub fn without_servers(&self) -> Self {
         // Not a clone of the whole: a pool may have very many servers.
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, .. } = *self;
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, flows, .. } = *self;
         let (health, server_side) = (self.health.clone(), self.server_side.clone());
         let servers = BTreeMap::new();
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, server_side, servers }
+        Self {
+            policy,
+            key,
+            max_load,
+            points_per_weight,
+            slow_start_ms,
+            send_proxy,
+            health,
+            server_side,
+            flows,
+            servers,
+        }
     }
 }
 
@@ -659,7 +742,7 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
 
 fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String>)> {
     let mut values = vec![
-        ("protocol", Some("tcp".to_owned())),
+        ("protocol", Some(service.protocol.to_string())),
         ("listen", list(&service.listen)),
         ("pool", Some(service.pool.clone())),
         ("max_sessions", number(service.max_sessions)),

@@ -6,6 +6,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::flow::{FlowPolicy, FlowSettings};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
     StatusRange, WhenAllDown,
@@ -79,6 +80,7 @@ fn service(table: &Table) -> ServiceSettings {
         },
         splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
         client_side: client_side(table),
+        flows: FlowSettings::default(),
     }
 }
 
@@ -121,6 +123,7 @@ fn pool(table: &Table) -> PoolSettings {
         send_proxy,
         health: health(table),
         server_side: server_side(table),
+        flows: FlowPolicy::default(),
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
     }
 }
@@ -583,6 +586,7 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
                         send_proxy,
                         health,
                         server_side,
+                        flows: FlowPolicy::default(),
                         servers,
                     }
                 } else {

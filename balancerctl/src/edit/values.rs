@@ -162,7 +162,7 @@ pub(super) fn service_values(service: &ServiceSettings) -> Values {
     let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
     let mut values = vec![
         ("listen", one_or_many(&service.listen)),
-        ("protocol", Some("tcp".into())),
+        ("protocol", Some(service.protocol.name().into())),
         ("pool", Some(service.pool.as_str().into())),
         ("max_sessions", service.max_sessions.map(|limit| integer(limit.get()))),
         ("sessions_per_second", service.sessions_per_second.map(|limit| integer(limit.get()))),

@@ -347,6 +347,8 @@ mod tests {
             replays: 0,
             removal: None,
             ended: Ended::new(),
+            datagrams: wire::report::DatagramReport::default(),
+            flows_moved: 0,
         }
     }
 
@@ -560,6 +562,7 @@ web   a, b          3      2       5  0000000000000007  round-robin, slow start 
     fn sessions_end_with_their_number() {
         let session = SessionReport {
             session: 4711,
+            transport: wire::settings::Transport::Tcp,
             service: "tcp".into(),
             pool: "default".into(),
             client: "192.0.2.7:5000".parse().expect("an address"),
@@ -569,6 +572,8 @@ web   a, b          3      2       5  0000000000000007  round-robin, slow start 
             idle_ms: 5,
             bytes_in: 0,
             bytes_out: 2048,
+            datagrams_in: 0,
+            datagrams_out: 0,
         };
         let expected = "\
 CLIENT          SERVER                    SERVICE        AGE  IDLE   IN      OUT  SESSION

@@ -484,6 +484,8 @@ fn leaving(active: u64) -> Response {
         replays: 0,
         removal: None,
         ended: Ended::new(),
+        datagrams: wire::report::DatagramReport::default(),
+        flows_moved: 0,
     }]))
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
+use wire::flow::{FlowPolicy, FlowSettings};
 use wire::settings::{
     DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
     Settings, is_name,
@@ -217,6 +218,7 @@ fn read_service<'d>(
             .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
         client_side: connection::read_client_side(&section, faults),
+        flows: FlowSettings::default(),
     }
 }
 
@@ -284,6 +286,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
         }),
         health: health::read(&section, faults),
         server_side: connection::read_server_side(&section, faults),
+        flows: FlowPolicy::default(),
         servers: read_servers(&section, listens, faults),
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.

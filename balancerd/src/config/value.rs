@@ -106,7 +106,7 @@ pub(super) fn pool_name(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, String> {
-    choice(value, &[("tcp", Protocol::Tcp)])
+    choice(value, &Protocol::ALL.map(|protocol| (protocol.name(), protocol)))
 }
 
 pub(super) fn policy(value: &DeValue<'_>) -> Result<Policy, String> {

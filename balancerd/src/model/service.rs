@@ -28,6 +28,8 @@ pub(super) struct Service {
     /// Somebody listens for it: clients may still come.
     pub(super) open: bool,
     pub(super) accept_failures: u64,
+    /// Datagrams that the kernel had no room for.
+    pub(super) receive_overflows: u64,
     pub(super) traffic: Traffic,
     /// When the next session would come if they came evenly, as often as they may.
     next_by_rate: Option<Instant>,
@@ -46,6 +48,7 @@ impl Service {
             accepting: true,
             open: true,
             accept_failures: 0,
+            receive_overflows: 0,
             traffic: Traffic::default(),
             next_by_rate: None,
             clients: HashMap::new(),
@@ -161,6 +164,8 @@ impl Service {
             bytes_out: self.traffic.bytes_out,
             accept_failures: self.accept_failures,
             ended: self.traffic.ended_by_reason(),
+            datagrams: self.traffic.datagrams(),
+            receive_overflows: self.receive_overflows,
         }
     }
 }

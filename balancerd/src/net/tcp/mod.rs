@@ -15,6 +15,7 @@ use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
+use wire::settings::Transport;
 
 use super::Context;
 use super::connect::{begin_connect, is_a_circle, is_ours};
@@ -648,6 +649,7 @@ impl Listed<'_> {
             Self::Session(id, session) => report(id, session, model, now),
             Self::Newcomer(id, newcomer) => SessionReport {
                 session: newcomer::number(id),
+                transport: Transport::Tcp,
                 service: model.service_name(newcomer.service).to_owned(),
                 pool: model.serving(newcomer.service).map_or_else(String::new, |(_, name)| name.to_owned()),
                 client: newcomer.peer,
@@ -657,6 +659,8 @@ impl Listed<'_> {
                 idle_ms: milliseconds(now - newcomer.began),
                 bytes_in: 0,
                 bytes_out: 0,
+                datagrams_in: 0,
+                datagrams_out: 0,
             },
         }
     }
@@ -666,6 +670,7 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
         session: id.data().as_ffi(),
+        transport: Transport::Tcp,
         service: model.service_name(session.service).to_owned(),
         pool: model.pool_name(session.server_id).to_owned(),
         client: session.peer,
@@ -675,6 +680,8 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
         idle_ms: milliseconds(now - session.last_moved()),
         bytes_in,
         bytes_out,
+        datagrams_in: 0,
+        datagrams_out: 0,
     }
 }
 
