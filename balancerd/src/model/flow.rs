@@ -2,7 +2,7 @@
 //! to whoever sends, and so only while there is room, and that it can go on with another server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wire::control::Removal;
 use wire::flow::{FlowPolicy, FlowSettings, OnLoss, OnReturn};
@@ -119,11 +119,6 @@ impl Model {
         if let Some(service) = self.services.get_mut(service) {
             service.receive_overflows += u64::from(datagrams);
         }
-    }
-
-    /// A server answered a flow for the first time.
-    pub(crate) fn flow_answered(&mut self, server: ServerId, after: Duration, now: Instant) {
-        self.answered(server, after, now);
     }
 
     /// An ICMP error said that a server is not there.

@@ -464,10 +464,11 @@ impl Flows {
         let Some(listener) = self.listeners.get(flow.listener) else { return };
         let train = Train::new(&cx.scratch[..received.length], received.segment);
         let sent = listener.answer(flow.key.peer, flow.key.asked.ip(), train, &mut flow.singly_out);
-        flow.on_answer(sent.datagrams, sent.bytes, cx.now);
         if std::mem::take(&mut flow.is_unanswered) {
-            cx.model.flow_answered(server, cx.now.saturating_duration_since(flow.began), cx.now);
+            // What moved last was a question.
+            cx.model.answered(server, cx.now.saturating_duration_since(flow.moved), cx.now);
         }
+        flow.on_answer(sent.datagrams, sent.bytes, cx.now);
         if !flow.joins && flow.datagrams_out >= ANSWERS_TO_JOIN {
             flow.joins = true;
             // A kernel that does not have it gives them one by one.
