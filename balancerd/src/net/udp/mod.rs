@@ -712,3 +712,6 @@ fn count(service: ServiceId, server: ServerId, direction: Direction, sent: &Sent
         model.datagrams_dropped(service, Some(server), direction, *datagrams, *reason);
     }
 }
+
+#[cfg(test)]
+mod tests;
