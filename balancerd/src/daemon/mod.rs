@@ -335,6 +335,7 @@ impl Daemon {
         if self.sessions.ended() > ended_before {
             self.listeners.values_mut().for_each(Listener::on_relief);
         }
+        self.grow(now);
         self.settle(now);
         self.model.vitals.longest_turn = self.model.vitals.longest_turn.max(event::now() - now);
         Ok(!self.is_over(now))
@@ -418,10 +419,7 @@ impl Daemon {
     /// Carries out what follows from a change, and answers: at once, or when it is saved.
     fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
         let saved = effects.contains(&Effect::Save).then(|| self.save());
-        let old_rings = self.model.take_old_rings();
-        if !old_rings.is_empty() {
-            self.loader.discard(old_rings);
-        }
+        self.discard_old_rings();
         self.carry_out(effects, now);
         let Asked::By(id) = asked else { return };
         match saved {
@@ -429,6 +427,13 @@ impl Daemon {
                 self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
             }
             None => self.answer(id, &response, now),
+        }
+    }
+
+    fn discard_old_rings(&mut self) {
+        let old_rings = self.model.take_old_rings();
+        if !old_rings.is_empty() {
+            self.loader.discard(old_rings);
         }
     }
 
@@ -578,6 +583,7 @@ impl Daemon {
             self.watch_again,
             self.loading.as_ref().map(|loading| loading.until),
             self.postponed.front().filter(|_| self.loading.is_none()).map(|(since, ..)| *since),
+            self.model.next_growth_due().filter(|_| self.loading.is_none()),
             self.opens_at,
             unsaved,
             watchdog,
