@@ -18,6 +18,7 @@ mod remake;
 mod report;
 mod server;
 mod service;
+mod sharing;
 mod timing;
 mod traffic;
 mod watching;
@@ -48,6 +49,7 @@ use remake::{POINTS_IN_THE_LOOP, RING_IN_THE_LOOP};
 pub(crate) use remake::{Remade, Remake};
 use server::Server;
 use service::Service;
+pub(crate) use sharing::Sharing;
 pub(crate) use timing::Line;
 pub(crate) use traffic::Direction;
 
@@ -147,6 +149,8 @@ pub(crate) enum Effect {
     Tell(HealthNews),
     /// Put the live sessions into the answer.
     ListSessions(SessionFilter),
+    /// Put into the list of a pool what it still lacks, and answer then.
+    CompleteList(PoolId),
     /// Take no new sessions, and end when the last one has ended or this time has come.
     Stop(Instant),
 }
@@ -255,7 +259,7 @@ impl Model {
     ) -> Result<(Response, Vec<Effect>), Box<Remake>> {
         let result = match request {
             Request::Status => Ok((Response::Status(self.status(now)), Vec::new())),
-            Request::List { pool } => self.list(pool, now).map(|report| (Response::List(report), Vec::new())),
+            Request::List { pool } => self.list(pool, now).map(|(report, effects)| (Response::List(report), effects)),
             Request::Explain { client, port, service } => self
                 .explain(SocketAddr::new(*client, *port), service.as_deref())
                 .map(|report| (Response::Explained(report), Vec::new())),

@@ -71,7 +71,7 @@ fn everything(model: &mut Model, service: ServiceId, now: Instant) -> impl Parti
         .collect();
     let sums: Vec<(u64, u64)> = model.pools.values().map(|pool| (pool.picker.active(), pool.picker.weight())).collect();
     let due = (model.timers.clone(), model.ramps.clone(), model.next_ramp);
-    let list = model.list("default", now).expect("the pool is there");
+    let list = list_at(model, now);
     (model.settings(), list, rings, sums, due, model.starting(), picks(model, service))
 }
 
@@ -162,7 +162,8 @@ fn a_large_ring_becomes_another_one_beside_the_loop_and_stays_where_nobody_moves
     changed(&mut model, &add(address(4), 1), now);
     let limit = ServerValues { max_sessions: Some(NonZeroU64::new(7)), ..ServerValues::default() };
     changed(&mut model, &set(address(1), limit), now);
-    let ring = |model: &Model| Arc::clone(model.pools.values().next().and_then(|pool| pool.picker.ring()).expect("one"));
+    let ring =
+        |model: &Model| Arc::clone(model.pools.values().next().and_then(|pool| pool.picker.ring()).expect("one"));
     let before = ring(&model);
     let remove = Change::Remove { pool: "default".to_owned(), server: address(1), how: Removal::Now };
     let requests = [
@@ -278,9 +279,11 @@ fn milliseconds_of_changes_and_reports() {
         }
         let points = PoolValues { points_per_weight: NonZeroU32::new(1000), ..PoolValues::default() };
         let points = Change::SetPool { pool: "default".to_owned(), values: points };
-        for (what, request) in
-            [("weight 1 to 2", weight(2)), ("weight 1 to 256", weight(256)), ("all points", Request::Change { change: points, dry_run: false })]
-        {
+        for (what, request) in [
+            ("weight 1 to 2", weight(2)),
+            ("weight 1 to 256", weight(256)),
+            ("all points", Request::Change { change: points, dry_run: false }),
+        ] {
             (model.points_in_the_loop, model.ring_in_the_loop) = (POINTS_IN_THE_LOOP, RING_IN_THE_LOOP);
             let (remake, before) = time(|| model.apply(&request, None, now).expect_err("beside the loop"));
             let (remade, beside) = time(|| remake.make().expect("checked"));
@@ -292,7 +295,14 @@ fn milliseconds_of_changes_and_reports() {
         let mut report = |what: &str, report: fn(&mut Model)| {
             print(what, &mut (0..15).map(|_| time(|| report(&mut model)).1).collect::<Vec<_>>());
         };
-        report("list", |model| drop(list(model)));
+        report("list, in the loop", |model| drop(model.list("default", model.vitals.started)));
+        report("sharing, in the loop", |model| drop(model.sharing(model.pool_named("default").expect("a pool"))));
+        report("list, all of it", |model| drop(list(model)));
+        let answer = Response::List(list(&model));
+        let mut report = |what: &str, report: fn(&mut Model)| {
+            print(what, &mut (0..15).map(|_| time(|| report(&mut model)).1).collect::<Vec<_>>());
+        };
+        print("list, as bytes", &mut (0..15).map(|_| time(|| wire::frame::frame(&answer)).1).collect::<Vec<_>>());
         report("digest", |model| drop(model.digest("default")));
         report("status", |model| drop(model.status(model.vitals.started)));
         report("explain", |model| drop(explain(model, client(1), model.vitals.started)));
