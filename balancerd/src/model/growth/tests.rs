@@ -174,6 +174,7 @@ fn a_pool_without_a_slow_start_or_a_ring_lets_those_in_who_wait() {
 
 /// What may happen while servers grow.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few")]
 enum Step {
     /// Checks of so many seconds, and who passes them.
     Check(u32, u8),
