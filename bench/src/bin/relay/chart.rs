@@ -79,8 +79,8 @@ struct Row {
 enum Axis {
     /// Bars that begin at 0, with a line at 1.
     Ratio { end: f64 },
-    /// Dots between two powers of ten, of seconds.
-    Seconds { first: i32, last: i32 },
+    /// Dots between two moments, in seconds, on a logarithmic axis.
+    Seconds { first: f64, last: f64 },
 }
 
 impl Chart {
@@ -93,8 +93,9 @@ impl Chart {
                 let text = format!("{:.2} ({:.2} to {:.2})", spread.median, spread.least, spread.greatest);
                 Some(Row { kind, spread, text })
             };
-            let bases = [Kind::Haproxy, Kind::HaproxySplice, Kind::Nginx];
-            Group { what: line.figure.what.clone(), rows: bases.into_iter().filter_map(row).collect() }
+            let bases = [Kind::Haproxy, Kind::HaproxySplice, Kind::Nginx].into_iter();
+            let bases = bases.filter(|base| *base != Kind::HaproxySplice || line.figure.bulk);
+            Group { what: line.figure.what.clone(), rows: bases.filter_map(row).collect() }
         };
         let groups: Vec<_> = lines.iter().map(group).filter(|group| !group.rows.is_empty()).collect();
         let greatest = greatest(&groups, |spread| spread.greatest).unwrap_or(0.0);
@@ -112,12 +113,14 @@ impl Chart {
             |course: &&Course| Group { what: course.what.clone(), rows: course.values.iter().map(row).collect() };
         let groups: Vec<_> = courses.iter().map(group).collect();
         let least = groups.iter().flat_map(|group| &group.rows).map(|row| row.spread.least).reduce(f64::min);
-        let first = least.map_or(-4, |least| least.log10().floor() as i32);
-        let last = greatest(&groups, |spread| spread.greatest).map_or(-1, |greatest| greatest.log10().ceil() as i32);
+        let least = least.unwrap_or(1e-4);
+        let greatest = greatest(&groups, |spread| spread.greatest).unwrap_or(1e-2);
+        let first = steps().take_while(|step| *step <= least).last().unwrap_or(least);
+        let last = steps().find(|step| *step >= greatest && *step > first).unwrap_or(greatest);
         Self {
             title: title.to_owned(),
             hint: "milliseconds, logarithmic; further left is better".to_owned(),
-            axis: Axis::Seconds { first, last: last.max(first + 1) },
+            axis: Axis::Seconds { first, last },
             groups,
         }
     }
@@ -211,7 +214,7 @@ impl Axis {
     fn place(self, value: f64) -> f64 {
         let part = match self {
             Self::Ratio { end } => value / end,
-            Self::Seconds { first, last } => (value.log10() - f64::from(first)) / f64::from(last - first),
+            Self::Seconds { first, last } => (value / first).ln() / (last / first).ln(),
         };
         let place = LEFT + (RIGHT - LEFT) * part.clamp(0.0, 1.0);
         // A tenth of a pixel is all that is seen, and files stay small.
@@ -227,11 +230,16 @@ impl Axis {
                 values.map(|value| (value, value.to_string())).collect()
             }
             Self::Seconds { first, last } => {
-                let value = |power| 10_f64.powi(power);
-                (first..=last).map(|power| (value(power), (value(power) * 1e3).to_string())).collect()
+                let values = steps().filter(|step| (first..=last).contains(step));
+                values.map(|value| (value, format!("{}", (value * 1e6).round() / 1e3))).collect()
             }
         }
     }
+}
+
+/// 1, 2 and 5 of each power of ten, from a microsecond to a minute.
+fn steps() -> impl Iterator<Item = f64> {
+    (-6..2).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)))
 }
 
 /// Seconds in milliseconds, with three digits that count.
@@ -299,9 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn latencies_stand_between_powers_of_ten() {
-        let axis = Axis::Seconds { first: -4, last: -2 };
-        assert_eq!([1e-4, 1e-3, 1e-2].map(|value| axis.place(value)), [LEFT, (LEFT + RIGHT) / 2.0, RIGHT]);
-        assert_eq!(axis.ticks().into_iter().map(|(_, label)| label).collect::<Vec<_>>(), ["0.1", "1", "10"]);
+    fn latencies_stand_on_a_logarithmic_axis() {
+        let axis = Axis::Seconds { first: 5e-4, last: 5e-3 };
+        let middle = 5e-4 * 10_f64.sqrt();
+        assert_eq!([5e-4, middle, 5e-3].map(|value| axis.place(value)), [LEFT, (LEFT + RIGHT) / 2.0, RIGHT]);
+        assert_eq!(axis.ticks().into_iter().map(|(_, label)| label).collect::<Vec<_>>(), ["0.5", "1", "2", "5"]);
     }
 }

@@ -47,8 +47,8 @@ const BULK_COST: [Goal; 3] = [of(Kind::Haproxy, 0.75), of(Kind::HaproxySplice, 0
 const LEAST_THROUGHPUT: [Goal; 1] = [of(Kind::Haproxy, 1.0)];
 const MOST_LATENCY: [Goal; 1] = [of(Kind::Haproxy, 1.0)];
 const IDLE_BYTES: [Goal; 1] = [Goal { of: None, limit: 600.0 }];
-/// What it keeps for a side that does not read, and the session itself.
-const SLOW_BYTES: [Goal; 1] = [Goal { of: None, limit: (512 * 1024 + 600) as f64 }];
+/// What it keeps at most for a side that does not read: 512 KiB.
+const SLOW_KILOBYTES: [Goal; 1] = [Goal { of: None, limit: 524.0 }];
 const NO_CALLS: [Goal; 1] = [Goal { of: None, limit: 0.0 }];
 
 const fn of(base: Kind, limit: f64) -> Goal {
@@ -64,7 +64,7 @@ const MILLISECONDS: Unit = Unit { name: "ms", seconds: 1e-3 };
 
 /// Rounds and seconds of a measurement, if nothing else is said, and of a quick one.
 const ROUNDS: usize = 5;
-const SECONDS: f64 = 2.0;
+const SECONDS: f64 = 1.5;
 const QUICK_ROUNDS: usize = 2;
 const QUICK_SECONDS: f64 = 0.5;
 
@@ -105,6 +105,9 @@ struct Arguments {
     /// Clients of the workload slow; each takes two descriptors of the balancer.
     #[arg(long, default_value_t = 1000)]
     slow: usize,
+    /// How long the clients of the workload slow read.
+    #[arg(long, default_value_t = 4.0)]
+    slow_seconds: f64,
     /// Lets the scheduler place everything, instead of the balancer on one processor and the rest on the others.
     #[arg(long)]
     unpinned: bool,
@@ -211,8 +214,8 @@ fn measure(bench: &Bench, arguments: &Arguments, workload: Workload) -> Result<V
             let rounds = bench.under_load(bulk)?;
             let title = format!("Answers of {} MB on {} kept connections", BULK_BYTES / 1_000_000, bulk.clients);
             let table = rounds.load_table(MILLISECONDS, true);
-            let cost = Figure::less("CPU per answer of 10 MB", "us", 0);
-            vec![load(title, table, &rounds, (cost, &BULK_COST), rate("answers of 10 MB", "/s", 0))]
+            let cost = Figure::less("CPU per answer of 10 MB", "us", 0).of_bulk();
+            vec![load(title, table, &rounds, (cost, &BULK_COST), rate("answers of 10 MB", "/s", 0).of_bulk())]
         }
         Workload::HalfLoad => vec![half_load(bench, kept)?],
         Workload::Fairness => {
@@ -289,10 +292,12 @@ fn fairness(bench: &Bench, small: Shape, bulk: Shape) -> Result<Section> {
         bulk.pause.as_millis()
     );
     let tail = |fairness: &Fairness| Some(fairness.beside.tail_latency);
-    let line =
-        Line::new(Figure::less("p99 of small requests beside bulk", "us", 0), &MOST_LATENCY, &rounds, |fairness| {
-            Some(tail(fairness)? * 1e6)
-        });
+    let line = Line::new(
+        Figure::less("p99 of small requests beside bulk", "us", 0).of_bulk(),
+        &MOST_LATENCY,
+        &rounds,
+        |fairness| Some(tail(fairness)? * 1e6),
+    );
     let latencies = vec![
         Course::new("few requests, p99", &rounds, |fairness| Some(fairness.alone.tail_latency)),
         Course::new("the same beside bulk, p99", &rounds, tail),
@@ -306,11 +311,11 @@ fn slow_readers(bench: &Bench, clients: usize) -> Result<Section> {
         "Memory of {clients} sessions whose clients ask for {} MB and read 40 kB a second at most",
         BULK_BYTES / 1_000_000
     );
-    let own = Figure::less("own memory per slow session", "B", 0);
-    let all = Figure::less("own, socket and pipe memory of it", "B", 0);
+    let own = Figure::less("own memory per slow session", "kB", 1);
+    let all = Figure::less("own, socket and pipe memory of it", "kB", 0);
     let lines = vec![
-        Line::new(own, &SLOW_BYTES, &rounds, |pressure| pressure.own),
-        Line::new(all, &[], &rounds, Pressure::of_balancer),
+        Line::new(own, &SLOW_KILOBYTES, &rounds, |pressure| Some(pressure.own? / 1e3)),
+        Line::new(all, &[], &rounds, |pressure| Some(pressure.of_balancer()? / 1e3)),
     ];
     Ok(Section::new(title, rounds.pressure_table(), lines))
 }
@@ -371,10 +376,11 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
         placement,
         interrupted,
         rounds,
-        memory_rounds: rounds.div_ceil(2),
+        memory_rounds: (rounds / 2).max(1),
         duration,
         sessions: arguments.idle,
         slow_clients: arguments.slow,
+        slow_time: Duration::try_from_secs_f64(arguments.slow_seconds).context("--slow-seconds")?,
         directory,
     };
     Ok((bench, run))

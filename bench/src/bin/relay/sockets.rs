@@ -31,14 +31,16 @@ pub(crate) fn of_all() -> Result<u64> {
 }
 
 /// The sum of what the sockets in a list of `ss -m` hold: received (`r`), queued to be sent (`w`), set aside (`f`).
+///
+/// What is set aside may be less than nothing for a moment, while the kernel settles it. `ss` prints its 32 bits unsigned.
 fn held(list: &str) -> u64 {
     let fields = |line: &str| {
         let (_, rest) = line.split_once("skmem:(")?;
         let (inner, _) = rest.split_once(')')?;
-        let field = |name: &str| inner.split(',').find_map(|field| field.strip_prefix(name)?.parse::<u64>().ok());
-        Some(field("r")? + field("w")? + field("f")?)
+        let field = |name: &str| inner.split(',').find_map(|field| field.strip_prefix(name)?.parse::<u32>().ok());
+        Some(i64::from(field("r")?) + i64::from(field("w")?) + i64::from(field("f")?.cast_signed()))
     };
-    list.lines().filter_map(fields).sum()
+    list.lines().filter_map(fields).sum::<i64>().try_into().unwrap_or(0)
 }
 
 /// The pages of TCP in the text of sockstat.
@@ -57,6 +59,11 @@ mod tests {
                     ESTAB 0 0 127.0.0.1:3 127.0.0.1:4\n\t skmem:(r1,rb131072,t0,tb87040,f0,w0,o0,bl0,d0)\n";
         assert_eq!(held(list), 768 + 3328 + 4096 + 1);
         assert_eq!(held(""), 0);
+    }
+
+    #[test]
+    fn memory_set_aside_below_nothing_is_not_four_gigabytes() {
+        assert_eq!(held("\t skmem:(r8192,rb131072,t0,tb87040,f4294963200,w0,o0,bl0,d0)\n"), 4096);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Figure {
     pub(crate) unit: &'static str,
     pub(crate) decimals: usize,
     pub(crate) better: Better,
+    /// Whether it has to do with bulk, so that it matters how HAProxy splices.
+    pub(crate) bulk: bool,
 }
 
 /// What balancerd's figure is to be: at most so much, or at least where more is better.
@@ -60,12 +62,17 @@ pub(crate) struct Section {
 impl Figure {
     /// One of which less is better.
     pub(crate) fn less(what: impl Into<String>, unit: &'static str, decimals: usize) -> Self {
-        Self { what: what.into(), unit, decimals, better: Better::Less }
+        Self { what: what.into(), unit, decimals, better: Better::Less, bulk: false }
     }
 
     /// One of which more is better.
     pub(crate) fn more(what: impl Into<String>, unit: &'static str, decimals: usize) -> Self {
         Self { better: Better::More, ..Self::less(what, unit, decimals) }
+    }
+
+    /// The same, of something that has to do with bulk.
+    pub(crate) fn of_bulk(self) -> Self {
+        Self { bulk: true, ..self }
     }
 }
 
@@ -125,7 +132,7 @@ impl Line {
     pub(crate) fn verdicts(&self) -> Vec<String> {
         let verdict = |goal: &Goal| {
             let value = self.reached(*goal)?;
-            let of = goal.of.map(|base| format!(" of {}'s", base.name())).unwrap_or_default();
+            let of = goal.of.map_or_else(|| self.unit(), |base| format!(" of {}'s", base.name()));
             let reached = if self.is_within(*goal, value) { "reached" } else { "NOT reached" };
             Some(format!(
                 "balancerd, {}: {value:.2}{of}, {} {:.2} wanted: {reached}",
@@ -141,7 +148,7 @@ impl Line {
     fn wanted(&self) -> String {
         let one = |goal: &Goal| {
             let value = self.reached(*goal)?;
-            let of = goal.of.map(|base| format!(" of {}", base.name())).unwrap_or_default();
+            let of = goal.of.map_or_else(|| self.unit(), |base| format!(" of {}", base.name()));
             let reached = if self.is_within(*goal, value) { "yes" } else { "**no**" };
             Some(format!("{} {}{of}: {reached}", self.bound(), goal.limit))
         };
@@ -149,8 +156,14 @@ impl Line {
     }
 
     fn shown(&self, kind: Kind) -> String {
-        let text = number(self.value(kind), self.figure.decimals);
-        if text == "-" || self.figure.unit.is_empty() { text } else { format!("{text} {}", self.figure.unit) }
+        let value = self.value(kind);
+        let unit = value.map(|_| self.unit()).unwrap_or_default();
+        number(value, self.figure.decimals) + &unit
+    }
+
+    /// The unit as it stands behind a number.
+    fn unit(&self) -> String {
+        if self.figure.unit.is_empty() { String::new() } else { format!(" {}", self.figure.unit) }
     }
 }
 
@@ -235,7 +248,7 @@ mod tests {
     #[test]
     fn a_goal_against_nobody_is_about_the_figure_itself() {
         let line = line(Figure::less("memory", "B", 0), &[Goal { of: None, limit: 8.0 }]);
-        assert_eq!(line.verdicts(), ["balancerd, memory: 9.00, at most 8.00 wanted: NOT reached"]);
+        assert_eq!(line.verdicts(), ["balancerd, memory: 9.00 B, at most 8.00 wanted: NOT reached"]);
     }
 
     #[test]

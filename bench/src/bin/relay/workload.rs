@@ -37,8 +37,8 @@ const ATTACH_STEP: Duration = Duration::from_millis(10);
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 /// How long strace counts.
 const TRACE_TIME: Duration = Duration::from_secs(2);
-/// How long slow clients read: buffers of sockets grow for a while, and a balancer may keep more later than at first.
-const SLOW_TIME: Duration = Duration::from_secs(5);
+/// How often the rate of every balancer is measured of which the slowest one's is halved.
+const RATE_ROUNDS: usize = 3;
 /// How often slow clients read between two looks at the memory.
 const READS_A_LOOK: usize = 5;
 
@@ -59,6 +59,8 @@ pub(crate) struct Bench {
     pub(crate) sessions: usize,
     /// The number of clients that read slowly.
     pub(crate) slow_clients: usize,
+    /// How long they read.
+    pub(crate) slow_time: Duration,
     /// Configurations, sockets and logs of everything that is started.
     pub(crate) directory: TempDir,
 }
@@ -73,9 +75,9 @@ impl Bench {
 
     /// Latency of small requests of `clients` at half of the rate that the slowest balancer reaches, and that rate.
     pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Figures>)> {
-        let once = self.rounds_of(1, |balancer| self.measure(balancer, full))?;
-        let rates = once.kinds().into_iter().filter(|kind| *kind != Kind::Direct);
-        let slowest = rates.filter_map(|kind| once.median(kind, |figures| Some(figures.rate))).reduce(f64::min);
+        let at_full = self.rounds_of(RATE_ROUNDS.min(self.rounds), |balancer| self.measure(balancer, full))?;
+        let balancers = at_full.kinds().into_iter().filter(|kind| *kind != Kind::Direct);
+        let slowest = balancers.filter_map(|kind| at_full.median(kind, |figures| Some(figures.rate))).reduce(f64::min);
         let rate = slowest.context("no balancer whose rate could be halved")? / 2.0;
         let rounds = self.rounds_of(self.rounds, |balancer| self.measure_paced(balancer, full.clients, rate))?;
         Ok((rate, rounds))
@@ -226,7 +228,7 @@ impl Bench {
                 all_sockets,
             })
         };
-        let end = clock::now() + SLOW_TIME;
+        let end = clock::now() + self.slow_time;
         let mut most = Pressure::default();
         while clock::now() < end {
             self.stop_if_interrupted()?;
