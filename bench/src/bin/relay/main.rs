@@ -299,7 +299,7 @@ fn fairness(bench: &Bench, small: Shape, bulk: Shape) -> Result<Section> {
         |fairness| Some(tail(fairness)? * 1e6),
     );
     let latencies = vec![
-        Course::new("few requests, p99", &rounds, |fairness| Some(fairness.alone.tail_latency)),
+        Course::new("64 clients with pauses, p99", &rounds, |fairness| Some(fairness.alone.tail_latency)),
         Course::new("the same beside bulk, p99", &rounds, tail),
     ];
     Ok(Section::new(title, rounds.fairness_table(), vec![line]).with_latencies(latencies))

@@ -44,7 +44,7 @@ pub(crate) struct Line {
     goals: Vec<Goal>,
 }
 
-/// A figure of balancerd in absolute terms and of all others, for a plot.
+/// A latency of every balancer, for a plot.
 pub(crate) struct Course {
     pub(crate) what: String,
     /// In seconds.
