@@ -59,36 +59,22 @@ impl Documents {
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))
         };
         fs::create_dir_all(self.checkout.join(PLOTS)).with_context(|| format!("create {PLOTS}"))?;
-        for (name, text) in plots(run, sections) {
+        let told = run.told()?;
+        for (name, text) in plots(&told, sections) {
             write(&format!("{PLOTS}/{name}"), &text)?;
         }
         let marked = "both marks, which were there when it was opened";
-        write(README, &replaced(&self.readme, &short(run, sections)).context(marked)?)?;
-        write(BENCHMARKS, &replaced(&self.benchmarks, &long(run, sections)).context(marked)?)
+        write(README, &replaced(&self.readme, &short(&told, sections)).context(marked)?)?;
+        write(BENCHMARKS, &replaced(&self.benchmarks, &long(&told, sections)).context(marked)?)
     }
 }
 
 impl Run {
-    /// What stands above tables.
-    fn head(&self) -> String {
-        let quick = if self.quick { "**A quick trial run, whose figures are rough.** " } else { "" };
-        format!(
-            "{quick}{}; {}. {}; load average before the run {}.",
-            self.machine.place(),
-            self.machine.versions(),
-            self.how,
-            self.machine.load()
-        )
-    }
-
-    /// What stands below plots.
-    fn foot(&self) -> Vec<String> {
-        let quick = if self.quick { "quick trial run, rough figures; " } else { "" };
-        vec![
-            self.machine.place(),
-            self.machine.versions(),
-            format!("{quick}{}; load average before {}", self.how, self.machine.load()),
-        ]
+    /// What stands below plots and, in one line, above tables: where, with what, and how it was measured.
+    fn told(&self) -> Result<[String; 3]> {
+        let quick = if self.quick { "quick trial run with rough figures: " } else { "" };
+        let how = format!("{quick}{}; {}", self.how, self.machine.load()?);
+        Ok([self.machine.place(), self.machine.versions(), how])
     }
 }
 
@@ -103,17 +89,22 @@ fn lines(sections: &[Section]) -> Vec<&Line> {
     sections.iter().flat_map(|section| &section.lines).collect()
 }
 
-fn plots(run: &Run, sections: &[Section]) -> Vec<(&'static str, String)> {
+fn plots(told: &[String; 3], sections: &[Section]) -> Vec<(&'static str, String)> {
     let of = |better| lines(sections).into_iter().filter(|line| line.figure.better == better).collect::<Vec<_>>();
     let ratios = |(name, title): (&'static str, &str), better, hint: &str| {
-        (name, Chart::of_ratios(title, hint, &of(better)).draw(&run.foot()))
+        (name, Chart::of_ratios(title, hint, &of(better)).draw(told))
     };
     let latencies: Vec<_> = sections.iter().flat_map(|section| &section.latencies).collect();
     vec![
         ratios(COSTS, Better::Less, "shorter is better; left of 1 balancerd needs less"),
         ratios(THROUGHPUT, Better::More, "longer is better; right of 1 balancerd does more"),
-        (LATENCY.0, Chart::of_latencies(LATENCY.1, &latencies).draw(&run.foot())),
+        (LATENCY.0, Chart::of_latencies(LATENCY.1, &latencies).draw(told)),
     ]
+}
+
+/// What stands above tables.
+fn head(told: &[String; 3]) -> String {
+    format!("{}.", told.join("; "))
 }
 
 fn image((name, title): (&str, &str), folder: &str) -> String {
@@ -121,14 +112,14 @@ fn image((name, title): (&str, &str), folder: &str) -> String {
 }
 
 /// The part of the README.
-fn short(run: &Run, sections: &[Section]) -> String {
+fn short(told: &[String; 3], sections: &[Section]) -> String {
     let lines: Vec<_> = lines(sections).into_iter().filter(|line| line.ratio(Kind::Haproxy).is_some()).collect();
-    format!("{}\n{}\n\n{}\n", image(COSTS, PLOTS), run.head(), summary(&lines, false)).replace("\n\n\n", "\n\n")
+    format!("{}\n{}\n\n{}\n", image(COSTS, PLOTS), head(told), summary(&lines, false)).replace("\n\n\n", "\n\n")
 }
 
 /// The part of the benchmarks' page.
-fn long(run: &Run, sections: &[Section]) -> String {
-    let mut text = format!("{}\n\n## Summary\n\n{}\n\n", run.head(), summary(&lines(sections), true));
+fn long(told: &[String; 3], sections: &[Section]) -> String {
+    let mut text = format!("{}\n\n## Summary\n\n{}\n\n", head(told), summary(&lines(sections), true));
     text.push_str("## Plots\n\n");
     for plot in [COSTS, THROUGHPUT, LATENCY] {
         text.push_str(&image(plot, "benchmarks"));

@@ -15,7 +15,7 @@ pub(crate) struct Machine {
     kernel: String,
     processors: String,
     versions: Vec<String>,
-    load: String,
+    load_before: String,
 }
 
 impl Machine {
@@ -33,7 +33,7 @@ impl Machine {
                 format!("HAProxy {}", version(&said(HAPROXY, &["-v"])?)),
                 format!("nginx {}", version(&said(servers::NGINX, &["-v"])?)),
             ],
-            load: read("/proc/loadavg")?.split(' ').next().unwrap_or_default().to_owned(),
+            load_before: load()?,
         })
     }
 
@@ -47,10 +47,16 @@ impl Machine {
         self.versions.join(", ")
     }
 
-    /// The load average of the last minute before the run: what others made of the machine.
-    pub(crate) fn load(&self) -> &str {
-        &self.load
+    /// The load average before the run, and now: a quiet machine has next to nothing before, and two to three then.
+    pub(crate) fn load(&self) -> Result<String> {
+        Ok(format!("load average {} before and {} at the end", self.load_before, load()?))
     }
+}
+
+/// The load average of the last minute.
+fn load() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// The first line that a program says on either stream.

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 use crate::balancer::{Kind, Programs};
 use crate::document::{Documents, Run};
 use crate::machine::Machine;
-use crate::report::{Fairness, Figures, Pressure, Unit};
+use crate::report::{Fairness, Figures, Unit};
 use crate::rounds::Rounds;
 use crate::servers::{BULK_BYTES, MEDIUM_BYTES, Servers};
 use crate::summary::{Course, Figure, Goal, Line, Section};
