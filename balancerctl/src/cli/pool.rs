@@ -200,7 +200,9 @@ Examples:
                                           Only servers that say so get clients
   balancerctl pool add api --replay 16KiB
                                           What a server got that then resets goes to another one
-  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
+  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG
+  balancerctl pool add dns --check dns --check-dns-name www.example.com --check-dns-type A
+                                          Only servers that answer the question get clients";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! Beginning a connect towards a server: without waiting, not to ourselves, and whose fault it is when it fails.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -78,10 +79,29 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
     })
 }
 
+/// A connected socket for datagrams, as a check has it. It hears of all that is known on the way to speak against the
+/// server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself that a host or network is not
+/// reached (udp(7), ip(7)).
+pub(super) fn plain_datagrams(address: SocketAddr) -> Result<UdpSocket, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let datagrams = UdpSocket::from(socket(family, SockType::Datagram, flags, None)?);
+    match address {
+        SocketAddr::V4(_) => setsockopt(&datagrams, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&datagrams, sockopt::Ipv6RecvErr, &true)?,
+    }
+    connect(datagrams.as_raw_fd(), &SockaddrStorage::from(address))?;
+    if is_itself(datagrams.local_addr(), address) { Err(Errno::ECONNREFUSED) } else { Ok(datagrams) }
+}
+
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
 /// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
 fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
+    address.port() >= FIRST_CHOSEN_PORT && is_itself(stream.local_addr(), address)
+}
+
+fn is_itself(own: io::Result<SocketAddr>, address: SocketAddr) -> bool {
+    own.is_ok_and(|own| own == address)
 }
 
 /// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
@@ -130,6 +150,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
         assert!(!is_connected_to_itself(&begin_plain_connect(server).expect("begun"), server));
+    }
+
+    #[test]
+    fn datagrams_that_would_come_back_are_found_out() {
+        let own = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let address = own.local_addr().expect("bound");
+        own.connect(address).expect("UDP allows it");
+        assert!(is_itself(own.local_addr(), address));
+        assert!(!is_itself(plain_datagrams(address).expect("connected").local_addr(), address));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub(crate) mod conn;
 mod connect;
 pub(crate) mod control;
+mod dns;
 pub(crate) mod listen;
 mod options;
 pub(crate) mod probe;

@@ -1,6 +1,7 @@
-//! Checks of servers: each is one connection, from the model's order to its result, and never longer than its time. What a
-//! result means for a server is the model's affair.
+//! Checks of servers: each is one connection or one socket for datagrams, from the model's order to its result, and never
+//! longer than its time. What a result means for a server is the model's affair.
 
+mod datagram;
 mod stream;
 
 use std::io;
@@ -11,6 +12,7 @@ use nix::errno::Errno;
 use slotmap::SlotMap;
 use tracing::warn;
 
+use self::datagram::DatagramProbe;
 use self::stream::StreamProbe;
 use super::connect::is_ours;
 use super::{Context, words};
@@ -47,6 +49,7 @@ struct Running {
 /// What a check is while it runs, and what it does.
 enum Probe {
     Stream(StreamProbe),
+    Datagram(DatagramProbe),
 }
 
 /// What was found, in words, either way.
@@ -145,30 +148,38 @@ impl Probes {
 
 impl Probe {
     fn begin(order: Order) -> Result<Self, Errno> {
-        StreamProbe::begin(order).map(Self::Stream)
+        match datagram::asked(&order.settings.kind) {
+            Some((asked, awaited)) => DatagramProbe::begin(&order, asked, awaited).map(Self::Datagram),
+            None => StreamProbe::begin(order).map(Self::Stream),
+        }
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
             Self::Stream(probe) => probe.as_fd(),
+            Self::Datagram(probe) => probe.as_fd(),
         }
     }
 
     fn interest(&self) -> Interest {
         match self {
             Self::Stream(probe) => probe.interest(),
+            // It has asked from the beginning.
+            Self::Datagram(_) => Interest::READ,
         }
     }
 
     fn on_ready(&mut self, ready: Ready, scratch: &mut [u8]) -> Option<Outcome> {
         match self {
             Self::Stream(probe) => probe.on_ready(ready, scratch),
+            Self::Datagram(probe) => probe.on_ready(ready, scratch),
         }
     }
 
     fn expire(&self) -> Outcome {
         match self {
             Self::Stream(probe) => probe.expire(),
+            Self::Datagram(probe) => probe.expire(),
         }
     }
 }

@@ -127,7 +127,7 @@ impl StreamProbe {
     fn question(&self) -> Vec<u8> {
         let header = self.order.send_proxy.map_or_else(Vec::new, |how| encode(how, None, None));
         let asked = match &self.order.settings.kind {
-            CheckKind::None | CheckKind::Tcp => Vec::new(),
+            CheckKind::None | CheckKind::Tcp | CheckKind::Udp { .. } | CheckKind::Dns(_) => Vec::new(),
             CheckKind::Send { send, .. } => send.bytes().to_vec(),
             CheckKind::Http(http) => self.request(http),
         };
