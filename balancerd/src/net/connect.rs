@@ -45,8 +45,7 @@ pub(super) fn connect_datagrams(
             Errno::EAGAIN => Errno::EADDRNOTAVAIL,
             errno => errno,
         })?;
-        let is_itself = address.port() >= FIRST_CHOSEN_PORT && socket.local_addr().is_ok_and(|own| own == address);
-        if is_itself { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
+        if is_itself(socket.local_addr(), address) { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
     })
 }
 
@@ -118,24 +117,22 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
 /// server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself that a host or network is not
 /// reached (udp(7), ip(7)).
 pub(super) fn plain_datagrams(address: SocketAddr) -> Result<UdpSocket, Errno> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let datagrams = UdpSocket::from(socket(family(address), SockType::Datagram, flags, None)?);
+    let datagrams = connect_datagrams(address, &ServerSide::default(), address, 0)?;
     match address {
         SocketAddr::V4(_) => setsockopt(&datagrams, sockopt::Ipv4RecvErr, &true)?,
         SocketAddr::V6(_) => setsockopt(&datagrams, sockopt::Ipv6RecvErr, &true)?,
     }
-    connect(datagrams.as_raw_fd(), &SockaddrStorage::from(address))?;
-    if is_itself(datagrams.local_addr(), address) { Err(Errno::ECONNREFUSED) } else { Ok(datagrams) }
+    Ok(datagrams)
 }
 
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
 /// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
 fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && is_itself(stream.local_addr(), address)
+    is_itself(stream.local_addr(), address)
 }
 
 fn is_itself(own: io::Result<SocketAddr>, address: SocketAddr) -> bool {
-    own.is_ok_and(|own| own == address)
+    address.port() >= FIRST_CHOSEN_PORT && own.is_ok_and(|own| own == address)
 }
 
 /// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).

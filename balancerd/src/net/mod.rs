@@ -4,7 +4,6 @@
 pub(crate) mod conn;
 mod connect;
 pub(crate) mod control;
-mod dns;
 pub(crate) mod listen;
 mod options;
 pub(crate) mod probe;

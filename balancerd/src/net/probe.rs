@@ -2,6 +2,7 @@
 //! longer than its time. What a result means for a server is the model's affair.
 
 mod datagram;
+mod dns;
 mod stream;
 
 use std::io;

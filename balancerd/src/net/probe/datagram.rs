@@ -10,11 +10,11 @@ use wire::health::{CheckKind, CheckText};
 use wire::quantity::time;
 use wire::settings::SendProxy;
 
+use super::dns::Question;
 use super::{Outcome, quoted};
 use crate::event::Ready;
 use crate::model::Order;
 use crate::net::connect::plain_datagrams;
-use crate::net::dns::Question;
 use crate::net::proxy::encode;
 use crate::net::{errno_of, is_transient, words};
 
