@@ -7,6 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
+use wire::dns::DnsCheck;
 use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
@@ -472,6 +473,8 @@ fn any_health() -> impl Strategy<Value = HealthSettings> {
         (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
         prop::option::of(Just("a.example".to_owned()))
             .prop_map(|host| CheckKind::Http(HttpCheck { host, ..HttpCheck::default() })),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Udp { send, expect }),
+        Just(CheckKind::Dns(DnsCheck::default())),
     ];
     let down = prop::sample::select([None, Some(1000)].as_slice());
     let port = prop::option::of(Just(NonZeroU16::MAX));
