@@ -305,7 +305,7 @@ impl Daemon {
                     }
                 }
                 Some(Source::Flow(id)) => {
-                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, cx)));
+                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, ready, cx)));
                     if served.is_err() {
                         error!(?id, "a fault in the balancer: its flow is ended, the others go on");
                         let _ = catch_unwind(AssertUnwindSafe(|| self.flows.end(id, EndReason::Fault, cx)));

@@ -28,8 +28,9 @@ pub(super) fn begin_connect(
     of_sources(address, side, nth, |source| begin_from(address, has_first_words, side, client, source))
 }
 
-/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. The rest as for
-/// [`begin_connect`].
+/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. It hears of all that is known
+/// on the way to speak against the server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself
+/// that a host or network is not reached (udp(7), ip(7)). The rest as for [`begin_connect`].
 pub(super) fn connect_datagrams(
     address: SocketAddr,
     side: &ServerSide,
@@ -39,6 +40,10 @@ pub(super) fn connect_datagrams(
     of_sources(address, side, nth, |source| {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = UdpSocket::from(socket(family(address), SockType::Datagram, flags, None)?);
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
         options::set_connecting_datagrams(&socket, side, address, client, source)?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| match errno {
             // What the kernel says when it finds no port to give.
@@ -113,16 +118,9 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
     })
 }
 
-/// A connected socket for datagrams, as a check has it. It hears of all that is known on the way to speak against the
-/// server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself that a host or network is not
-/// reached (udp(7), ip(7)).
+/// A connected socket for datagrams, as a check has it.
 pub(super) fn plain_datagrams(address: SocketAddr) -> Result<UdpSocket, Errno> {
-    let datagrams = connect_datagrams(address, &ServerSide::default(), address, 0)?;
-    match address {
-        SocketAddr::V4(_) => setsockopt(&datagrams, sockopt::Ipv4RecvErr, &true)?,
-        SocketAddr::V6(_) => setsockopt(&datagrams, sockopt::Ipv6RecvErr, &true)?,
-    }
-    Ok(datagrams)
+    connect_datagrams(address, &ServerSide::default(), address, 0)
 }
 
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may

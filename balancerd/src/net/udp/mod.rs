@@ -26,9 +26,9 @@ use super::Context;
 use super::connect::{connect_datagrams, is_a_circle, is_ours};
 use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
-use crate::event::{Interest, Key, Repeated};
+use crate::event::{Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
-use datagram::{Received, Sent, Train, control_room, receive, send_all, tells_of_the_other_side};
+use datagram::{Received, Sent, Train, control_room, forget_errors, receive, send_all, tells_of_the_other_side};
 use flow::{Flow, FlowKey};
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use one_way::OneWay;
@@ -452,7 +452,16 @@ impl Flows {
     }
 
     /// The server of a flow is ready: takes a portion of its answers. A flow that is gone has nothing to say.
-    pub(crate) fn ready(&mut self, id: FlowId, cx: &mut Context<'_>) {
+    pub(crate) fn ready(&mut self, id: FlowId, ready: Ready, cx: &mut Context<'_>) {
+        self.take_answers(id, cx);
+        if ready.failed
+            && let Some(flow) = self.table.get(id)
+        {
+            forget_errors(&flow.socket, &mut self.control);
+        }
+    }
+
+    fn take_answers(&mut self, id: FlowId, cx: &mut Context<'_>) {
         let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
         let mut bytes = 0;
         for _ in 0..portion {
