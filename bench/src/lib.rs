@@ -7,5 +7,6 @@ pub mod load;
 pub mod placement;
 pub mod process;
 pub mod response;
+pub mod rounds;
 pub mod servers;
 pub mod tables;

@@ -18,6 +18,9 @@ use crate::clock;
 
 /// How long a program may take to end after SIGTERM before it gets SIGKILL.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
+const SETTLED: Duration = Duration::from_millis(300);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running program with the processes it started itself, all in one process group.
 pub struct Process {
@@ -143,6 +146,24 @@ impl Process {
             memory.shared_out += field(&text, "Pss:").with_context(|| format!("no Pss in {path}"))?;
         }
         Ok(memory)
+    }
+
+    /// The memory in use once it has stayed the same for a while.
+    ///
+    /// # Errors
+    /// When a process is gone, or the memory in use keeps changing.
+    pub fn settled_memory(&self) -> Result<Memory> {
+        let mut last = self.memory()?;
+        let mut since = clock::now();
+        clock::retry(SETTLE_LIMIT, || {
+            let memory = self.memory()?;
+            if memory != last {
+                last = memory;
+                since = clock::now();
+            }
+            ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
+            Ok(memory)
+        })
     }
 
     /// Forgets how much memory the program had at most.
