@@ -229,6 +229,7 @@ impl Model {
 
     /// Takes a pool away. It stays out of sight until the last session of its servers has ended.
     pub(super) fn take_pool(&mut self, id: PoolId, now: Instant) {
+        self.picks_changed = true;
         let pool = &mut self.pools[id];
         pool.leaving = true;
         for picker in [&mut pool.picker, &mut pool.backups] {
@@ -314,7 +315,9 @@ impl Model {
             return Err(Refusal::ServiceThere { service: name.to_owned() });
         }
         let pool = self.pool_named(&settings.pool)?;
-        check_room(0, self.wanted_listeners().count() + settings.listen.len())?;
+        let others = self.services.values().filter(|service| !service.leaving);
+        let listeners = others.map(|service| &service.settings).chain([settings]);
+        check_room(0, listeners.map(|one| one.listen.len() * one.protocol.transports().len()).sum())?;
         let others = self.services.values().filter(|service| !service.leaving);
         // As they were asked for, and with the ports that the kernel chose.
         let taken: Vec<(SocketAddr, &str)> = others
@@ -386,6 +389,7 @@ impl Model {
 
     /// Puts a server where it belongs. That there is room for its points was checked.
     pub(super) fn place(&mut self, id: ServerId) {
+        self.picks_changed = true;
         let server = &self.servers[id];
         let synced = self.pools[server.pool].sync(id, server);
         debug_assert_eq!(synced, Ok(()));

@@ -7,6 +7,7 @@
 mod change;
 mod check;
 mod checks;
+mod flow;
 mod health;
 mod merge;
 mod picker;
@@ -32,11 +33,12 @@ use slotmap::SlotMap;
 use wire::connection::{ClientSide, ServerSide};
 use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
-use wire::settings::{PoolSettings, SendProxy, Settings};
+use wire::settings::{PoolSettings, SendProxy, Settings, Transport};
 
 use change::Halt;
 use checks::Checks;
 pub(crate) use checks::{Order, TargetId};
+pub(crate) use flow::Handling;
 pub(crate) use health::CheckResult;
 use health::Trouble;
 #[cfg(test)]
@@ -95,6 +97,8 @@ pub(crate) struct Model {
     /// What followed from news of the servers' health.
     news: Vec<Effect>,
     port_shortages: u64,
+    /// Who gets whom may be another one for flows that are there.
+    picks_changed: bool,
     /// Points by which a ring becomes another one in the loop; a change of more is a [`Remake`].
     points_in_the_loop: usize,
     rng: fastrand::Rng,
@@ -206,6 +210,7 @@ impl Model {
             readmissions: BTreeSet::new(),
             news: Vec::new(),
             port_shortages: 0,
+            picks_changed: false,
             points_in_the_loop: POINTS_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
@@ -499,9 +504,12 @@ impl Model {
         }
     }
 
-    /// The addresses that services are to listen on, as the settings have them.
-    pub(crate) fn wanted_listeners(&self) -> impl Iterator<Item = (SocketAddr, ServiceId)> {
-        let services = self.services.iter().filter(|(_, service)| !service.leaving);
+    /// The addresses that services are to listen on with a transport, as the settings have them.
+    pub(crate) fn wanted_listeners(&self, transport: Transport) -> impl Iterator<Item = (SocketAddr, ServiceId)> {
+        let services = self
+            .services
+            .iter()
+            .filter(move |(_, service)| !service.leaving && service.settings.protocol.has(transport));
         services.flat_map(|(id, service)| service.settings.listen.iter().map(move |listen| (*listen, id)))
     }
 
@@ -511,6 +519,8 @@ impl Model {
         for (id, service) in &mut self.services {
             service.addresses = addresses.remove(&id).unwrap_or_default();
             service.addresses.sort_unstable();
+            // With both transports it is there twice.
+            service.addresses.dedup();
             service.open = !service.addresses.is_empty();
         }
         self.services.retain(|_, service| !service.is_gone());
@@ -618,6 +628,7 @@ impl Model {
         // A ring that had room for all of its points, as was checked, has room for a part of them.
         let synced = pool.sync(id, server);
         debug_assert_eq!(synced, Ok(()));
+        self.picks_changed |= server.ramp.is_none();
         if let Some((ramp, time)) = server.ramp.zip(time) {
             self.ramps.insert((ramp.next(time), id));
         }

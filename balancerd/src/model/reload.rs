@@ -255,6 +255,7 @@ impl Model {
                     }
                     times_differ |= before.client_side != wanted.client_side;
                     self.services[id].set(wanted.clone(), pool);
+                    self.picks_changed = true;
                 }
                 Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool))),
             }
@@ -342,6 +343,7 @@ impl Model {
     /// Makes the picker of a pool anew from its servers, with their ring if that is there. That there is room for it was
     /// checked.
     pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<()>>) {
+        self.picks_changed = true;
         match self.pools[id].rebuild(&self.servers, ring) {
             Ok(old) => {
                 let rings = old.into_iter().filter_map(Picker::into_ring);

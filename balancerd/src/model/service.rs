@@ -101,6 +101,12 @@ impl Service {
         Ok(())
     }
 
+    /// Whether a client has fewer sessions than one may have.
+    pub(super) fn has_room_for(&self, client: IpAddr) -> bool {
+        let count = self.clients.get(&client).copied().unwrap_or(0);
+        self.settings.sessions_per_client.is_none_or(|limit| count < limit.get())
+    }
+
     fn began(&mut self) {
         self.traffic.began();
         self.traffic.total += 1;

@@ -24,17 +24,53 @@ pub(super) fn begin_connect(
     client: SocketAddr,
     nth: usize,
 ) -> Result<TcpStream, Errno> {
+    of_sources(address, side, nth, |source| begin_from(address, has_first_words, side, client, source))
+}
+
+/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. The rest as for
+/// [`begin_connect`].
+pub(super) fn connect_datagrams(
+    address: SocketAddr,
+    side: &ServerSide,
+    client: SocketAddr,
+    nth: usize,
+) -> Result<UdpSocket, Errno> {
+    of_sources(address, side, nth, |source| {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = UdpSocket::from(socket(family(address), SockType::Datagram, flags, None)?);
+        options::set_connecting_datagrams(&socket, side, address, client, source)?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| match errno {
+            // What the kernel says when it finds no port to give.
+            Errno::EAGAIN => Errno::EADDRNOTAVAIL,
+            errno => errno,
+        })?;
+        let is_itself = address.port() >= FIRST_CHOSEN_PORT && socket.local_addr().is_ok_and(|own| own == address);
+        if is_itself { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
+    })
+}
+
+/// Begins with the source whose turn it is, and goes on to the others while they have no port left.
+fn of_sources<T>(
+    address: SocketAddr,
+    side: &ServerSide,
+    nth: usize,
+    begin: impl Fn(Option<IpAddr>) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let sources: Vec<IpAddr> =
         side.source.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
     let mut result = Err(Errno::EADDRNOTAVAIL);
     for turn in 0..sources.len().max(1) {
         let source = sources.get((nth + turn) % sources.len().max(1)).copied();
-        result = begin_from(address, has_first_words, side, client, source);
+        result = begin(source);
         if !matches!(result, Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) {
             break;
         }
     }
     result
+}
+
+fn family(address: SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// A connect as a check makes it.
@@ -49,9 +85,8 @@ fn begin_from(
     client: SocketAddr,
     source: Option<IpAddr>,
 ) -> Result<TcpStream, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+    let stream = TcpStream::from(socket(family(address), SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
     options::set_connecting(&stream, side, address, client, source)?;
     if has_first_words && side.fast_open {

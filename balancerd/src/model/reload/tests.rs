@@ -56,7 +56,10 @@ fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
     pool.servers.insert(address(8), ServerSettings { weight: 3, ..ServerSettings::default() });
     assert_eq!(reload(&mut model, file.clone(), now), Ok(vec![Effect::Save, Effect::Unlisten(other)]));
     assert_eq!(model.settings(), file);
-    assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
+    assert_eq!(
+        model.wanted_listeners(wire::settings::Transport::Tcp).map(|(_, service)| service).collect::<Vec<_>>(),
+        [one]
+    );
     assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
     assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
     model.session_ended(one, client(1).ip(), Some(first), true, EndReason::ClientClosed, now);
