@@ -23,6 +23,9 @@ use crate::servers::{LARGEST, RECEIVE_BUFFER};
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 16, 0, 1);
 /// So many flows have the same address and differ in the port alone.
 const FLOWS_PER_ADDRESS: u32 = 4;
+/// More than that, so that no two flows have the same address and port; few, so that one look at the poller finds answers to
+/// many.
+const SOCKETS: usize = 16;
 /// The most readiness events taken at once.
 const EVENTS: usize = 256;
 
@@ -44,8 +47,8 @@ pub(crate) struct Place {
 }
 
 impl Clients {
-    /// Opens `count` sockets, which cut what they send into datagrams of `segment` bytes if that is given.
-    pub(crate) fn open(target: SocketAddrV4, count: usize, segment: Option<usize>) -> Result<Self> {
+    /// Opens the sockets, which cut what they send into datagrams of `segment` bytes if that is given.
+    pub(crate) fn open(target: SocketAddrV4, segment: Option<usize>) -> Result<Self> {
         let poll = Poll::new().context("open an epoll instance")?;
         let open = |index| {
             let unbound = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
@@ -61,7 +64,7 @@ impl Clients {
             registry.register(&mut socket, Token(index), Interest::READABLE).context("register a client's socket")?;
             Ok(socket)
         };
-        let sockets = (0..count).map(open).collect::<Result<_>>()?;
+        let sockets = (0..SOCKETS).map(open).collect::<Result<_>>()?;
         let events = Events::with_capacity(EVENTS);
         Ok(Self { target, sockets, poll, events, buffer: vec![0; LARGEST].into_boxed_slice() })
     }
@@ -134,4 +137,32 @@ impl Clients {
 /// The address of the client of `flow`.
 fn addr(flow: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(FIRST) + flow / FLOWS_PER_ADDRESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_flow_has_an_address_and_port_of_its_own_and_shares_the_address() {
+        let clients = Clients::open(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9), None).unwrap();
+        let places: BTreeSet<_> = (0..1000).map(|flow| (addr(flow), clients.socket(flow))).collect();
+        assert_eq!(places.len(), 1000);
+        let addrs: BTreeSet<_> = places.iter().map(|(addr, _)| addr).collect();
+        assert_eq!(addrs.len(), 250);
+    }
+
+    #[test]
+    fn an_answer_belongs_to_who_asked_and_comes_from_who_was_asked() {
+        let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        let clients = Clients::open(target, None).unwrap();
+        let place = Place { socket: 1, addr: FIRST, from: target };
+        assert!(clients.belongs(1, place));
+        assert!(!clients.belongs(0, place), "another port");
+        assert!(!clients.belongs(17, place), "another address");
+        let other = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10);
+        assert!(!clients.belongs(1, Place { from: other, ..place }), "another sender");
+    }
 }

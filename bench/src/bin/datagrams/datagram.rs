@@ -82,7 +82,7 @@ impl Pattern {
             let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             value ^ (value >> 31)
         };
-        Self(mix(mix(label[0]) ^ mix(label[1].wrapping_add(length as u64) << 1)))
+        Self(mix(mix(label[0]) ^ mix(label[1]).wrapping_add(length as u64)))
     }
 
     fn word(&mut self) -> u64 {

@@ -5,6 +5,7 @@
 //! second.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,8 +42,8 @@ pub(crate) struct Shape {
 pub(crate) enum Flows {
     /// So many flows in turn.
     Kept(u32),
-    /// A new flow for each datagram, over so many sockets.
-    New(u32),
+    /// A new flow for each datagram.
+    New,
 }
 
 /// When they are sent.
@@ -80,9 +81,8 @@ pub(crate) struct Tally {
 
 impl Shape {
     /// Sockets for its flows.
-    pub(crate) fn clients(&self, target: std::net::SocketAddrV4) -> Result<Clients> {
-        let (Flows::Kept(sockets) | Flows::New(sockets)) = self.flows;
-        Clients::open(target, sockets as usize, (self.train > 1).then_some(self.bytes))
+    pub(crate) fn clients(&self, target: SocketAddrV4) -> Result<Clients> {
+        Clients::open(target, (self.train > 1).then_some(self.bytes))
     }
 }
 
@@ -163,7 +163,7 @@ impl Load<'_> {
     fn due(&self, state: &State) -> u64 {
         let due = match (self.drive, self.shape.flows) {
             (Drive::Window(_), Flows::Kept(_)) => state.free.as_ref().map_or(0, VecDeque::len) as u64,
-            (Drive::Window(count), Flows::New(_)) => u64::from(count).saturating_sub(state.under_way.len() as u64),
+            (Drive::Window(count), Flows::New) => u64::from(count).saturating_sub(state.under_way.len() as u64),
             (Drive::Rate(rate), _) => {
                 let by_now = (state.tally.elapsed.as_secs_f64() * rate) as u64;
                 by_now.saturating_sub(state.tally.sent) / u64::from(self.shape.train)
@@ -235,7 +235,7 @@ impl State {
         let flow = self.turn;
         self.turn = match flows {
             Flows::Kept(count) => (flow + 1) % count,
-            Flows::New(_) => flow + 1,
+            Flows::New => flow + 1,
         };
         flow
     }

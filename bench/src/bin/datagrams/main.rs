@@ -30,7 +30,7 @@ use crate::balancer::{Ending, Kind, Programs};
 use crate::load::{Flows, Shape};
 use crate::report::Stream;
 use crate::servers::Servers;
-use crate::workload::{Bench, SOCKETS};
+use crate::workload::Bench;
 
 /// What balancerd is to reach: its processor time as a part of nginx's, how much it takes as a multiple of what nginx does,
 /// and its own memory per idle flow.
@@ -178,7 +178,7 @@ fn main() -> Result<()> {
         }
     }
     if wants(Workload::NewFlows) {
-        let shape = Shape { flows: Flows::New(SOCKETS), ..small };
+        let shape = Shape { flows: Flows::New, ..small };
         let rounds = bench.exchange(shape, arguments.new, arguments.new_rate, Ending::Answered)?;
         print(
             &format!(

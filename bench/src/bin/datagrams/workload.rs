@@ -4,6 +4,7 @@
 //! machine meets all of them.
 
 use std::cell::Cell;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -33,8 +34,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const WARM_UP_FLOWS: u64 = 500;
 /// Questions under way while idle flows are made.
 const IDLE_WINDOW: u32 = 32;
-/// Sockets for flows that are new, or idle.
-pub(crate) const SOCKETS: u32 = 16;
 /// One rate of the search for the highest is tried for this part of the time of a measurement.
 const PROBE: f64 = 0.25;
 /// The part of a rate that has to be sent for it to have been tried.
@@ -103,7 +102,7 @@ impl Bench {
     /// Memory per idle flow that has had one answer. Each measurement has a fresh balancer: what a former one has given
     /// back to its allocator would make the next one look smaller.
     pub(crate) fn idle(&self, bytes: usize, flows: u64) -> Result<Rounds<Kind, Footprint>> {
-        let shape = Shape { flows: Flows::New(SOCKETS), bytes, train: 1, answered: true };
+        let shape = Shape { flows: Flows::New, bytes, train: 1, answered: true };
         let mut rounds = Rounds::new();
         for _ in 0..self.rounds {
             let mut round = Vec::new();
@@ -146,7 +145,7 @@ impl Bench {
         let directory = self.directory.path();
         let mut balancer =
             self.placement.with_balancer(|| Balancer::start(kind, directory, &self.servers, &self.programs, ending))?;
-        let shape = Shape { flows: Flows::New(1), bytes: 64, train: 1, answered: false };
+        let shape = Shape { flows: Flows::New, bytes: 64, train: 1, answered: false };
         clock::retry(START_LIMIT, || {
             if let Some(process) = &mut balancer.process {
                 process.check()?;
@@ -180,7 +179,7 @@ impl Bench {
         let conduct = Conduct { run, answer: shape.answered, trains: shape.train > 1 };
         let load = Load { shape, drive, until, run, interrupted: &self.interrupted };
         let mut ports = clients.ports()?;
-        ports.extend(self.servers.addrs.iter().map(std::net::SocketAddrV4::port));
+        ports.extend(self.servers.addrs.iter().map(SocketAddrV4::port));
         let (servers, watch) = (&self.servers, Watch::default());
         thread::scope(|scope| {
             let serving = scope.spawn(|| servers.serve(conduct, &watch));
