@@ -105,17 +105,29 @@ impl Process {
     /// # Errors
     /// When a process is gone, or the kernel does not count.
     pub fn processor_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
+        Ok(self.scheduled()?.0)
+    }
+
+    /// The processor time spent so far, and how long threads were ready and waited for a processor, over all threads.
+    ///
+    /// # Errors
+    /// As [`Process::processor_time`].
+    pub fn scheduled(&self) -> Result<(Duration, Duration)> {
+        let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for id in self.ids()? {
             for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
                 let path = task.context("list the threads")?.path().join("schedstat");
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-                let first = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
-                nanoseconds += first.with_context(|| format!("no time in {}", path.display()))?;
+                let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+                let (Some(Ok(thread_ran)), Some(Ok(thread_waited))) = (fields.next(), fields.next()) else {
+                    bail!("no time in {}", path.display());
+                };
+                ran += thread_ran;
+                waited += thread_waited;
             }
         }
-        ensure!(nanoseconds > 0, "the kernel counts no time in schedstat");
-        Ok(Duration::from_nanos(nanoseconds))
+        ensure!(!ran.is_zero(), "the kernel counts no time in schedstat");
+        Ok((ran, waited))
     }
 
     /// How long the program's first thread has been on a processor, and how long it was ready and waited for one.

@@ -76,7 +76,7 @@ impl fmt::Display for Ratio {
     }
 }
 
-fn find<K: PartialEq, F>(round: &[(K, F)], kind: K) -> Option<&F> {
+fn find<K: Copy + PartialEq, F>(round: &[(K, F)], kind: K) -> Option<&F> {
     round.iter().find(|(other, _)| *other == kind).map(|(_, figures)| figures)
 }
 

@@ -143,9 +143,9 @@ impl Balancer {
         Ok(Self { kind, addr, process: Some(process) })
     }
 
-    /// The processor time spent so far; none without a balancer.
-    pub(crate) fn processor_time(&self) -> Result<Option<Duration>> {
-        self.process.as_ref().map(Process::processor_time).transpose()
+    /// The processor time spent so far, and how long it waited for a processor; none without a balancer.
+    pub(crate) fn scheduled(&self) -> Result<Option<(Duration, Duration)>> {
+        self.process.as_ref().map(Process::scheduled).transpose()
     }
 }
 

@@ -23,6 +23,7 @@ use bench::placement::Placement;
 use bench::rounds::{Ratio, Rounds};
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
+use nix::sys::resource::{Resource, getrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
@@ -30,7 +31,7 @@ use crate::balancer::{Ending, Kind, Programs};
 use crate::load::{Flows, Shape};
 use crate::report::Stream;
 use crate::servers::Servers;
-use crate::workload::Bench;
+use crate::workload::{Bench, WARM_UP_FLOWS};
 
 /// What balancerd is to reach: its processor time as a part of nginx's, how much it takes as a multiple of what nginx does,
 /// and its own memory per idle flow.
@@ -42,6 +43,9 @@ const IDLE_BYTES_LIMIT: f64 = 400.0;
 /// The length of the datagrams that are answered, and of those that go one way.
 const SMALL_BYTES: usize = 64;
 const LARGE_BYTES: usize = 1200;
+/// balancerd takes one for a flow, and counts with two since it may be a session. What else it has is not for flows.
+const DESCRIPTORS_PER_FLOW: u64 = 2;
+const SPARE_DESCRIPTORS: u64 = 2000;
 /// What the verdicts compare with.
 const BASES: [Kind; 2] = [Kind::Nginx, Kind::NginxMulti];
 
@@ -89,7 +93,7 @@ struct Arguments {
     /// The same for the flows of new-flows.
     #[arg(long, default_value_t = 10_000.0)]
     new_rate: f64,
-    /// Flows of the workload idle; each takes a descriptor of the balancer.
+    /// Flows of the workload idle, if there are descriptors for so many.
     #[arg(long, default_value_t = 10_000)]
     idle: u64,
     /// Lets the scheduler place everything, instead of the balancer on one processor and the rest on the others.
@@ -190,8 +194,9 @@ fn main() -> Result<()> {
         at_least("new flows / nginx", report::rate_ratio(&rounds, Kind::Balancerd));
     }
     if wants(Workload::Idle) {
-        let rounds = bench.idle(SMALL_BYTES, arguments.idle)?;
-        print(&format!("Memory of {} idle flows", arguments.idle), &report::memory_table(&rounds, markdown));
+        let flows = idle_flows(arguments.idle)?;
+        let rounds = bench.idle(SMALL_BYTES, flows)?;
+        print(&format!("Memory of {flows} idle flows"), &report::memory_table(&rounds, markdown));
         if let Some(own) = rounds.median(Kind::Balancerd, |footprint| Some(footprint.own)) {
             verdict(&format!("own bytes per idle flow: {own:.0}, at most {IDLE_BYTES_LIMIT}"), own <= IDLE_BYTES_LIMIT);
         }
@@ -241,6 +246,18 @@ fn prepare(arguments: &Arguments) -> Result<Bench> {
         runs: Cell::new(0),
         directory: TempDir::with_prefix("datagrams-bench-").context("create a temporary directory")?,
     })
+}
+
+/// How many idle flows there can be, at most as many as are wanted: a balancer that refuses some ends the measurement.
+fn idle_flows(wanted: u64) -> Result<u64> {
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).context("read the limit of descriptors")?;
+    let most = (limit.saturating_sub(SPARE_DESCRIPTORS) / DESCRIPTORS_PER_FLOW).saturating_sub(WARM_UP_FLOWS);
+    if wanted > most {
+        println!("\n{wanted} idle flows are too many for a limit of {limit} descriptors: {most} take their place");
+    }
+    let flows = wanted.min(most);
+    ensure!(flows > 0, "no idle flows");
+    Ok(flows)
 }
 
 fn print(title: &str, table: &Table) {

@@ -19,6 +19,8 @@ pub(crate) struct Figures {
     cost: Option<f64>,
     /// The share of the run that the balancer was on a processor.
     busy: Option<f64>,
+    /// The share of the run that the balancer waited for a processor.
+    waited: Option<f64>,
     /// Latencies in seconds, where there are answers.
     median_latency: Option<f64>,
     tail_latency: Option<f64>,
@@ -53,7 +55,7 @@ pub(crate) struct Footprint {
 
 impl Figures {
     pub(crate) fn new(outcome: Outcome) -> Self {
-        let Outcome { mut tally, done, faults, overflow, spent } = outcome;
+        let Outcome { mut tally, done, faults, overflow, spent, waited } = outcome;
         tally.latencies.sort_unstable();
         let latency = |percent| percentile(&tally.latencies, percent).map(|latency| latency.as_secs_f64());
         let elapsed = tally.elapsed.as_secs_f64();
@@ -62,6 +64,7 @@ impl Figures {
             rate: done as f64 / elapsed,
             cost: spent.and_then(cost),
             busy: spent.map(|spent| spent.as_secs_f64() / elapsed),
+            waited: waited.map(|waited| waited.as_secs_f64() / elapsed),
             median_latency: latency(50),
             tail_latency: latency(99),
             faults,
@@ -82,6 +85,7 @@ pub(crate) fn exchange_table(rounds: &Rounds<Kind, Exchange>, what: &str, markdo
         "p99 us".to_owned(),
         "CPU us paced".to_owned(),
         "core % paced".to_owned(),
+        "waited % paced".to_owned(),
         "p50 us paced".to_owned(),
         "p99 us paced".to_owned(),
         "faults".to_owned(),
@@ -103,6 +107,7 @@ pub(crate) fn exchange_table(rounds: &Rounds<Kind, Exchange>, what: &str, markdo
             wait(median(&|figures| figures.closed.tail_latency)),
             micro(median(&|figures| figures.paced.cost)),
             share(median(&|figures| figures.paced.busy)),
+            share(median(&|figures| figures.paced.waited)),
             wait(median(&|figures| figures.paced.median_latency)),
             wait(median(&|figures| figures.paced.tail_latency)),
             faults(rounds.of(kind).flat_map(|figures| [&figures.closed, &figures.paced])),
@@ -135,20 +140,22 @@ pub(crate) fn stream_table(rounds: &Rounds<Kind, Stream>, markdown: bool) -> Tab
         "balancer",
         "CPU us/datagram",
         "core %",
+        "waited %",
         "faults",
         "highest/s without loss",
         "CPU / nginx",
         "highest / nginx",
     ]);
     for kind in rounds.kinds() {
-        let ours = rounds.of(kind).any(|figures| figures.ceiling.ours);
+        let open = rounds.of(kind).any(|figures| figures.ceiling.open);
         let highest = number(rounds.median(kind, |figures| Some(figures.ceiling.rate)), 0);
         table.add_row([
             kind.name().to_owned(),
             number(rounds.median(kind, |figures| Some(figures.paced.cost? * 1e6)), 2),
             number(rounds.median(kind, |figures| Some(figures.paced.busy? * 100.0)), 0),
+            number(rounds.median(kind, |figures| Some(figures.paced.waited? * 100.0)), 0),
             faults(rounds.of(kind).map(|figures| &figures.paced)),
-            if ours { format!("{highest} or more") } else { highest },
+            if open { format!("{highest} or more") } else { highest },
             quotient(stream_cost_ratio(rounds, kind, Kind::Nginx)),
             quotient(ceiling_ratio(rounds, kind, Kind::Nginx)),
         ]);
@@ -217,7 +224,8 @@ mod tests {
             ..Tally::default()
         };
         let spent = Some(Duration::from_secs(1));
-        let figures = Figures::new(Outcome { tally, done: 200, faults: Faults::default(), overflow: 0, spent });
+        let figures =
+            Figures::new(Outcome { tally, done: 200, faults: Faults::default(), overflow: 0, spent, waited: None });
         assert_eq!((figures.rate, figures.cost, figures.busy), (100.0, Some(0.005), Some(0.5)));
         assert_eq!((figures.median_latency, figures.tail_latency), (Some(100.0), Some(198.0)));
     }
@@ -226,7 +234,8 @@ mod tests {
     fn nothing_that_came_through_costs_nothing_that_can_be_told() {
         let tally = Tally { elapsed: Duration::from_secs(1), ..Tally::default() };
         let spent = Some(Duration::from_secs(1));
-        let figures = Figures::new(Outcome { tally, done: 0, faults: Faults::default(), overflow: 0, spent });
+        let figures =
+            Figures::new(Outcome { tally, done: 0, faults: Faults::default(), overflow: 0, spent, waited: None });
         assert_eq!((figures.cost, figures.median_latency), (None, None));
     }
 }

@@ -31,13 +31,15 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// How long a balancer may take from its start until a datagram comes through it.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Idle flows that are there before the memory of the others is measured: the first ones fill pools and touch pages.
-const WARM_UP_FLOWS: u64 = 500;
+pub(crate) const WARM_UP_FLOWS: u64 = 500;
 /// Questions under way while idle flows are made.
 const IDLE_WINDOW: u32 = 32;
 /// One rate of the search for the highest is tried for this part of the time of a measurement.
 const PROBE: f64 = 0.25;
 /// The part of a rate that has to be sent for it to have been tried.
 const OFFERED: f64 = 0.97;
+/// The part of the time that a balancer may have waited for a processor for its losses to be its own.
+const WAITED: f64 = 0.05;
 
 /// What all workloads share. The directory goes with it.
 pub(crate) struct Bench {
@@ -66,6 +68,8 @@ pub(crate) struct Outcome {
     pub(crate) overflow: u64,
     /// The balancer's processor time.
     pub(crate) spent: Option<Duration>,
+    /// How long the balancer was ready and had no processor.
+    pub(crate) waited: Option<Duration>,
 }
 
 impl Bench {
@@ -184,21 +188,24 @@ impl Bench {
         thread::scope(|scope| {
             let serving = scope.spawn(|| servers.serve(conduct, &watch));
             let mut measure = || {
-                let (dropped, before) = (drops::at(&ports)?, balancer.processor_time()?);
+                let (dropped, before) = (drops::at(&ports)?, balancer.scheduled()?);
                 let tally = load.run(clients)?;
                 watch.settle(tally.sent);
-                let (after, overflow) = (balancer.processor_time()?, drops::at(&ports)?.saturating_sub(dropped));
-                Ok((tally, after.zip(before).map(|(after, before)| after.saturating_sub(before)), overflow))
+                let (after, overflow) = (balancer.scheduled()?, drops::at(&ports)?.saturating_sub(dropped));
+                let between = |(after, before): ((Duration, Duration), (Duration, Duration))| {
+                    (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1))
+                };
+                Ok((tally, after.zip(before).map(between).unzip(), overflow))
             };
             let measured: Result<_> = measure();
             watch.end();
             let served = serving.join().map_err(|_| anyhow!("the thread of the servers failed"))?;
-            let ((tally, spent, overflow), served) = (measured?, served.context("serve")?);
+            let ((tally, (spent, waited), overflow), served) = (measured?, served.context("serve")?);
             let done = if shape.answered { tally.answered } else { served.arrived };
             let mut faults = tally.faults;
             faults += served.faults;
             faults.lost = tally.sent.saturating_sub(done + faults.unsent);
-            Ok(Outcome { tally, done, faults, overflow, spent })
+            Ok(Outcome { tally, done, faults, overflow, spent, waited })
         })
     }
 
@@ -228,9 +235,10 @@ impl Bench {
 impl Outcome {
     /// Whether `rate` was too much, and for whom.
     fn probe(&self, rate: f64) -> Probe {
+        let waited = self.waited.is_some_and(|waited| waited > self.tally.elapsed.mul_f64(WAITED));
         let offered = self.tally.sent as f64 / self.tally.elapsed.as_secs_f64();
         if self.faults.lost > self.overflow {
-            Probe::Lost
+            if waited { Probe::Waited } else { Probe::Lost }
         } else if self.faults.lost > 0 || self.faults.unsent > 0 || offered < rate * OFFERED {
             Probe::Ours
         } else {
