@@ -64,7 +64,7 @@ pub(crate) struct Outcome {
     /// Datagrams that did all that was expected of them: were answered, or arrived.
     pub(crate) done: u64,
     pub(crate) faults: Faults,
-    /// Datagrams that the kernel dropped at our own sockets, all of which are among those lost.
+    /// Of the lost ones, those that the kernel dropped at our own sockets; in trains, at most so many.
     pub(crate) overflow: u64,
     /// The balancer's processor time.
     pub(crate) spent: Option<Duration>,
@@ -188,23 +188,25 @@ impl Bench {
         thread::scope(|scope| {
             let serving = scope.spawn(|| servers.serve(conduct, &watch));
             let mut measure = || {
-                let (dropped, before) = (drops::at(&ports)?, balancer.scheduled()?);
+                let (drops_before, before) = (drops::at(&ports)?, balancer.scheduled()?);
                 let tally = load.run(clients)?;
                 watch.settle(tally.sent);
-                let (after, overflow) = (balancer.scheduled()?, drops::at(&ports)?.saturating_sub(dropped));
+                let (after, dropped) = (balancer.scheduled()?, drops::at(&ports)?.saturating_sub(drops_before));
                 let between = |(after, before): ((Duration, Duration), (Duration, Duration))| {
                     (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1))
                 };
-                Ok((tally, after.zip(before).map(between).unzip(), overflow))
+                Ok((tally, after.zip(before).map(between).unzip(), dropped))
             };
             let measured: Result<_> = measure();
             watch.end();
             let served = serving.join().map_err(|_| anyhow!("the thread of the servers failed"))?;
-            let ((tally, (spent, waited), overflow), served) = (measured?, served.context("serve")?);
+            let ((tally, (spent, waited), dropped), served) = (measured?, served.context("serve")?);
             let done = if shape.answered { tally.answered } else { served.arrived };
             let mut faults = tally.faults;
             faults += served.faults;
             faults.lost = tally.sent.saturating_sub(done + faults.unsent);
+            // A train that is dropped whole counts once.
+            let overflow = faults.lost.min(dropped * u64::from(shape.train));
             Ok(Outcome { tally, done, faults, overflow, spent, waited })
         })
     }
