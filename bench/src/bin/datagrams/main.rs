@@ -43,8 +43,9 @@ const IDLE_BYTES_LIMIT: f64 = 400.0;
 /// The length of the datagrams that are answered, and of those that go one way.
 const SMALL_BYTES: usize = 64;
 const LARGE_BYTES: usize = 1200;
-/// balancerd takes one for a flow, and counts with two since it may be a session. What else it has is not for flows.
-const DESCRIPTORS_PER_FLOW: u64 = 2;
+/// A flow takes one, but balancerd lets flows have half the places of sessions, each of which counts with two. What else it
+/// has is not for flows.
+const DESCRIPTORS_PER_FLOW: u64 = 4;
 const SPARE_DESCRIPTORS: u64 = 2000;
 /// What the verdicts compare with.
 const BASES: [Kind; 2] = [Kind::Nginx, Kind::NginxMulti];
