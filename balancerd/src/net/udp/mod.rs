@@ -353,12 +353,12 @@ impl Flows {
         let flow = Flow::new(key, client, service, server, socket, listener, cx.now);
         let id = self.table.insert(flow, &handling.flows);
         debug!(%client, server = %cx.model.server_address(server), "flow began");
-        self.register(id, cx)?;
+        self.wait_for_answers(id, cx)?;
         Ok(id)
     }
 
     /// Waits for answers. A flow that epoll has no room for ends.
-    fn register(&mut self, id: FlowId, cx: &mut Context<'_>) -> Result<(), DropReason> {
+    fn wait_for_answers(&mut self, id: FlowId, cx: &mut Context<'_>) -> Result<(), DropReason> {
         let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
         let told = cx.poller.set(&flow.socket, (self.key)(id), &mut flow.registered, Interest::READ);
         told.map_err(|_| {
@@ -534,7 +534,7 @@ impl Flows {
         flow.goes_on_with(server, socket);
         debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
         cx.model.flow_moved(before, server);
-        let _ = self.register(id, cx);
+        let _ = self.wait_for_answers(id, cx);
     }
 
     /// Who gets whom may be another one: looks at every flow, a part of them in each turn.

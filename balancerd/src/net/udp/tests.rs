@@ -130,8 +130,8 @@ impl World {
             if self.model.take_picks_changed() {
                 self.flows.look_at_all();
             }
-            self.with(|flows, cx| flows.expire(cx));
-            self.with(|flows, cx| flows.look(cx));
+            self.with(Flows::expire);
+            self.with(Flows::look);
             if keys.is_empty() && self.flows.next_deadline(self.now).is_none_or(|at| at > self.now) {
                 return;
             }

@@ -57,7 +57,7 @@ impl Figures {
     pub(crate) fn new(outcome: Outcome) -> Self {
         let Outcome { mut tally, done, faults, overflow, spent, waited } = outcome;
         tally.latencies.sort_unstable();
-        let latency = |percent| percentile(&tally.latencies, percent).map(|latency| latency.as_secs_f64());
+        let latency = |of_1000| percentile(&tally.latencies, of_1000).map(|latency| latency.as_secs_f64());
         let elapsed = tally.elapsed.as_secs_f64();
         let cost = |spent: Duration| (done > 0).then(|| spent.as_secs_f64() / done as f64);
         Self {
@@ -65,8 +65,8 @@ impl Figures {
             cost: spent.and_then(cost),
             busy: spent.map(|spent| spent.as_secs_f64() / elapsed),
             waited: waited.map(|waited| waited.as_secs_f64() / elapsed),
-            median_latency: latency(50),
-            tail_latency: latency(99),
+            median_latency: latency(500),
+            tail_latency: latency(990),
             faults,
             overflow,
         }
