@@ -6,15 +6,14 @@ use std::time::Instant;
 
 use wire::control::Removal;
 use wire::flow::{FlowPolicy, FlowSettings, OnLoss, OnReturn};
-use wire::report::{DropReason, Waiting};
+use wire::report::{DropReason, EndReason, Waiting};
 use wire::settings::{Policy, SendProxy};
 
 use super::health::Trouble;
 use super::{Direction, Model, ServerId, ServiceId};
 
-/// One in so many sessions may be a flow. Anybody can begin flows from addresses that are not their own: those who come by
-/// TCP keep the rest.
-const PART_OF_FLOWS: usize = 2;
+/// Sockets of a session by TCP; a flow has one.
+const SOCKETS: u64 = 2;
 
 /// How the datagrams of a service are handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,14 +33,8 @@ impl Model {
         Some(Handling { flows: service.settings.flows, policy, send_proxy })
     }
 
-    /// Why a client of a service may begin no flow beside so many, if it may not.
-    pub(crate) fn may_begin_flow(
-        &self,
-        service: ServiceId,
-        client: IpAddr,
-        flows: usize,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    /// Why a client of a service may begin no flow, if it may not.
+    pub(crate) fn may_begin_flow(&self, service: ServiceId, client: IpAddr, now: Instant) -> Result<(), DropReason> {
         if !self.lets_in(service, client) {
             return Err(DropReason::Denied);
         }
@@ -51,22 +44,42 @@ impl Model {
             Some((Waiting::Stopping, _)) => return Err(DropReason::Stopping),
             None => {}
         }
-        if flows >= self.flow_limit() {
+        if self.flows >= self.flow_limit() {
             return Err(DropReason::Full);
         }
         let has_room = self.services.get(service).is_some_and(|service| service.has_room_for(client));
         if has_room { Ok(()) } else { Err(DropReason::ClientLimit) }
     }
 
-    /// Flows that there may be at a time.
-    pub(crate) fn flow_limit(&self) -> usize {
-        self.session_limit().div_ceil(PART_OF_FLOWS)
+    /// Flows that there may be at a time: with half of the sockets of all sessions. Anybody can begin flows from addresses
+    /// that are not their own; those who come by TCP keep the other half.
+    fn flow_limit(&self) -> u64 {
+        self.vitals.session_limit as u64
+    }
+
+    /// Whether the sockets of those who are there leave none for another session.
+    pub(super) fn has_all_sockets(&self) -> bool {
+        SOCKETS * self.active - self.flows >= SOCKETS * self.vitals.session_limit as u64
+    }
+
+    /// A flow ended, that had this server at that moment.
+    pub(crate) fn flow_ended(
+        &mut self,
+        service: ServiceId,
+        client: IpAddr,
+        server: ServerId,
+        reason: EndReason,
+        now: Instant,
+    ) {
+        self.flows -= 1;
+        self.session_ended(service, client, Some(server), true, reason, now);
     }
 
     /// A flow began that [may](Self::may_begin_flow).
     pub(crate) fn flow_began(&mut self, service: ServiceId, client: IpAddr, server: ServerId, now: Instant) {
         let admitted = self.session_began(service, client, now);
         debug_assert_eq!(admitted, Ok(()));
+        self.flows += 1;
         self.servers[server].traffic.began();
         self.servers[server].traffic.total += 1;
         self.on_load(server);

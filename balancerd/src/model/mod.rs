@@ -86,6 +86,8 @@ pub(crate) struct Model {
     said: Arc<Settings>,
     /// Sessions alive.
     active: u64,
+    /// Those of them that are flows.
+    flows: u64,
     /// When which server that leaves within a time has to be looked at.
     timers: BTreeSet<(Instant, ServerId)>,
     /// When which server that starts slowly gets its next part.
@@ -210,6 +212,7 @@ impl Model {
             max_sessions: None,
             said: Arc::default(),
             active: 0,
+            flows: 0,
             timers: BTreeSet::new(),
             ramps: BTreeSet::new(),
             next_ramp: None,
@@ -306,7 +309,7 @@ impl Model {
 
     /// Whether there are as many sessions as there may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.active >= self.session_limit() as u64
+        self.max_sessions.is_some_and(|limit| self.active >= limit.get()) || self.has_all_sockets()
     }
 
     /// Sessions that there may be at a time.

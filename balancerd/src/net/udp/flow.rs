@@ -8,6 +8,7 @@ use wire::flow::FlowSettings;
 use wire::report::EndReason;
 
 use super::listener::DatagramListenerId;
+use super::portion::Portion;
 use crate::event::Interest;
 use crate::model::{ServerId, ServiceId};
 
@@ -44,7 +45,7 @@ pub(super) struct Flow<S> {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Calls that an event of the server is worth.
-    pub(super) portion: u8,
+    pub(super) portion: Portion,
     /// Trains are refused on the way to the server.
     pub(super) singly_in: bool,
     /// Trains are refused on the way to the client.
@@ -85,7 +86,7 @@ impl<S> Flow<S> {
             datagrams_out: 0,
             bytes_in: 0,
             bytes_out: 0,
-            portion: 1,
+            portion: Portion::ONE,
             singly_in: false,
             singly_out: false,
             joins: false,
@@ -98,7 +99,7 @@ impl<S> Flow<S> {
     /// Goes on with another server.
     pub(super) fn goes_on_with(&mut self, server: ServerId, socket: S) {
         (self.server, self.socket, self.registered) = (server, socket, Interest::NONE);
-        (self.portion, self.singly_in, self.joins) = (1, false, false);
+        (self.portion, self.singly_in, self.joins) = (Portion::ONE, false, false);
         (self.is_unanswered, self.is_introduced) = (true, false);
     }
 

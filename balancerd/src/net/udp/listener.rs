@@ -10,6 +10,7 @@ use tracing::debug;
 use wire::settings::Transport;
 
 use super::datagram::{Received, Route, Sent, Train, receive, send_all};
+use super::portion::Portion;
 use crate::event::{Interest, Key, Poller};
 use crate::model::ServiceId;
 use crate::net::listen::{Endpoint, ListenError, Place};
@@ -19,7 +20,7 @@ use crate::net::listen::{Endpoint, ListenError, Place};
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Calls that one event is worth at most. What is left waits for the next turn, behind the other sockets that are ready.
-const MOST_RECEIVED: u32 = 64;
+const MOST_RECEIVED: u8 = 64;
 
 slotmap::new_key_type! {
     /// A listener for datagrams, as long as it is open.
@@ -34,7 +35,7 @@ pub(crate) struct DatagramListener {
     place: Place,
     address: SocketAddr,
     registered: Interest,
-    portion: u32,
+    portion: Portion,
     /// What the kernel said the last time of datagrams that it had no room for.
     overflows: u32,
 }
@@ -47,7 +48,7 @@ impl Endpoint for DatagramListener {
         let socket = open(place, sharing).map_err(|errno| failed(errno.into()))?;
         let address = socket.local_addr().map_err(failed)?;
         let service = ServiceId::default();
-        Ok(Self { socket, service, place, address, registered: Interest::NONE, portion: 1, overflows: 0 })
+        Ok(Self { socket, service, place, address, registered: Interest::NONE, portion: Portion::ONE, overflows: 0 })
     }
 
     fn place(&self) -> Place {
@@ -100,22 +101,23 @@ fn open(place: Place, sharing: bool) -> Result<UdpSocket, Errno> {
 impl DatagramListener {
     /// Receives once, if something is there. Beside it, what the kernel had no room for since the last time.
     pub(super) fn receive(&mut self, buffer: &mut [u8], control: &mut [u8]) -> Result<(Received, u32), Errno> {
-        let received =
-            receive(&self.socket, buffer, control).inspect_err(|_| self.portion = (self.portion / 2).max(1))?;
+        let received = receive(&self.socket, buffer, control)?;
         let overflows = received.overflows.unwrap_or(self.overflows);
         let lost = overflows.wrapping_sub(std::mem::replace(&mut self.overflows, overflows));
         Ok((received, lost))
     }
 
-    /// How many calls this event is worth: one that finds nothing costs, too, so the portion grows only while whole
-    /// portions are there.
+    /// How many calls this event is worth.
     pub(super) fn portion(&self) -> u32 {
-        self.portion
+        self.portion.calls().into()
     }
 
-    /// A whole portion was there.
-    pub(super) fn on_whole_portion(&mut self) {
-        self.portion = (self.portion * 2).min(MOST_RECEIVED);
+    /// So many calls found something, and the next one did not if there was one.
+    pub(super) fn on_received(&mut self, found: u32) {
+        match u8::try_from(found) {
+            Ok(found) if found < self.portion.calls() => self.portion.on_end(found),
+            _ => self.portion.on_whole(MOST_RECEIVED),
+        }
     }
 
     /// The address that a client asked.

@@ -8,6 +8,7 @@ mod datagram;
 mod flow;
 mod listener;
 mod one_way;
+mod portion;
 mod table;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -165,21 +166,20 @@ impl Flows {
     /// A listener is ready: takes a portion of what waits there.
     pub(crate) fn receive_from(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
         let Some(portion) = self.listeners.get(id).map(DatagramListener::portion) else { return };
-        if self.receive(id, portion, self.most_bytes, cx)
-            && let Some(listener) = self.listeners.get_mut(id)
-        {
-            listener.on_whole_portion();
+        let found = self.receive(id, portion, self.most_bytes, cx);
+        if let Some(listener) = self.listeners.get_mut(id) {
+            listener.on_received(found);
         }
     }
 
-    /// Whether as many calls as that found something, or as many bytes came as an event is worth.
-    fn receive(&mut self, id: DatagramListenerId, calls: u32, most_bytes: usize, cx: &mut Context<'_>) -> bool {
+    /// How many of so many calls found something; none is made any more when an event's bytes have come.
+    fn receive(&mut self, id: DatagramListenerId, calls: u32, most_bytes: usize, cx: &mut Context<'_>) -> u32 {
         let mut bytes = 0;
-        for _ in 0..calls {
+        for found in 0..calls {
             if bytes >= most_bytes {
-                break;
+                return calls;
             }
-            let Some(listener) = self.listeners.get_mut(id) else { return false };
+            let Some(listener) = self.listeners.get_mut(id) else { return found };
             let service = listener.service();
             match listener.receive(cx.scratch, &mut self.control) {
                 Ok((received, lost)) => {
@@ -190,15 +190,15 @@ impl Flows {
                     self.on_received(id, received, cx);
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return false,
+                Err(Errno::EAGAIN) => return found,
                 Err(errno) => {
                     // Such as memory that the kernel is short of: the next turn tries again.
                     debug!(error = errno.desc(), "datagrams could not be received");
-                    return false;
+                    return found;
                 }
             }
         }
-        true
+        calls
     }
 
     fn on_received(&mut self, id: DatagramListenerId, received: Received, cx: &mut Context<'_>) {
@@ -344,7 +344,7 @@ impl Flows {
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
         let Arrival { listener, service, key, client, handling } = arrival;
-        cx.model.may_begin_flow(service, client.ip(), self.table.len(), cx.now)?;
+        cx.model.may_begin_flow(service, client.ip(), cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
             None => self.connect(service, client, Vec::new(), cx)?,
@@ -464,7 +464,7 @@ impl Flows {
     fn take_answers(&mut self, id: FlowId, cx: &mut Context<'_>) {
         let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
         let mut bytes = 0;
-        for _ in 0..portion {
+        for found in 0..portion.calls() {
             if bytes >= self.most_bytes {
                 break;
             }
@@ -476,7 +476,7 @@ impl Flows {
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    flow.portion = 1;
+                    flow.portion.on_end(found);
                     if tells_of_the_other_side(errno) {
                         self.on_unreachable(id, errno, cx);
                     }
@@ -485,7 +485,7 @@ impl Flows {
             }
         }
         if let Some(flow) = self.table.get_mut(id) {
-            flow.portion = (portion * 2).min(MOST_ANSWERS);
+            flow.portion.on_whole(MOST_ANSWERS);
         }
     }
 
@@ -679,7 +679,7 @@ impl Flows {
             age_ms = (cx.now - flow.began).as_millis() as u64,
             "flow ended"
         );
-        cx.model.session_ended(flow.service, flow.client.ip(), Some(flow.server), true, reason, cx.now);
+        cx.model.flow_ended(flow.service, flow.client.ip(), flow.server, reason, cx.now);
         self.ended += 1;
     }
 
