@@ -203,7 +203,7 @@ impl Listener {
 
     /// What it waits for, given whether there is room for a session.
     pub(crate) fn interest(&self, room: bool) -> Interest {
-        Interest { read: room && self.short_until.is_none(), write: false }
+        Interest { read: room && self.short_until.is_none(), ..Interest::NONE }
     }
 
     /// Tells the poller, if something changed. Whether it accepts now. When epoll has no room for it, it stays away for a

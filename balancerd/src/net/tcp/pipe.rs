@@ -125,6 +125,11 @@ impl Pipe {
         self.flow == Flow::Open && self.rest.is_nothing()
     }
 
+    /// Whether more may come of its source.
+    pub(super) fn is_open(&self) -> bool {
+        self.flow == Flow::Open
+    }
+
     /// Whether it waits for its sink.
     pub(super) fn wants_write(&self) -> bool {
         !self.rest.is_nothing()

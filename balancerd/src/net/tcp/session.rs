@@ -296,6 +296,7 @@ impl Session {
     /// | connecting | nothing: what it sends waits | writable |
     /// | relaying, nothing kept | readable, until its end was read | the same |
     /// | relaying, something kept for a side | - | that side writable, the other not readable |
+    /// | relaying, the end of a side was read, nothing kept for it | that it breaks | the same |
     pub(super) fn interest(&self, side: Side) -> Interest {
         let (incoming, outgoing) = match side {
             Side::Client => (&self.inward, &self.outward),
@@ -304,7 +305,12 @@ impl Session {
         match (&self.phase, side) {
             (Phase::Connecting { .. }, Side::Client) => Interest::NONE,
             (Phase::Connecting { .. }, Side::Server) => Interest::WRITE,
-            (Phase::Relaying, _) => Interest { read: incoming.wants_read(), write: outgoing.wants_write() },
+            (Phase::Relaying, _) => {
+                let (read, write) = (incoming.wants_read(), outgoing.wants_write());
+                // Towards a side that may still be told something: one that has been told the end, too, hangs up for ever.
+                let watch = !read && !write && !incoming.is_open() && outgoing.is_open();
+                Interest { read, write, watch }
+            }
         }
     }
 
@@ -358,6 +364,9 @@ impl Session {
         }
         if ready.readable {
             self.pump(side, through, &mut outcome, now);
+        }
+        if ready.failed && self.interest(side) == Interest::WATCH {
+            self.on_break_after_the_end(side, through);
         }
         outcome.next = self.next();
         outcome
@@ -467,6 +476,19 @@ impl Session {
         }
         self.phase = Phase::Relaying;
         Next::Wait
+    }
+
+    /// A side of which the end was read, and which nothing is written to, has broken. No read or write would tell.
+    fn on_break_after_the_end(&mut self, side: Side, through: &mut Through<'_>) {
+        let end = match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        };
+        let error = match end.stream.take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        };
+        self.on_break(side, &error, through);
     }
 
     fn pump(&mut self, from: Side, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {

@@ -13,7 +13,8 @@ use crate::event;
 const READY: Ready = Ready { readable: true, writable: true, failed: false };
 const READABLE: Ready = Ready { readable: true, writable: false, failed: false };
 const WRITABLE: Ready = Ready { readable: false, writable: true, failed: false };
-const BOTH: Interest = Interest { read: true, write: true };
+const FAILED: Ready = Ready { readable: true, writable: true, failed: true };
+const BOTH: Interest = Interest { read: true, write: true, watch: false };
 
 /// A session between two peers that the test plays.
 struct Scene {
@@ -113,7 +114,31 @@ fn interests_are_those_of_the_table() {
     let mut scene = Scene::relaying();
     scene.client.shutdown(Shutdown::Write).expect("half closed");
     scene.readable(Side::Client);
-    assert_eq!(scene.interests(), (Interest::NONE, Interest::READ));
+    assert_eq!(scene.interests(), (Interest::WATCH, Interest::READ));
+}
+
+#[test]
+fn a_reset_behind_an_end_ends_the_session() {
+    for (side, reason) in [(Side::Client, EndReason::ClientReset), (Side::Server, EndReason::ServerReset)] {
+        let scene = Scene::relaying();
+        let Scene { session, client, server, mut scratch, mut kernel_pipes, now } = scene;
+        let (far, other) = if side == Side::Client { (client, server) } else { (server, client) };
+        let mut session = session;
+        let mut ready = |session: &mut Session, flags, ready| {
+            let end = if side == Side::Client { &session.client } else { &session.server };
+            wait_for(&end.stream, flags);
+            let through =
+                &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes, most_spliced: 256 * 1024 };
+            session.on_ready(side, ready, through, now)
+        };
+        far.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(ready(&mut session, PollFlags::POLLIN, READABLE).next, Next::Wait);
+        session.pass_on_ends();
+        options::abort_at_close(&far);
+        drop(far);
+        assert_eq!(ready(&mut session, PollFlags::POLLERR, FAILED).next, Next::End(reason));
+        drop(other);
+    }
 }
 
 #[test]
