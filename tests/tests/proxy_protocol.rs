@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use tests::config::{pool, service};
 use tests::program::{Program, run, text};
 use tests::programs::installed;
+use tests::proxies::{haproxy, nginx, nginx_stream};
 use tests::server::{echo, say_name};
 use tests::{Balancer, Client, Server, Setup, loopback, wait};
 use wire::Change;
@@ -845,27 +846,6 @@ fn temporary(directory: &Path) -> String {
         .collect()
 }
 
-fn nginx(program: &Path, directory: &Path, head: &str, text: &str) -> Command {
-    let path = directory.display();
-    let head = format!(
-        "{head} daemon off; master_process off; pid {path}/pid; error_log stderr warn; worker_rlimit_nofile 1024;
-         events {{ worker_connections 512; }}"
-    );
-    fs::write(directory.join("nginx.conf"), format!("{head}\n{text}\n")).expect("written");
-    let mut command = Command::new(program);
-    command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf")).args(["-e", "stderr"]);
-    command
-}
-
-fn haproxy(program: &Path, directory: &Path, text: &str) -> Command {
-    let head = "global\n nbthread 1\n maxconn 1000\ndefaults\n timeout connect 5s\n timeout client 60s\n \
-                timeout server 60s\n";
-    fs::write(directory.join("haproxy.cfg"), format!("{head}{text}\n")).expect("written");
-    let mut command = Command::new(program);
-    command.args(["-db", "-f"]).arg(directory.join("haproxy.cfg"));
-    command
-}
-
 /// HAProxy that wants a header and answers with what it said.
 fn haproxy_behind(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
@@ -976,17 +956,13 @@ fn haproxy_says_who_its_clients_are() {
 
 #[test]
 fn nginx_says_who_its_clients_are() {
-    const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let Some([program]) = installed(["nginx"]) else { return };
-    if !Path::new(MODULE).exists() {
-        println!("skipped: {MODULE} is not there");
-        return;
-    }
+    let Some(stream) = nginx_stream() else { return };
     let servers = Server::several(3);
     let (balancer, listen) = balancer_behind(&servers);
     let front = Program::start(8080, |address, directory| {
         let text = format!("stream {{ server {{ listen {address}; proxy_pass {listen}; proxy_protocol on; }} }}");
-        nginx(&program, directory, &format!("load_module {MODULE};"), &text)
+        nginx(&program, directory, &stream, &text)
     });
     assert_introduced(&balancer, front.address(), &servers);
 }
