@@ -99,7 +99,7 @@ impl Default for ClientSide {
 }
 
 /// The connections to a pool's servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSide {
     /// For a server to answer a connect; nothing is what the balancer was started with.
@@ -140,7 +140,7 @@ impl Default for ServerSide {
 }
 
 /// Options of a socket, either side. Nothing is what the kernel does by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SocketSettings {
     /// A peer that is silent for so long is asked whether it is still there; 0 is never. It is given up after six questions,

@@ -14,6 +14,7 @@ use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings
 
 use super::check::{check, check_service};
 use super::merge::merge;
+use super::checks::checked_otherwise;
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
 use super::server::{RAMP_PARTS, Ramp};
@@ -328,10 +329,10 @@ impl Model {
         if before.slow_start_ms != wanted.slow_start_ms {
             self.start_anew(id, now);
         }
-        if before.health == wanted.health && before.send_proxy == wanted.send_proxy {
-            changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
-        } else {
+        if checked_otherwise(&before, wanted) {
             self.watch_all(id, now);
+        } else {
+            changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
         }
         self.rescue(id, now);
         for server in gone {

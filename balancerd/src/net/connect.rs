@@ -37,9 +37,10 @@ pub(super) fn begin_connect(
     result
 }
 
-/// A connect as a check makes it.
-pub(super) fn begin_plain_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
-    begin_connect(address, false, &ServerSide::default(), address, 0)
+/// A connect of our own, for no client, as a check makes it; the client's address is never its source.
+pub(super) fn begin_own_connect(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<TcpStream, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    begin_connect(address, false, side, address, nth)
 }
 
 fn begin_from(
@@ -95,6 +96,7 @@ pub(super) fn is_ours(errno: Errno) -> bool {
             | Errno::EADDRINUSE
             | Errno::EAGAIN
             | Errno::EPERM
+            | Errno::ENODEV
             | Errno::EMFILE
             | Errno::ENFILE
             | Errno::ENOBUFS
@@ -129,7 +131,7 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
-        assert!(!is_connected_to_itself(&begin_plain_connect(server).expect("begun"), server));
+        assert!(!is_connected_to_itself(&begin_own_connect(server, &ServerSide::default(), 0).expect("begun"), server));
     }
 
     #[test]
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn our_own_shortages_are_not_a_servers_fault() {
-        for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM] {
+        for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM, Errno::ENODEV] {
             assert!(is_ours(errno), "{errno}");
         }
         for errno in [Errno::ECONNREFUSED, Errno::ETIMEDOUT, Errno::EHOSTUNREACH, Errno::ENETUNREACH] {

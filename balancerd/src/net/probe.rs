@@ -11,7 +11,7 @@ use tracing::warn;
 use wire::health::{CheckKind, HttpCheck};
 use wire::quantity::time;
 
-use super::connect::{begin_plain_connect, is_ours};
+use super::connect::{begin_own_connect, is_ours};
 use super::proxy::encode;
 use super::{Context, errno_of, is_transient, words};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
@@ -40,6 +40,8 @@ pub(crate) struct Probes {
     deadlines: Deadlines<ProbeId>,
     most: usize,
     key: fn(ProbeId) -> Key,
+    /// Connects so far: whose turn it is among several sources.
+    connects: usize,
     shortage: Repeated,
 }
 
@@ -66,7 +68,8 @@ type Outcome = Result<String, String>;
 impl Probes {
     /// None yet, and never more than `most` at a time. `key` says what one is called at the poller.
     pub(crate) fn new(most: usize, key: fn(ProbeId) -> Key) -> Self {
-        Self { slots: SlotMap::with_key(), deadlines: Deadlines::new(), most, key, shortage: Repeated::default() }
+        let (slots, deadlines) = (SlotMap::with_key(), Deadlines::new());
+        Self { slots, deadlines, most, key, connects: 0, shortage: Repeated::default() }
     }
 
     /// The earliest time at which [`Probes::expire`] has something to do; `due` is when the next check is to begin.
@@ -101,7 +104,8 @@ impl Probes {
     }
 
     fn begin(&mut self, target: TargetId, order: Order, cx: &mut Context<'_>) {
-        match begin_plain_connect(order.address) {
+        self.connects = self.connects.wrapping_add(1);
+        match begin_own_connect(order.address, &order.side, self.connects) {
             Ok(stream) => {
                 let deadline = cx.now + Duration::from_millis(order.settings.timeout_ms);
                 let id = self.slots.insert(Probe {
@@ -294,7 +298,7 @@ mod tests {
         let stream = TcpStream::connect(address).expect("connected");
         let (server, _) = listener.accept().expect("accepted");
         let settings = Arc::new(CheckSettings { kind, ..CheckSettings::default() });
-        let order = Order { address, settings, send_proxy };
+        let order = Order { address, settings, side: Arc::default(), send_proxy };
         let probe = Probe {
             target: TargetId::default(),
             order,

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use wire::connection::ServerSide;
 
 use super::super::way::Way;
 use super::*;
@@ -169,7 +170,7 @@ fn what_a_refusing_server_did_not_take_goes_to_the_next() {
     let mut scene = Scene::connecting();
     scene.says_first(b"kept");
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
+    let refused = crate::net::connect::begin_own_connect(gone, &ServerSide::default(), 0).expect("begun");
     scene.session.reconnect(attempt(refused), scene.now);
     let outcome = scene.session.on_end_of_turn(scene.now);
     assert_eq!(outcome.next, Next::Retry(Errno::ECONNREFUSED));
@@ -220,7 +221,7 @@ fn each_server_gets_its_own_header_whole_and_nothing_of_another() {
     scene.says_first(b"words");
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     for header in [&b"first header "[..], b"", b"the third "] {
-        let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
+        let refused = crate::net::connect::begin_own_connect(gone, &ServerSide::default(), 0).expect("begun");
         scene.session.reconnect(attempt(refused), scene.now);
         scene.session.lead_with(header);
         let outcome = scene.session.on_end_of_turn(scene.now);
