@@ -44,14 +44,17 @@ impl Server {
     /// One at `ip`.
     #[must_use]
     pub fn start_at(ip: IpAddr) -> Self {
-        let server = Self::bound(ip, echo);
-        server.listen();
-        server
+        Self::at(ip, echo)
     }
 
     /// One that does this with each connection.
     pub fn with(conduct: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let server = Self::bound(loopback::fresh(), conduct);
+        Self::at(loopback::fresh(), conduct)
+    }
+
+    /// One at `ip` that does this with each connection.
+    pub fn at(ip: IpAddr, conduct: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let server = Self::bound(ip, conduct);
         server.listen();
         server
     }

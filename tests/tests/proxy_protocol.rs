@@ -1,7 +1,6 @@
 //! PROXY protocol headers: who a client is, from balancers before this one and to servers behind it.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -1034,4 +1033,40 @@ fn a_server_that_speaks_first_is_heard_and_gets_the_header_once() {
     let expected = line(client.stream().local_addr().expect("connected"), listen);
     assert_eq!(client.receive(expected.len()), expected);
     assert_eq!(client.exchange(b"words"), b"words");
+}
+
+/// A server that keeps what each connection says until its end.
+fn listening_to() -> (Server, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&heard);
+    let server = Server::with(move |mut stream, _| {
+        let mut words = Vec::new();
+        stream.read_to_end(&mut words)?;
+        notes.lock().expect("alive").push(words);
+        Ok(())
+    });
+    (server, heard)
+}
+
+#[test]
+fn checks_begin_with_a_header_only_where_clients_go() {
+    let ((server, at_server), (elsewhere, at_elsewhere)) = (listening_to(), listening_to());
+    let entry = |more: &str| format!("servers = [{{ address = \"{}\"{more} }}]\n", server.address());
+    let keys = "check = \"send\"\ncheck_send = \"hello\"\ncheck_interval = \"20ms\"\nsend_proxy = \"v1\"\n";
+    let listen = loopback::free();
+    let text = |more: &str| service("web", listen, "web") + &format!("[pool.web]\n{keys}{}", entry(more));
+    let balancer = Setup::new().config(&text("")).start();
+    let all_are = |heard: &Mutex<Vec<Vec<u8>>>, words: &[u8]| {
+        heard.lock().expect("alive").clear();
+        wait::until("checks go on", || heard.lock().expect("alive").len() >= 3);
+        // One may have been under way.
+        assert!(heard.lock().expect("alive")[1..].iter().all(|said| said == words), "{heard:?}");
+    };
+    all_are(&at_server, b"PROXY UNKNOWN\r\nhello");
+    balancer.configure(&text(&format!(", check_address = \"{}\"", elsewhere.address())));
+    balancer.reload().expect("taken");
+    all_are(&at_elsewhere, b"hello");
+    balancer.configure(&text(&format!(", check_address = \"{}\"", server.address())));
+    balancer.reload().expect("taken");
+    all_are(&at_server, b"PROXY UNKNOWN\r\nhello");
 }
