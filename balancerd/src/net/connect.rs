@@ -9,6 +9,14 @@ use wire::connection::ServerSide;
 
 use super::options;
 
+/// A connect that has begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) stream: TcpStream,
+    /// Nothing has been sent yet: the first words that are written go with the SYN.
+    pub(super) waits_for_words: bool,
+}
+
 /// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
 /// for ever.
 ///
@@ -23,7 +31,7 @@ pub(super) fn begin_connect(
     side: &ServerSide,
     client: SocketAddr,
     nth: usize,
-) -> Result<TcpStream, Errno> {
+) -> Result<Begun, Errno> {
     let sources: Vec<IpAddr> =
         side.source.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
     let mut result = Err(Errno::EADDRNOTAVAIL);
@@ -40,7 +48,7 @@ pub(super) fn begin_connect(
 /// A connect of our own, for no client, as a check makes it; the client's address is never its source.
 pub(super) fn begin_own_connect(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<TcpStream, Errno> {
     debug_assert!(!side.transparent, "there is no client");
-    begin_connect(address, false, side, address, nth)
+    begin_connect(address, false, side, address, nth).map(|begun| begun.stream)
 }
 
 fn begin_from(
@@ -49,13 +57,14 @@ fn begin_from(
     side: &ServerSide,
     client: SocketAddr,
     source: Option<IpAddr>,
-) -> Result<TcpStream, Errno> {
+) -> Result<Begun, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
     options::set_connecting(&stream, side, address, client, source)?;
-    if has_first_words && side.fast_open {
+    let asks = has_first_words && side.fast_open;
+    if asks {
         options::set_fast_open(&stream)?;
     }
     if has_first_words {
@@ -64,7 +73,8 @@ fn begin_from(
     }
     match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
+        // What is done at once towards a server is put off: the kernel has its cookie.
+        begun @ (Ok(()) | Err(Errno::EINPROGRESS)) => Ok(Begun { stream, waits_for_words: asks && begun.is_ok() }),
         Err(errno) => Err(errno),
     }
 }

@@ -17,7 +17,7 @@ use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
-use super::connect::{begin_connect, is_a_circle, is_ours};
+use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
 use super::options;
 use crate::event::{self, Deadlines, Key, Ready, Repeated};
@@ -532,9 +532,11 @@ impl Sessions {
                 begin_connect(address, has_first_words || send_proxy.is_some(), side, peer, self.connects)
             };
             match begun {
-                Ok(stream) => {
+                Ok(Begun { stream, waits_for_words }) => {
                     cx.model.connect_began(server);
-                    return Ok(Attempt { server_id: server, server: End::new(stream), tried, send_proxy });
+                    let server_id = server;
+                    let server = End::new(stream);
+                    return Ok(Attempt { server_id, server, with_words: waits_for_words, tried, send_proxy });
                 }
                 // Towards another server there may be some: a port is taken for one at a time.
                 Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) => {
