@@ -9,9 +9,15 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 use tests::config::{service, weighted};
 use tests::noise::Noise;
 use tests::{Balancer, Client, Server, Setup, namespace, wait};
@@ -209,4 +215,164 @@ fn checks_come_from_the_sources_in_turn() {
     balancer.wait_for_log("a check was left out");
     let health = balancer.listed_in("web", server.address()).expect("it is there").health;
     assert_eq!((health.state, health.failed), (HealthState::Up, 0));
+}
+
+/// A counter of this namespace in `/proc/net/netstat`.
+fn counted(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/net/netstat").expect("the counters");
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let value = names.zip(values).find_map(|(its, value)| (its == name).then_some(value));
+    value.expect("the kernel has it").parse().expect("a number")
+}
+
+/// A client whose first words go with its SYN, if it may.
+fn first_words_at_once(to: SocketAddr, words: &[u8]) -> TcpStream {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&socket, sockopt::TcpFastOpenConnect, &true).expect("set");
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).expect("connected, or about to be");
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(wait::LIMIT)).expect("set");
+    stream.write_all(words).expect("sent");
+    stream
+}
+
+/// What a server that says its name and gives back the words gives.
+fn assert_served(mut stream: &TcpStream, server: &Server, words: &[u8]) {
+    let expected = [format!("{}\n", server.address()).as_bytes(), words].concat();
+    let mut got = vec![0; expected.len()];
+    stream.read_exact(&mut got).expect("an answer");
+    assert!(got == expected, "{}", got.escape_ascii());
+}
+
+#[test]
+fn words_that_come_with_the_syn_go_on_with_the_syn() {
+    namespace::inside("words_that_come_with_the_syn_go_on_with_the_syn", || {
+        // For those who ask for it: clients, and listeners.
+        namespace::set("ipv4/tcp_fastopen", "3");
+        let listen = tests::loopback::free();
+        let plain = Server::start();
+        let keys = |service: &str, pool: &str, server: &Server| {
+            format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n{service}\n\n")
+                + &weighted("web", pool, [(server.address(), 1)])
+        };
+        let balancer = Setup::new().config(&keys("fast_open = 16", "", &plain)).start();
+        let [active, passive] = ["TCPFastOpenActive", "TCPFastOpenPassive"].map(|name| move || counted(name));
+        // The first one gets the cookie that the next ones show.
+        assert_served(&first_words_at_once(listen, b"hello"), &plain, b"hello");
+        assert_eq!((active(), passive()), (0, 0));
+        for count in 1..4 {
+            assert_served(&first_words_at_once(listen, b"hello"), &plain, b"hello");
+            assert_eq!((active(), passive()), (count, count), "the words came with the SYN");
+        }
+        balancer.configure(&keys("", "", &plain));
+        balancer.reload().expect("taken");
+        assert_served(&first_words_at_once(listen, b"hello"), &plain, b"hello");
+        assert_eq!(passive(), 3, "it takes them no more");
+
+        // Towards servers: 0x400 is every listener that begins from now on, for the server of the test does not ask.
+        namespace::set("ipv4/tcp_fastopen", "1027");
+        let quick = Server::start();
+        balancer.configure(&keys("", "fast_open = true", &quick));
+        balancer.reload().expect("taken");
+        let bytes = Noise::new().bytes(300_000);
+        for count in 0..4 {
+            let before = (active(), passive());
+            // It has spoken by the time at which it is accepted.
+            balancer.signal(Signal::SIGSTOP);
+            let client = Client::connect(listen);
+            client.send(b"hello");
+            balancer.signal(Signal::SIGCONT);
+            assert_served(client.stream(), &quick, b"hello");
+            let more = u64::from(count > 0);
+            assert_eq!((active(), passive()), (before.0 + more, before.1 + more), "client {count}");
+            assert!(client.exchange(&bytes) == bytes);
+            client.shut();
+            assert_eq!(client.rest().expect("an end in order"), b"");
+        }
+        // Who says nothing is connected all the same.
+        let before = active();
+        assert_eq!(Client::connect(listen).server(), quick.address());
+        assert_eq!(active(), before);
+    });
+}
+
+#[test]
+fn a_server_that_was_quick_and_is_gone_leaves_its_clients_to_the_next() {
+    namespace::inside("a_server_that_was_quick_and_is_gone_leaves_its_clients_to_the_next", || {
+        namespace::set("ipv4/tcp_fastopen", "1027");
+        namespace::run("ip link add way type veth peer name nobody");
+        namespace::run("ip link set way up");
+        namespace::run("ip link set nobody up");
+        namespace::run("ip address add 10.77.1.1/24 dev way");
+        namespace::run("ip address add 10.77.0.1/32 dev lo");
+        namespace::run("ip neighbour replace 10.77.0.1 lladdr 02:00:00:00:00:01 dev way nud permanent");
+        let quick = Server::start_at("10.77.0.1".parse().expect("an address"));
+        let other = Server::start();
+        let listen = tests::loopback::free();
+        let keys = "fast_open = true\nconnect_timeout = \"300ms\"\neject_failures = 0\npolicy = \"round-robin\"";
+        let text = service("web", listen, "web") + &weighted("web", keys, [(quick.address(), 1), (other.address(), 1)]);
+        let balancer = Setup::new().config(&text).start();
+        let speak = || {
+            balancer.signal(Signal::SIGSTOP);
+            let client = Client::connect(listen);
+            client.send(b"hello");
+            balancer.signal(Signal::SIGCONT);
+            client
+        };
+        let before = counted("TCPFastOpenActive");
+        for _ in 0..6 {
+            let client = speak();
+            assert!([quick.address(), other.address()].contains(&client.server()));
+            assert_eq!(client.receive(5), b"hello");
+        }
+        assert!(counted("TCPFastOpenActive") > before, "their words go with the SYN");
+        balancer.wait_for_sessions(0);
+        quick.refuse();
+        for _ in 0..4 {
+            let client = speak();
+            assert_eq!(client.server(), other.address(), "refused");
+            assert_eq!(client.receive(5), b"hello");
+        }
+        namespace::run("ip route delete local 10.77.0.1 dev lo table local");
+        namespace::run("ip route add 10.77.0.1/32 dev way");
+        for _ in 0..4 {
+            let client = speak();
+            assert_eq!(client.server(), other.address(), "not answered");
+            assert_eq!(client.receive(5), b"hello");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_says_nothing_is_no_session_where_accepts_are_deferred() {
+    let server = Server::start();
+    let listen = tests::loopback::free();
+    let text = |seconds: u64| {
+        format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\ndefer_accept = \"{seconds}s\"\n\n")
+            + &weighted("web", "", [(server.address(), 1)])
+    };
+    let balancer = Setup::new().config(&text(60)).start();
+    let silent: Vec<Client> = (0..20).map(|_| Client::connect(listen)).collect();
+    let speaks = Client::connect(listen);
+    speaks.send(b"hello");
+    assert_eq!(speaks.server(), server.address());
+    assert_eq!(speaks.receive(5), b"hello");
+    wait::a_moment();
+    assert_eq!(balancer.service().total, 1, "those who say nothing are not there");
+    assert_eq!(server.accepted(), 1);
+    for client in &silent {
+        client.send(b"now");
+        assert_eq!(client.server(), server.address());
+        assert_eq!(client.receive(3), b"now");
+    }
+    assert_eq!(balancer.service().total, 21);
+
+    // After that time it is let in without a word.
+    balancer.configure(&text(1));
+    balancer.reload().expect("taken");
+    let client = Client::connect(listen);
+    wait::a_moment();
+    assert_eq!(client.server(), server.address());
+    assert_eq!(balancer.service().total, 22);
 }
