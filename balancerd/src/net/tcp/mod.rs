@@ -18,7 +18,7 @@ use wire::report::{EndReason, SessionReport, Waiting};
 
 use super::Context;
 use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
-use super::listen::{Accepted, Listener, MOST_LAST_ACCEPTS};
+use super::listen::{Accepted, Listener};
 use super::options;
 use crate::event::{self, Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
@@ -130,7 +130,7 @@ impl Sessions {
 
     /// Takes the clients that wait at a listener which is about to close.
     pub(crate) fn accept_last(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
-        for _ in 0..MOST_LAST_ACCEPTS {
+        for _ in 0..listener.most_waiting() {
             if !self.accept_one(listener, true, cx) {
                 return;
             }
