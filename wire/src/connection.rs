@@ -76,7 +76,7 @@ pub struct ClientSide {
     pub max_age_ms: Option<NonZeroU64>,
     /// Connections that wait in the kernel for their accept; `net.core.somaxconn` caps it.
     pub backlog: NonZeroU32,
-    /// A client that has not said anything is accepted after this; nothing is at once. Rounded to seconds.
+    /// A client that has not said anything is accepted after this, in whole seconds; nothing is at once.
     pub defer_accept_ms: Option<NonZeroU64>,
     /// Connections whose first words come with their SYN that may be pending; 0 is none.
     pub fast_open: u32,

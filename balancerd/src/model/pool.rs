@@ -57,7 +57,16 @@ impl Pool {
         let (picker, backups) = (Picker::new(&settings), Picker::new(&settings));
         let check = Arc::new(settings.health.check.clone());
         let check_side = side_of_checks(&settings.server_side);
-        Self { name: name.to_owned(), settings, check, check_side, leaving: false, members: BTreeMap::new(), picker, backups }
+        Self {
+            name: name.to_owned(),
+            settings,
+            check,
+            check_side,
+            leaving: false,
+            members: BTreeMap::new(),
+            picker,
+            backups,
+        }
     }
 
     /// Those that serve now: the backups while there are some and nobody else.

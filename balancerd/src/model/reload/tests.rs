@@ -1,7 +1,7 @@
 //! What a file comes to, through the model.
 
 use proptest::prelude::*;
-use wire::control::Change;
+use wire::control::{Change, PoolValues};
 use wire::report::ServerState;
 use wire::settings::{AdminState, LoadFactor, Policy, ServerSettings, ServiceSettings};
 
@@ -153,6 +153,26 @@ fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
     file.services.remove("other");
     let refusal = reload(&mut model, file, now).expect_err("more has no pool then").to_string();
     assert!(refusal.contains("service more, which a command has made") && refusal.contains("pool other"), "{refusal}");
+}
+
+#[test]
+fn a_source_by_command_and_a_transparent_pool_of_the_file_are_refused_with_both_named() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let set = |source: &[&str]| {
+        let source = source.iter().map(|text| text.parse().expect("an address")).collect();
+        let values = PoolValues { source: Some(source), ..PoolValues::default() };
+        Request::Change { change: Change::SetPool { pool: "other".to_owned(), values }, dry_run: false }
+    };
+    changed(&mut model, &set(&["10.0.0.8", "10.0.0.9"]), now);
+    let mut file = two_pools();
+    file.pools.get_mut("other").expect("a pool").server_side.transparent = true;
+    let refusal = reload(&mut model, file.clone(), now).expect_err("they exclude each other").to_string();
+    for words in ["pool other has transparent", "10.0.0.8, 10.0.0.9", "`balancerctl pool set other --source none`"] {
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    changed(&mut model, &set(&[]), now);
+    reload(&mut model, file, now).expect("as it was told to");
 }
 
 #[test]

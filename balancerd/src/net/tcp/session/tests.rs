@@ -44,7 +44,13 @@ fn wait_for(stream: &TcpStream, flags: PollFlags) {
 }
 
 fn attempt(server: TcpStream) -> Attempt {
-    Attempt { server_id: ServerId::default(), server: End::new(server), with_words: false, tried: Vec::new(), send_proxy: None }
+    Attempt {
+        server_id: ServerId::default(),
+        server: End::new(server),
+        with_words: false,
+        tried: Vec::new(),
+        send_proxy: None,
+    }
 }
 
 impl Scene {
