@@ -15,9 +15,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 use tests::config::{service, weighted};
 use tests::noise::Noise;
 use tests::{Balancer, Client, Server, Setup, namespace, wait};
@@ -149,7 +147,8 @@ fn a_mark_leads_clients_and_checks_by_its_own_route() {
         let balancer = between(CHECKED, &server);
         wait_for(&balancer, &server, HealthState::Down);
         client_from("10.1.0.2", &balancer).assert_ended();
-        for (keys, state) in [("mark = 7", HealthState::Up), ("mark = 8", HealthState::Down), ("mark = 7", HealthState::Up)]
+        for (keys, state) in
+            [("mark = 7", HealthState::Up), ("mark = 8", HealthState::Down), ("mark = 7", HealthState::Up)]
         {
             balancer.configure(&text(balancer.address(), &format!("{keys}\n{CHECKED}"), &server));
             balancer.reload().expect("taken");
