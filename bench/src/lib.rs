@@ -4,6 +4,7 @@
 pub mod client;
 pub mod clock;
 pub mod load;
+pub mod paced;
 pub mod placement;
 pub mod process;
 pub mod response;

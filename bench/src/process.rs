@@ -3,16 +3,20 @@
 //! Three things see to its end: `Drop` on every return and error, the interrupt flag that `main` turns into an error,
 //! and the kernel's parent-death signal (set by setpriv) when this program is killed outright.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rustix::io::ioctl_fionread;
 
 use crate::clock;
 
@@ -174,6 +178,28 @@ impl Process {
         Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count() as u64)
     }
 
+    /// The pipes of the kernel that the program's processes have open, and the bytes that are in them.
+    ///
+    /// # Errors
+    /// When a process is gone.
+    pub fn kernel_pipes(&self) -> Result<(u64, u64)> {
+        let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+        for id in self.ids()? {
+            let path = format!("/proc/{id}/fd");
+            for entry in fs::read_dir(&path).with_context(|| format!("list {path}"))? {
+                let path = entry.context("list descriptors")?.path();
+                let Ok(target) = fs::read_link(&path) else { continue };
+                if !target.as_os_str().as_encoded_bytes().starts_with(b"pipe:") || !seen.insert(target) {
+                    continue;
+                }
+                // One that has been closed since holds nothing.
+                let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
+                bytes += open.ok().and_then(|pipe| ioctl_fionread(&pipe).ok()).unwrap_or(0);
+            }
+        }
+        Ok((seen.len() as u64, bytes))
+    }
+
     /// Sends `signal` to the program's process group.
     ///
     /// # Errors
@@ -236,5 +262,17 @@ mod tests {
         let text = "Rss:                4916 kB\nPrivate_Dirty:       432 kB\n";
         assert_eq!(field(text, "Private_Dirty:"), Some(432 * 1024));
         assert_eq!(field(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn bytes_in_a_pipe_are_seen_from_outside() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "{ printf abcde; sleep 60; } | sleep 60";
+        let process = Process::start(directory.path(), "pipe", "bash", ["-c", script]).unwrap();
+        clock::retry(Duration::from_secs(10), || match process.kernel_pipes() {
+            Ok((pipes, 5)) if pipes > 0 => Ok(()),
+            other => Err(other),
+        })
+        .unwrap();
     }
 }

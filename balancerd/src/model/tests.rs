@@ -133,7 +133,16 @@ fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
 }
 
 pub(super) fn list(model: &Model) -> ListReport {
-    model.list("default", model.vitals.started).expect("the pool default")
+    list_at(model, model.vitals.started)
+}
+
+/// The list of the pool `default`, completed if it has to be.
+pub(super) fn list_at(model: &Model, now: Instant) -> ListReport {
+    let (mut report, effects) = model.list("default", now).expect("the pool default");
+    if let [Effect::CompleteList(pool)] = effects[..] {
+        model.sharing(pool).expect("its ring is large").complete(&mut report);
+    }
+    report
 }
 
 pub(super) fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {

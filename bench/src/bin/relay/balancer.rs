@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use crate::servers::Servers;
 
 /// Where Debian's haproxy puts the program, which is not on everybody's search path.
-const HAPROXY: &str = "/usr/sbin/haproxy";
+pub(crate) const HAPROXY: &str = "/usr/sbin/haproxy";
 /// The sessions HAProxy takes; it refuses to start when the usual limit of 20000 descriptors is too low for them.
 const HAPROXY_SESSIONS: usize = 9000;
 /// Where Debian's libnginx-mod-stream puts the module.
