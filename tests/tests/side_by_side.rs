@@ -385,6 +385,7 @@ impl Drop for Peer {
     }
 }
 
+/// The last of those who have it closes it.
 fn finish(stream: Arc<TcpStream>, then: Then) -> io::Result<()> {
     match then {
         Stay => {}
@@ -392,6 +393,7 @@ fn finish(stream: Arc<TcpStream>, then: Then) -> io::Result<()> {
         Close => {}
         Reset => client::reset(&*stream),
     }
+    drop(stream);
     Ok(())
 }
 
