@@ -9,8 +9,8 @@
 //! | what happens | ours | HAProxy | nginx |
 //! |---|---|---|---|
 //! | an end in order, of either side or both | FIN, behind everything | the same | the same |
-//! | the client resets, or closes with something unread | RST | RST | FIN |
-//! | the server does | RST | FIN | FIN |
+//! | the client resets, or closes with something unread | RST | RST, seldom FIN | FIN |
+//! | the server does | RST | FIN, seldom RST | FIN, seldom RST |
 //! | the other one does after a FIN | RST | FIN | FIN |
 //! | who has sent a FIN resets, or is gone and is told something | RST | nothing, until more is said or its time is over | nothing |
 //! | the server refuses | FIN | FIN | FIN |
