@@ -15,6 +15,7 @@ pub mod noise;
 pub mod process;
 pub mod program;
 pub mod programs;
+pub mod proxies;
 pub mod questions;
 pub mod server;
 pub mod unprivileged;

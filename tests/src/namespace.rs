@@ -4,9 +4,12 @@
 //! The test runs again there, in a process of its own: namespaces are changed for a whole process, and this one has the
 //! threads of other tests.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::programs::{installed, programs};
 
@@ -41,6 +44,38 @@ pub fn inside(test: &str, work: impl FnOnce()) {
     let said = String::from_utf8_lossy(&output.stdout);
     println!("inside:\n{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{test} fails in its namespaces, {}", output.status);
+}
+
+/// Where further network namespaces have their names.
+const NAMES: &str = "/run/netns";
+
+/// Makes further network namespaces, for the hosts around that of the test. In each of them the loopback device is up.
+///
+/// # Panics
+/// When there can be none.
+pub fn hosts(names: &[&str]) {
+    // Names that nobody else sees.
+    run("mount -t tmpfs none /run");
+    for name in names {
+        run(&format!("ip netns add {name}"));
+        run(&format!("ip -n {name} link set lo up"));
+    }
+}
+
+/// Does this at a host: the sockets that are made there stay there.
+///
+/// # Panics
+/// When it does.
+pub fn at<T: Send>(host: &str, work: impl FnOnce() -> T + Send) -> T {
+    let place = File::open(Path::new(NAMES).join(host)).expect("a host");
+    // A thread of its own, which does not come back from there.
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(place, CloneFlags::CLONE_NEWNET).expect("it is there");
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Runs a program with arguments that white space separates.

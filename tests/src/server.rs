@@ -44,14 +44,17 @@ impl Server {
     /// One at `ip`.
     #[must_use]
     pub fn start_at(ip: IpAddr) -> Self {
-        let server = Self::bound(ip, echo);
-        server.listen();
-        server
+        Self::at(ip, echo)
     }
 
     /// One that does this with each connection.
     pub fn with(conduct: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let server = Self::bound(loopback::fresh(), conduct);
+        Self::at(loopback::fresh(), conduct)
+    }
+
+    /// One at `ip` that does this with each connection.
+    pub fn at(ip: IpAddr, conduct: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let server = Self::bound(ip, conduct);
         server.listen();
         server
     }
@@ -82,19 +85,8 @@ impl Server {
     }
 
     fn bound(ip: IpAddr, conduct: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let bind = |port| {
-            let descriptor: OwnedFd =
-                socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
-            setsockopt(&descriptor, sockopt::ReuseAddr, &true).expect("set");
-            socket::bind(descriptor.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, port))).expect("bound");
-            TcpListener::from(descriptor)
-        };
-        // A port that was asked for by its number stays with the socket when it ceases to listen; one that the kernel
-        // chose does not. So it is chosen on one socket and bound on another.
-        let choice = bind(0);
-        let address = choice.local_addr().expect("an address");
-        let socket = Arc::new(bind(address.port()));
+        let socket = Arc::new(place(ip));
+        let address = socket.local_addr().expect("an address");
         Self { socket, address, conduct: Arc::new(conduct), connections: Arc::default() }
     }
 
@@ -177,6 +169,26 @@ impl Drop for Server {
         self.refuse();
         self.hang_up();
     }
+}
+
+/// A socket with a port of its own at this address, where nobody listens yet.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn place(ip: IpAddr) -> TcpListener {
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let bind = |port| {
+        let descriptor: OwnedFd =
+            socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        setsockopt(&descriptor, sockopt::ReuseAddr, &true).expect("set");
+        socket::bind(descriptor.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, port))).expect("bound");
+        TcpListener::from(descriptor)
+    };
+    // A port that was asked for by its number stays with the socket when it ceases to listen; one that the kernel chose
+    // does not. So it is chosen on one socket and bound on another.
+    let choice = bind(0);
+    bind(choice.local_addr().expect("an address").port())
 }
 
 fn lock(connections: &Mutex<Connections>) -> MutexGuard<'_, Connections> {

@@ -8,6 +8,7 @@
 //! | it accepts and resets | here; `ends.rs`; that it is left out: `health.rs` |
 //! | it never answers a connect | here, when packets are lost; `connect.rs`, when its queue is full |
 //! | it comes and goes | here; with checks: `health.rs`; that its clients return: `connect.rs` |
+//! | a thousand that are checked are dead | here |
 //! | all die and one returns | here; that all may be used then: `health.rs` |
 //! | a client never reads, never writes, says one byte and no more | here; its memory: `relay.rs`; its pipes: `bulk.rs` |
 //! | ten thousand clients that say nothing | here |
@@ -301,6 +302,70 @@ fn a_server_whose_packets_are_lost_is_left_out_and_has_its_sessions_again() {
     });
 }
 
+/// Checks that run at a time, at most: `MOST_PROBES`, where there are enough descriptors.
+const MOST_CHECKS: usize = 256;
+
+/// Pipes of the kernel that a few sessions may have, generously.
+const KERNEL_PIPES: usize = 8;
+
+#[test]
+fn a_thousand_dead_servers_cost_checks_and_nobody_who_can_be_served() {
+    namespace::inside("a_thousand_dead_servers_cost_checks_and_nobody_who_can_be_served", || {
+        namespace::run("ip link add void type veth peer name nobody");
+        for device in ["void", "nobody"] {
+            namespace::run(&format!("ip link set {device} up"));
+        }
+        // Packets go out without asking for anybody's hardware address, and nobody takes them.
+        namespace::run("ip link set void arp off");
+        namespace::run("ip address add 10.77.255.1/16 dev void");
+        let lost = (0..500u32).map(|number| SocketAddr::from((Ipv4Addr::from_bits(0x0a4d_0001 + number), 80)));
+        // Nobody listens there.
+        let refusing = (0..500u32).map(|number| SocketAddr::from((Ipv4Addr::from_bits(0x7f20_0001 + number), 1)));
+        let dead: Vec<SocketAddr> = lost.chain(refusing).collect();
+        let well = Server::several(2);
+        let members = well.iter().map(Server::address).chain(dead).map(|address| (address, 1));
+        let text = tests::config::service("web", "127.0.0.9:8000".parse().expect("an address"), "default")
+            + &tests::config::weighted("default", "connect_timeout = \"500ms\"", members);
+        let balancer = Setup::new().config(&text).start();
+        let scene = Scene { descriptors: balancer.descriptors(), balancer, well };
+        scene.set_pool(PoolValues {
+            check_interval_ms: Some(200),
+            check_timeout_ms: Some(500),
+            check_fall: std::num::NonZeroU32::new(1),
+            ..often()
+        });
+        let states = |state| scene.rows().iter().filter(|row| row.health.state == state).count();
+        let checked = || scene.rows().iter().filter(|row| row.health.last_check.is_some()).count();
+        wait::until("all are known", || checked() == 1002);
+        assert_eq!((states(HealthState::Up), states(HealthState::Down)), (2, 1000));
+        let mut most = 0;
+        scene.meanwhile(|load| {
+            for _ in 0..20 {
+                load.pass(10);
+                most = most.max(scene.balancer.descriptors() - scene.descriptors);
+            }
+        });
+        let others = 4 * BYSTANDERS + 2 * KERNEL_PIPES;
+        assert!((MOST_CHECKS..=MOST_CHECKS + others).contains(&most), "{most} descriptors");
+        let row = scene.rows();
+        assert!(row.iter().all(|row| row.connect_failures + row.connect_timeouts == 0), "no client has met one");
+        // Everybody is served, whoever it is, and nobody waits.
+        for number in 0..100 {
+            assert!(scene.is_well(scene.balancer.client_number(number).server()));
+        }
+        // At a leisurely pace they cost next to nothing.
+        scene.set_pool(PoolValues { check_down_interval_ms: Some(Some(2000)), ..PoolValues::default() });
+        let before = process::cpu_ticks(scene.balancer.pid());
+        for _ in 0..5 {
+            wait::a_moment();
+        }
+        let ticks = process::cpu_ticks(scene.balancer.pid()) - before;
+        println!("{most} descriptors at most; 500 checks a second cost {ticks} ticks in 5 s");
+        assert!(ticks <= 150, "{ticks} ticks of 500 in 5 s");
+        scene.assert_nothing_is_left();
+    });
+}
+
 /// A server flaps while clients of its own come and go, who may fail, and those of others, who may not.
 fn flap(scene: &Scene, faulty: &Server) {
     let its: Vec<u32> = scene.clients(false).take(4).map(|(number, _)| number).collect();
@@ -515,6 +580,8 @@ fn ports_that_run_out_are_our_shortage_and_no_fault_of_the_server() {
         });
         assert_eq!(scene.balancer.ended(EndReason::Shortage) + elsewhere, 5, "whoever is closed is so for a shortage");
         assert_eq!(scene.balancer.ended(EndReason::ConnectFailed), 0);
+        // One for each of them, wherever it went on to.
+        assert_eq!(scene.balancer.status().port_shortages, 5);
         let row = scene.balancer.listed(faulty.address());
         assert_eq!((row.connect_failures, row.connect_timeouts, row.active), (0, 0, PORTS as u64));
         assert_eq!((row.health.state, row.health.ejections, row.health.failed), (HealthState::Up, 0, 0), "{row:?}");

@@ -1,7 +1,6 @@
 //! PROXY protocol headers: who a client is, from balancers before this one and to servers behind it.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -12,6 +11,7 @@ use nix::sys::signal::Signal;
 use tests::config::{pool, service};
 use tests::program::{Program, run, text};
 use tests::programs::installed;
+use tests::proxies::{haproxy, nginx, nginx_stream};
 use tests::server::{echo, say_name};
 use tests::{Balancer, Client, Server, Setup, loopback, wait};
 use wire::Change;
@@ -845,27 +845,6 @@ fn temporary(directory: &Path) -> String {
         .collect()
 }
 
-fn nginx(program: &Path, directory: &Path, head: &str, text: &str) -> Command {
-    let path = directory.display();
-    let head = format!(
-        "{head} daemon off; master_process off; pid {path}/pid; error_log stderr warn; worker_rlimit_nofile 1024;
-         events {{ worker_connections 512; }}"
-    );
-    fs::write(directory.join("nginx.conf"), format!("{head}\n{text}\n")).expect("written");
-    let mut command = Command::new(program);
-    command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf")).args(["-e", "stderr"]);
-    command
-}
-
-fn haproxy(program: &Path, directory: &Path, text: &str) -> Command {
-    let head = "global\n nbthread 1\n maxconn 1000\ndefaults\n timeout connect 5s\n timeout client 60s\n \
-                timeout server 60s\n";
-    fs::write(directory.join("haproxy.cfg"), format!("{head}{text}\n")).expect("written");
-    let mut command = Command::new(program);
-    command.args(["-db", "-f"]).arg(directory.join("haproxy.cfg"));
-    command
-}
-
 /// HAProxy that wants a header and answers with what it said.
 fn haproxy_behind(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
@@ -976,17 +955,13 @@ fn haproxy_says_who_its_clients_are() {
 
 #[test]
 fn nginx_says_who_its_clients_are() {
-    const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let Some([program]) = installed(["nginx"]) else { return };
-    if !Path::new(MODULE).exists() {
-        println!("skipped: {MODULE} is not there");
-        return;
-    }
+    let Some(stream) = nginx_stream() else { return };
     let servers = Server::several(3);
     let (balancer, listen) = balancer_behind(&servers);
     let front = Program::start(8080, |address, directory| {
         let text = format!("stream {{ server {{ listen {address}; proxy_pass {listen}; proxy_protocol on; }} }}");
-        nginx(&program, directory, &format!("load_module {MODULE};"), &text)
+        nginx(&program, directory, &stream, &text)
     });
     assert_introduced(&balancer, front.address(), &servers);
 }
@@ -1058,4 +1033,40 @@ fn a_server_that_speaks_first_is_heard_and_gets_the_header_once() {
     let expected = line(client.stream().local_addr().expect("connected"), listen);
     assert_eq!(client.receive(expected.len()), expected);
     assert_eq!(client.exchange(b"words"), b"words");
+}
+
+/// A server that keeps what each connection says until its end.
+fn listening_to() -> (Server, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&heard);
+    let server = Server::with(move |mut stream, _| {
+        let mut words = Vec::new();
+        stream.read_to_end(&mut words)?;
+        notes.lock().expect("alive").push(words);
+        Ok(())
+    });
+    (server, heard)
+}
+
+#[test]
+fn checks_begin_with_a_header_only_where_clients_go() {
+    let ((server, at_server), (elsewhere, at_elsewhere)) = (listening_to(), listening_to());
+    let entry = |more: &str| format!("servers = [{{ address = \"{}\"{more} }}]\n", server.address());
+    let keys = "check = \"send\"\ncheck_send = \"hello\"\ncheck_interval = \"20ms\"\nsend_proxy = \"v1\"\n";
+    let listen = loopback::free();
+    let text = |more: &str| service("web", listen, "web") + &format!("[pool.web]\n{keys}{}", entry(more));
+    let balancer = Setup::new().config(&text("")).start();
+    let all_are = |heard: &Mutex<Vec<Vec<u8>>>, words: &[u8]| {
+        heard.lock().expect("alive").clear();
+        wait::until("checks go on", || heard.lock().expect("alive").len() >= 3);
+        // One may have been under way.
+        assert!(heard.lock().expect("alive")[1..].iter().all(|said| said == words), "{heard:?}");
+    };
+    all_are(&at_server, b"PROXY UNKNOWN\r\nhello");
+    balancer.configure(&text(&format!(", check_address = \"{}\"", elsewhere.address())));
+    balancer.reload().expect("taken");
+    all_are(&at_elsewhere, b"hello");
+    balancer.configure(&text(&format!(", check_address = \"{}\"", server.address())));
+    balancer.reload().expect("taken");
+    all_are(&at_server, b"PROXY UNKNOWN\r\nhello");
 }

@@ -1,13 +1,14 @@
 //! The end of a balancer and the next beginning: the state file, crashes and signals.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tests::balancer::add;
-use tests::{Balancer, Client, Server, Setup, client, loopback, process, wait};
+use tests::{Balancer, Client, Server, Setup, client, loopback, namespace, process, wait};
 use wire::report::{EndReason, Phase};
 use wire::{Refusal, Request, Response};
 
@@ -400,4 +401,33 @@ fn a_service_manager_is_told_when_it_serves_that_it_lives_and_when_it_stops() {
     balancer.signal(Signal::SIGTERM);
     wait::until("it says that it stops", || next() == "STOPPING=1");
     assert_eq!(balancer.wait_for_end().code(), Some(0));
+}
+
+#[test]
+fn everybody_who_waits_at_a_stop_is_let_in_however_many_they_are() {
+    const WAITING: u32 = 5000;
+    namespace::inside("everybody_who_waits_at_a_stop_is_let_in_however_many_they_are", || {
+        namespace::set("core/somaxconn", "8192");
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+        // The kernel takes connections for them, and nobody reads from those.
+        let deaf: Vec<TcpListener> = (0..4).map(|_| tests::server::place(loopback::fresh())).collect();
+        for socket in &deaf {
+            nix::sys::socket::listen(socket, nix::sys::socket::Backlog::new(4000).expect("a number")).expect("listens");
+        }
+        let listen = loopback::free();
+        let address = |socket: &TcpListener| (socket.local_addr().expect("bound"), 1);
+        let text = format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\nbacklog = 6000\n\n")
+            + &tests::config::weighted("web", "policy = \"round-robin\"", deaf.iter().map(address));
+        let balancer = Setup::new().config(&text).start();
+        assert!(balancer.status().session_limit > u64::from(WAITING), "there are descriptors");
+        balancer.signal(Signal::SIGSTOP);
+        let clients: Vec<Client> =
+            (0..WAITING).map(|number| Client::connect_from(loopback::client(number), listen)).collect();
+        balancer.signal(Signal::SIGTERM);
+        balancer.signal(Signal::SIGCONT);
+        wait::until("it stops", || balancer.status().phase != Phase::Running);
+        assert_eq!(balancer.service().total, u64::from(WAITING));
+        drop(clients);
+    });
 }

@@ -91,7 +91,7 @@ pub struct ClientSide {
     pub max_age_ms: Option<NonZeroU64>,
     /// Connections that wait in the kernel for their accept; `net.core.somaxconn` caps it.
     pub backlog: NonZeroU32,
-    /// A client that has not said anything is accepted after this; nothing is at once. Rounded to seconds.
+    /// A client that has not said anything is accepted after this, in whole seconds; nothing is at once.
     pub defer_accept_ms: Option<NonZeroU64>,
     /// Connections whose first words come with their SYN that may be pending; 0 is none.
     pub fast_open: u32,
@@ -114,7 +114,7 @@ impl Default for ClientSide {
 }
 
 /// The connections to a pool's servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSide {
     /// For a server to answer a connect; nothing is what the balancer was started with.
@@ -155,7 +155,7 @@ impl Default for ServerSide {
 }
 
 /// Options of a socket, either side. Nothing is what the kernel does by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SocketSettings {
     /// A peer that is silent for so long is asked whether it is still there; 0 is never. It is given up after six questions,

@@ -103,6 +103,7 @@ fn wide_cells() -> Vec<Cell<'static, ServerReport>> {
         (("CHECKS PASSED", Align::Right), Box::new(|server| server.health.passed.to_string())),
         (("CHECKS FAILED", Align::Right), Box::new(|server| server.health.failed.to_string())),
         (("EJECTIONS", Align::Right), Box::new(|server| server.health.ejections.to_string())),
+        (("REPLAYS", Align::Right), Box::new(|server| server.replays.to_string())),
         (("BACK IN", Align::Right), Box::new(move |server| or_none(server.health.ejected_ms.map(time)))),
         (("REASON", Align::Left), Box::new(move |server| or_none(server.health.reason.clone()))),
         (("CONNECT P50", Align::Right), Box::new(p50(|timing| timing.connect))),
@@ -464,6 +465,7 @@ server 10.0.0.2:80 of pool default  was removed, the file has it";
             segments: 1000,
             retransmitted: 5,
         };
+        up.replays = 3;
         up.health.since_ms = 3_600_000;
         up.health.passed = 1800;
         up.health.last_check = check(true, "status 200", 740);
@@ -522,13 +524,23 @@ SERVER       WEIGHT  STATE  HEALTH   SHARE  ACTIVE  TOTAL   IN  OUT  FAILED
             .lines()
             .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(10).collect())
             .collect();
-        let heading =
-            ["SINCE", "LAST CHECK", "TOOK", "AGO", "CHECKS PASSED", "CHECKS FAILED", "EJECTIONS", "BACK IN", "REASON"];
+        let heading = [
+            "SINCE",
+            "LAST CHECK",
+            "TOOK",
+            "AGO",
+            "CHECKS PASSED",
+            "CHECKS FAILED",
+            "EJECTIONS",
+            "REPLAYS",
+            "BACK IN",
+            "REASON",
+        ];
         let health = [
             heading,
-            ["1 h", "passed: status 200", "740 us", "1 s", "1800", "0", "0", "-", "-"],
-            ["1 min 1 s", "failed: status 503", "2.1 ms", "1 s", "0", "33", "0", "-", "connection refused"],
-            ["4 s", "-", "-", "-", "0", "0", "2", "6 s", "5 failed connects in a row"],
+            ["1 h", "passed: status 200", "740 us", "1 s", "1800", "0", "0", "3", "-", "-"],
+            ["1 min 1 s", "failed: status 503", "2.1 ms", "1 s", "0", "33", "0", "0", "-", "connection refused"],
+            ["4 s", "-", "-", "-", "0", "0", "2", "0", "6 s", "5 failed connects in a row"],
         ];
         let timing = [
             ["CONNECT P50", "P99", "FIRST BYTE P50", "P99", "ROUND TRIP P50", "P99", "RESENT"],

@@ -1121,6 +1121,10 @@ fn values_of_the_connections_of_clients_have_bounds() {
             "16: service.web.defer_accept: expected a time from 1s to 1m such as \"5s\", found \"999ms\"".to_owned(),
         ),
         (
+            "defer_accept = \"1500ms\"",
+            "16: service.web.defer_accept: expected whole seconds such as \"5s\", found \"1500ms\"".to_owned(),
+        ),
+        (
             "defer_accept = \"61s\"",
             "16: service.web.defer_accept: expected a time from 1s to 1m such as \"5s\", found \"61s\"".to_owned(),
         ),

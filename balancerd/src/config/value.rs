@@ -213,9 +213,12 @@ pub(super) fn header_scope(value: &DeValue<'_>) -> Result<HeaderScope, String> {
     choice(value, &HeaderScope::ALL.map(|scope| (scope.name(), scope)))
 }
 
-/// The time that is waited for a client's first words, in milliseconds.
+/// The time that is waited for a client's first words, in milliseconds. The kernel counts it in seconds.
 pub(super) fn defer_accept(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
-    non_zero_span(value, DEFER_ACCEPT_MS, "\"5s\"")
+    match non_zero_span(value, DEFER_ACCEPT_MS, "\"5s\"")? {
+        time if time.get() % 1000 == 0 => Ok(time),
+        _ => Err(unexpected("whole seconds such as \"5s\"", value)),
+    }
 }
 
 /// The time that a peer may be silent until it is asked, in milliseconds; 0 is for ever.

@@ -21,12 +21,15 @@ pub(crate) struct Key(pub(crate) u64);
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// It stays registered for errors and hang-ups, which whoever reads or writes is told anyway.
+    pub(crate) watch: bool,
 }
 
 impl Interest {
-    pub(crate) const NONE: Self = Self { read: false, write: false };
-    pub(crate) const READ: Self = Self { read: true, write: false };
-    pub(crate) const WRITE: Self = Self { read: false, write: true };
+    pub(crate) const NONE: Self = Self { read: false, write: false, watch: false };
+    pub(crate) const READ: Self = Self { read: true, ..Self::NONE };
+    pub(crate) const WRITE: Self = Self { write: true, ..Self::NONE };
+    pub(crate) const WATCH: Self = Self { watch: true, ..Self::NONE };
 
     fn flags(self) -> EpollFlags {
         // No EPOLLRDHUP: the end of a stream is met by reading it.
@@ -168,6 +171,7 @@ mod tests {
         (client, listener.accept().expect("the other end").0)
     }
 
+    const ABORT: nix::libc::linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     const READABLE: Ready = Ready { readable: true, writable: false, failed: false };
     const WRITABLE: Ready = Ready { readable: false, writable: true, failed: false };
     const FAILED: Ready = Ready { readable: true, writable: true, failed: true };
@@ -213,6 +217,19 @@ mod tests {
         bench.poller.set(&near, KEY, &mut current, Interest::NONE).expect("left");
         assert_eq!(bench.wait(NOT_AT_ALL), [], "a hang-up is not reported to who left");
         bench.poller.set(&near, KEY, &mut current, Interest::WRITE).expect("came back");
+        assert_eq!(bench.wait(LONG), [(KEY, FAILED)]);
+    }
+
+    #[test]
+    fn rule_2_who_only_watches_is_told_of_a_break_and_of_nothing_else() {
+        let mut bench = Bench::new();
+        let (mut far, near) = tcp_pair();
+        bench.poller.set(&near, KEY, &mut Interest::NONE.clone(), Interest::WATCH).expect("registered");
+        far.write_all(b"x").expect("written");
+        far.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(bench.wait(NOT_AT_ALL), [], "neither words nor an end");
+        nix::sys::socket::setsockopt(&far, nix::sys::socket::sockopt::Linger, &ABORT).expect("set");
+        drop(far);
         assert_eq!(bench.wait(LONG), [(KEY, FAILED)]);
     }
 

@@ -16,6 +16,7 @@ use super::check::{
     Taken, check_name, check_points, check_pool, check_room, check_server, check_service, check_together, listeners,
     points_of,
 };
+use super::checks::checked_otherwise;
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
 use super::reload::MOST_MOVES;
@@ -271,7 +272,7 @@ impl Model {
             self.pools[id].settings = settings;
         }
         let after = &self.pools[id].settings;
-        if !work.report.dry_run && (before.health != after.health || before.send_proxy != after.send_proxy) {
+        if !work.report.dry_run && checked_otherwise(&before, after) {
             self.watch_all(id, work.now);
         }
         if !work.report.dry_run && values.slow_start_ms.is_some() {

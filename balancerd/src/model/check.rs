@@ -208,6 +208,9 @@ fn check_client_side(side: &ClientSide) -> Result<(), Refusal> {
     check_time("max_age", side.max_age_ms.map(NonZeroU64::get), SESSION_TIME_MS)?;
     check_most("backlog", side.backlog.get(), MAX_BACKLOG)?;
     check_time("defer_accept", side.defer_accept_ms.map(NonZeroU64::get), DEFER_ACCEPT_MS)?;
+    if side.defer_accept_ms.is_some_and(|limit| limit.get() % 1000 != 0) {
+        return Err(bad("defer_accept", "it is in whole seconds, as the kernel counts them"));
+    }
     check_most("fast_open", side.fast_open, MAX_FAST_OPEN)?;
     check_socket(&side.socket)
 }

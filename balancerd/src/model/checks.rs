@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slotmap::SlotMap;
+use wire::connection::ServerSide;
 use wire::health::CheckSettings;
-use wire::settings::SendProxy;
+use wire::settings::{PoolSettings, SendProxy};
 
 use super::ServerId;
 
@@ -22,8 +23,24 @@ slotmap::new_key_type! {
 pub(crate) struct Order {
     pub(crate) address: SocketAddr,
     pub(crate) settings: Arc<CheckSettings>,
+    /// How its connections leave: see [`side_of_checks`].
+    pub(crate) side: Arc<ServerSide>,
     /// The header that its servers get first, if they do.
     pub(crate) send_proxy: Option<SendProxy>,
+}
+
+/// How the checks of a pool leave whose clients' connections are so: from the same addresses, by the same routes. They are
+/// nobody's, and so never from a client's address.
+pub(super) fn side_of_checks(side: &ServerSide) -> Arc<ServerSide> {
+    let ServerSide { source, mark, device, .. } = side.clone();
+    Arc::new(ServerSide { source, mark, device, ..ServerSide::default() })
+}
+
+/// Whether the servers of a pool are to be checked in another way than before.
+pub(super) fn checked_otherwise(before: &PoolSettings, after: &PoolSettings) -> bool {
+    before.health != after.health
+        || before.send_proxy != after.send_proxy
+        || side_of_checks(&before.server_side) != side_of_checks(&after.server_side)
 }
 
 /// All that is checked.
@@ -118,6 +135,8 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use slotmap::SlotMap as Servers;
 
     use super::*;
@@ -125,7 +144,8 @@ mod tests {
 
     fn order(port: u16, interval_ms: u64) -> Order {
         let settings = CheckSettings { interval_ms, ..CheckSettings::default() };
-        Order { address: ([10, 0, 0, 1], port).into(), settings: Arc::new(settings), send_proxy: None }
+        let (address, side) = (([10, 0, 0, 1], port).into(), Arc::default());
+        Order { address, settings: Arc::new(settings), side, send_proxy: None }
     }
 
     #[test]
@@ -177,6 +197,26 @@ mod tests {
         let targets = kinds.map(&mut join);
         assert_eq!(BTreeSet::from(targets).len(), kinds.len());
         assert_eq!(kinds.map(join), targets);
+    }
+
+    #[test]
+    fn those_who_are_reached_by_another_way_are_checked_apart() {
+        let now = event::now();
+        let mut servers = Servers::<ServerId, ()>::with_key();
+        let mut checks = Checks::default();
+        let from = |last| ServerSide { source: vec![[10, 0, 0, last].into()], ..ServerSide::default() };
+        let by = |device: &str| ServerSide { device: Some(device.to_owned()), ..ServerSide::default() };
+        let marked = ServerSide { mark: NonZeroU32::new(1), ..ServerSide::default() };
+        let ways = [ServerSide::default(), from(1), from(2), by("lo"), by("eth0"), marked];
+        let mut join = |side: &ServerSide| {
+            let order = Order { side: side_of_checks(side), ..order(80, 2000) };
+            checks.assign(servers.insert(()), None, Some(order), || Duration::ZERO, now).expect("a target")
+        };
+        let targets = ways.each_ref().map(&mut join);
+        assert_eq!(BTreeSet::from(targets).len(), ways.len());
+        // What is for clients alone makes no difference.
+        let of_clients = |side: ServerSide| ServerSide { transparent: true, fast_open: true, replay: 9, ..side };
+        assert_eq!(ways.map(of_clients).each_ref().map(join), targets);
     }
 
     #[test]

@@ -9,12 +9,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ring::{Digest, Identity, Key, Member, Ring, RingError};
 use slotmap::SlotMap;
+use wire::connection::ServerSide;
 use wire::control::Refusal;
 use wire::health::{CheckKind, CheckSettings, InitialHealth, WhenAllDown};
 use wire::report::Hex;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, ServerSettings};
 
 use super::ServerId;
+use super::checks::side_of_checks;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
 use super::remake::Blueprint;
@@ -28,6 +30,8 @@ pub(super) struct Pool {
     pub(super) settings: PoolSettings,
     /// How its servers are checked, as the settings have it.
     pub(super) check: Arc<CheckSettings>,
+    /// How checks leave.
+    pub(super) check_side: Arc<ServerSide>,
     /// It was removed, and is gone when the last of its servers is.
     pub(super) leaving: bool,
     /// Every server, the leaving ones too.
@@ -52,7 +56,17 @@ impl Pool {
         let settings = settings.without_servers();
         let (picker, backups) = (Picker::new(&settings), Picker::new(&settings));
         let check = Arc::new(settings.health.check.clone());
-        Self { name: name.to_owned(), settings, check, leaving: false, members: BTreeMap::new(), picker, backups }
+        let check_side = side_of_checks(&settings.server_side);
+        Self {
+            name: name.to_owned(),
+            settings,
+            check,
+            check_side,
+            leaving: false,
+            members: BTreeMap::new(),
+            picker,
+            backups,
+        }
     }
 
     /// Those that serve now: the backups while there are some and nobody else.

@@ -13,6 +13,7 @@ use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
 use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
 use super::check::{Taken, check, check_pool, check_service, check_together, taken_by};
+use super::checks::checked_otherwise;
 use super::merge::merge;
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
@@ -52,6 +53,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, Refusal> {
     let settings = merge(before, present, &said);
     check_pools_of_services(&said, &settings)?;
+    check_origins(&said, &settings)?;
     check(&settings).map_err(|refusal| with_both(&said, &settings, refusal))?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
@@ -159,6 +161,19 @@ fn check_pools_of_services(said: &Settings, settings: &Settings) -> Result<(), R
             "service {name}, which a command has made or changed, is served by pool {pool}, which the file does not have; remove the service, or keep the pool"
         )
     };
+    Err(Refusal::BadFile { fault })
+}
+
+/// Whether no pool has its connections come from two kinds of places, one of which a command has said and the other one the
+/// file.
+fn check_origins(said: &Settings, settings: &Settings) -> Result<(), Refusal> {
+    let has_both = |pool: &PoolSettings| pool.server_side.transparent && !pool.server_side.source.is_empty();
+    let its = settings.pools.iter().find(|(name, pool)| has_both(pool) && !said.pools.get(*name).is_some_and(has_both));
+    let Some((name, pool)) = its else { return Ok(()) };
+    let source = pool.server_side.source.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let fault = format!(
+        "pool {name} has transparent = true in the file, and a command has set its source to {source}; both say where connections come from: `balancerctl pool set {name} --source none`, or leave transparent out of the file"
+    );
     Err(Refusal::BadFile { fault })
 }
 
@@ -336,10 +351,10 @@ impl Model {
         if before.slow_start_ms != wanted.slow_start_ms {
             self.start_anew(id, now);
         }
-        if before.health == wanted.health && before.send_proxy == wanted.send_proxy {
-            changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
-        } else {
+        if checked_otherwise(&before, wanted) {
             self.watch_all(id, now);
+        } else {
+            changed.iter().chain(&gone).for_each(|server| self.watch(*server, now));
         }
         self.rescue(id, now);
         for server in gone {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wire::connection::ServerSide;
 use wire::control::Removal;
 use wire::health::{CheckKind, CheckSettings};
 use wire::report::{RemovalReport, ServerReport, ServerState};
@@ -104,9 +105,14 @@ impl Server {
         since.zip(time).map_or(RAMP_PARTS, |(since, time)| Ramp { since, part: 1 }.part_at(time, now))
     }
 
-    /// How and where it is to be checked, in a pool that checks so and gives its servers this header; nothing for one that
-    /// is left alone.
-    pub(super) fn check_order(&self, check: &Arc<CheckSettings>, send_proxy: Option<SendProxy>) -> Option<Order> {
+    /// How and where it is to be checked, in a pool that checks so, by this way, and gives its servers this header; nothing
+    /// for one that is left alone. Who answers elsewhere is not who takes the clients, and gets no header.
+    pub(super) fn check_order(
+        &self,
+        check: &Arc<CheckSettings>,
+        side: &Arc<ServerSide>,
+        send_proxy: Option<SendProxy>,
+    ) -> Option<Order> {
         let is_left_alone = self.leaving.is_some() || self.settings.state == AdminState::Maintenance;
         if is_left_alone || check.kind == CheckKind::None {
             return None;
@@ -116,7 +122,8 @@ impl Server {
             address.set_port(port.get());
         }
         let address = self.settings.check_address.unwrap_or(address);
-        Some(Order { address, settings: Arc::clone(check), send_proxy })
+        let send_proxy = send_proxy.filter(|_| address == self.address);
+        Some(Order { address, settings: Arc::clone(check), side: Arc::clone(side), send_proxy })
     }
 
     /// Whether it has as many sessions as it may have.

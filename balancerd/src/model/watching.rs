@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use wire::health::{CheckKind, OnDown};
 use wire::report::{EndReason, HealthState};
 
-use super::checks::{Order, TargetId};
+use super::checks::{Order, TargetId, side_of_checks};
 use super::health::{CheckResult, Trouble};
 use super::{Effect, HealthNews, Model, PoolId, ServerId};
 
@@ -50,18 +50,19 @@ impl Model {
         let pool = &self.pools[server.pool];
         let check = &pool.check;
         let within = Duration::from_millis(check.interval_ms);
-        let (order, rng) = (server.check_order(check, pool.settings.send_proxy), &mut self.rng);
+        let (order, rng) = (server.check_order(check, &pool.check_side, pool.settings.send_proxy), &mut self.rng);
         server.target = self.checks.assign(id, server.target, order, || within.mul_f64(rng.f64()), now);
         if check.kind == CheckKind::None {
             self.turn(id, now, |server| server.health.unwatch(now));
         }
     }
 
-    /// The health of a pool is to be known in another way, or its checks are to begin with another header: does so for all
-    /// of its servers.
+    /// The health of a pool is to be known in another way, or its checks are to begin with another header or to leave by
+    /// another way: does so for all of its servers.
     pub(super) fn watch_all(&mut self, id: PoolId, now: Instant) {
         let pool = &mut self.pools[id];
         pool.check = Arc::new(pool.settings.health.check.clone());
+        pool.check_side = side_of_checks(&pool.settings.server_side);
         pool.open_or_close();
         for server in pool.members.values().copied().collect::<Vec<_>>() {
             self.watch(server, now);

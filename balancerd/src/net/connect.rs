@@ -10,6 +10,14 @@ use wire::connection::ServerSide;
 
 use super::options;
 
+/// A connect that has begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) stream: TcpStream,
+    /// Nothing has been sent yet: the first words that are written go with the SYN.
+    pub(super) waits_for_words: bool,
+}
+
 /// Begins to connect without waiting. The socket is registered afterwards: one that is not connected reports a hang-up
 /// for ever.
 ///
@@ -24,7 +32,7 @@ pub(super) fn begin_connect(
     side: &ServerSide,
     client: SocketAddr,
     nth: usize,
-) -> Result<TcpStream, Errno> {
+) -> Result<Begun, Errno> {
     of_sources(address, side, nth, |source| begin_from(address, has_first_words, side, client, source))
 }
 
@@ -78,9 +86,10 @@ fn family(address: SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// A connect as a check makes it.
-pub(super) fn begin_plain_connect(address: SocketAddr) -> Result<TcpStream, Errno> {
-    begin_connect(address, false, &ServerSide::default(), address, 0)
+/// A connect of our own, for no client, as a check makes it; the client's address is never its source.
+pub(super) fn begin_own_connect(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<TcpStream, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    begin_connect(address, false, side, address, nth).map(|begun| begun.stream)
 }
 
 fn begin_from(
@@ -89,12 +98,13 @@ fn begin_from(
     side: &ServerSide,
     client: SocketAddr,
     source: Option<IpAddr>,
-) -> Result<TcpStream, Errno> {
+) -> Result<Begun, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let stream = TcpStream::from(socket(family(address), SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
     options::set_connecting(&stream, side, address, client, source)?;
-    if has_first_words && side.fast_open {
+    let asks = has_first_words && side.fast_open;
+    if asks {
         options::set_fast_open(&stream)?;
     }
     if has_first_words {
@@ -103,7 +113,8 @@ fn begin_from(
     }
     match connect(stream.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) if is_connected_to_itself(&stream, address) => Err(Errno::ECONNREFUSED),
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
+        // What is done at once towards a server is put off: the kernel has its cookie.
+        begun @ (Ok(()) | Err(Errno::EINPROGRESS)) => Ok(Begun { stream, waits_for_words: asks && begun.is_ok() }),
         Err(errno) => Err(errno),
     }
 }
@@ -118,9 +129,10 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
     })
 }
 
-/// A connected socket for datagrams, as a check has it.
-pub(super) fn plain_datagrams(address: SocketAddr) -> Result<UdpSocket, Errno> {
-    connect_datagrams(address, &ServerSide::default(), address, 0)
+/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
+pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    connect_datagrams(address, side, address, nth)
 }
 
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
@@ -144,6 +156,7 @@ pub(super) fn is_ours(errno: Errno) -> bool {
             | Errno::EADDRINUSE
             | Errno::EAGAIN
             | Errno::EPERM
+            | Errno::ENODEV
             | Errno::EMFILE
             | Errno::ENFILE
             | Errno::ENOBUFS
@@ -178,7 +191,7 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
-        assert!(!is_connected_to_itself(&begin_plain_connect(server).expect("begun"), server));
+        assert!(!is_connected_to_itself(&begin_own_connect(server, &ServerSide::default(), 0).expect("begun"), server));
     }
 
     #[test]
@@ -187,7 +200,10 @@ mod tests {
         let address = own.local_addr().expect("bound");
         own.connect(address).expect("UDP allows it");
         assert!(is_itself(own.local_addr(), address));
-        assert!(!is_itself(plain_datagrams(address).expect("connected").local_addr(), address));
+        assert!(!is_itself(
+            connect_own_datagrams(address, &ServerSide::default(), 0).expect("connected").local_addr(),
+            address
+        ));
     }
 
     #[test]
@@ -207,7 +223,7 @@ mod tests {
 
     #[test]
     fn our_own_shortages_are_not_a_servers_fault() {
-        for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM] {
+        for errno in [Errno::EADDRNOTAVAIL, Errno::EMFILE, Errno::EPERM, Errno::ENODEV] {
             assert!(is_ours(errno), "{errno}");
         }
         for errno in [Errno::ECONNREFUSED, Errno::ETIMEDOUT, Errno::EHOSTUNREACH, Errno::ENETUNREACH] {

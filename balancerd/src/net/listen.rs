@@ -14,11 +14,8 @@ use super::{options, words};
 use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
 use crate::model::ServiceId;
 
-/// Connections that wait in the kernel for their accept. Enough for a second of a storm; `net.core.somaxconn` caps it.
+/// Connections that wait in the kernel for their accept, until it is said otherwise. Enough for a second of a storm; `net.core.somaxconn` caps it.
 const BACKLOG: Backlog = Backlog(4096);
-
-/// Clients that are let in when the listener is about to close: those who waited at that moment, not those who come on.
-pub(super) const MOST_LAST_ACCEPTS: i32 = BACKLOG.0;
 
 /// Connections that one turn takes at most. The others wait for the next turn, behind the sessions that are ready.
 const MOST_ACCEPTS: u32 = 16;
@@ -188,6 +185,12 @@ impl Listener {
         self.side = Some(side.clone());
     }
 
+    /// Clients that may wait at it, and so are let in when it is about to close: those who waited at that moment, not those
+    /// who come on. The queue of the kernel has room for one more than it is told.
+    pub(crate) fn most_waiting(&self) -> u32 {
+        self.side.as_ref().map_or(BACKLOG, backlog).0.unsigned_abs() + 1
+    }
+
     /// How many accepts this turn is worth. An accept that finds nobody costs more than one that finds somebody, so
     /// the portion grows only while whole portions are there, and falls back at once.
     pub(crate) fn portion(&self) -> u32 {
@@ -235,7 +238,7 @@ impl Listener {
 
     /// What it waits for, given whether there is room for a session.
     pub(crate) fn interest(&self, room: bool) -> Interest {
-        Interest { read: room && self.short_until.is_none(), write: false }
+        Interest { read: room && self.short_until.is_none(), ..Interest::NONE }
     }
 
     /// Tells the poller, if something changed. Whether it accepts now. When epoll has no room for it, it stays away for a

@@ -37,6 +37,8 @@ pub(crate) struct Probes {
     deadlines: Deadlines<ProbeId>,
     most: usize,
     key: fn(ProbeId) -> Key,
+    /// Checks so far: whose turn it is among several sources.
+    begun: usize,
     shortage: Repeated,
 }
 
@@ -59,7 +61,8 @@ type Outcome = Result<String, String>;
 impl Probes {
     /// None yet, and never more than `most` at a time. `key` says what one is called at the poller.
     pub(crate) fn new(most: usize, key: fn(ProbeId) -> Key) -> Self {
-        Self { slots: SlotMap::with_key(), deadlines: Deadlines::new(), most, key, shortage: Repeated::default() }
+        let (slots, deadlines) = (SlotMap::with_key(), Deadlines::new());
+        Self { slots, deadlines, most, key, begun: 0, shortage: Repeated::default() }
     }
 
     /// The earliest time at which [`Probes::expire`] has something to do; `due` is when the next check is to begin.
@@ -89,7 +92,8 @@ impl Probes {
 
     fn begin(&mut self, target: TargetId, order: Order, cx: &mut Context<'_>) {
         let within = Duration::from_millis(order.settings.timeout_ms);
-        match Probe::begin(order) {
+        self.begun = self.begun.wrapping_add(1);
+        match Probe::begin(order, self.begun) {
             Ok(probe) => {
                 let deadline = cx.now + within;
                 let id = self.slots.insert(Running { target, probe, registered: Interest::NONE, began: cx.now });
@@ -148,10 +152,10 @@ impl Probes {
 }
 
 impl Probe {
-    fn begin(order: Order) -> Result<Self, Errno> {
+    fn begin(order: Order, nth: usize) -> Result<Self, Errno> {
         match datagram::asked(&order.settings.kind) {
-            Some((asked, awaited)) => DatagramProbe::begin(&order, asked, awaited).map(Self::Datagram),
-            None => StreamProbe::begin(order).map(Self::Stream),
+            Some((asked, awaited)) => DatagramProbe::begin(&order, asked, awaited, nth).map(Self::Datagram),
+            None => StreamProbe::begin(order, nth).map(Self::Stream),
         }
     }
 

@@ -159,6 +159,26 @@ fn file_and_commands_that_do_not_go_together_are_refused_with_both_named() {
 }
 
 #[test]
+fn a_source_by_command_and_a_transparent_pool_of_the_file_are_refused_with_both_named() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    let set = |source: &[&str]| {
+        let source = source.iter().map(|text| text.parse().expect("an address")).collect();
+        let values = PoolValues { source: Some(source), ..PoolValues::default() };
+        Request::Change { change: Change::SetPool { pool: "other".to_owned(), values }, dry_run: false }
+    };
+    changed(&mut model, &set(&["10.0.0.8", "10.0.0.9"]), now);
+    let mut file = two_pools();
+    file.pools.get_mut("other").expect("a pool").server_side.transparent = true;
+    let refusal = reload(&mut model, file.clone(), now).expect_err("they exclude each other").to_string();
+    for words in ["pool other has transparent", "10.0.0.8, 10.0.0.9", "`balancerctl pool set other --source none`"] {
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    changed(&mut model, &set(&[]), now);
+    reload(&mut model, file, now).expect("as it was told to");
+}
+
+#[test]
 fn many_that_come_with_a_file_start_slowly_together() {
     let now = event::now();
     let mut file = settings("127.0.0.1:80", POINTS);

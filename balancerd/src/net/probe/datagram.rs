@@ -14,7 +14,7 @@ use super::dns::Question;
 use super::{Outcome, quoted};
 use crate::event::Ready;
 use crate::model::Order;
-use crate::net::connect::plain_datagrams;
+use crate::net::connect::connect_own_datagrams;
 use crate::net::proxy::encode;
 use crate::net::{errno_of, is_transient, words};
 
@@ -56,14 +56,14 @@ pub(super) fn asked(kind: &CheckKind) -> Option<(Vec<u8>, Awaited)> {
 }
 
 impl DatagramProbe {
-    /// Sends the datagram. A socket that has sent none yet has room for it.
-    pub(super) fn begin(order: &Order, asked: Vec<u8>, awaited: Awaited) -> Result<Self, Errno> {
+    /// Sends the datagram; of several sources it is the `nth`'s turn. A socket that has sent none yet has room for it.
+    pub(super) fn begin(order: &Order, asked: Vec<u8>, awaited: Awaited, nth: usize) -> Result<Self, Errno> {
         // Version 1 is for connections alone.
         let header = match order.send_proxy {
             Some(how @ SendProxy::V2 { .. }) => encode(how, None, None),
             Some(SendProxy::V1) | None => Vec::new(),
         };
-        let datagrams = plain_datagrams(order.address)?;
+        let datagrams = connect_own_datagrams(order.address, &order.side, nth)?;
         datagrams.send(&[header, asked].concat()).map_err(|error| errno_of(&error))?;
         Ok(Self { datagrams, awaited, within: time(order.settings.timeout_ms), others: 0, last: None })
     }
@@ -143,9 +143,9 @@ mod tests {
 
     fn begin(kind: CheckKind, address: SocketAddr, send_proxy: Option<SendProxy>) -> DatagramProbe {
         let (asked, awaited) = asked(&kind).expect("a check by datagrams");
-        let order =
-            Order { address, settings: Arc::new(CheckSettings { kind, ..CheckSettings::default() }), send_proxy };
-        DatagramProbe::begin(&order, asked, awaited).expect("begun")
+        let settings = Arc::new(CheckSettings { kind, ..CheckSettings::default() });
+        let order = Order { address, settings, side: Arc::default(), send_proxy };
+        DatagramProbe::begin(&order, asked, awaited, 0).expect("begun")
     }
 
     /// A check that has begun, the server that the test plays, what it got, and whence.

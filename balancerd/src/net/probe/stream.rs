@@ -12,7 +12,7 @@ use wire::quantity::time;
 use super::{Outcome, quoted};
 use crate::event::{Interest, Ready};
 use crate::model::Order;
-use crate::net::connect::begin_plain_connect;
+use crate::net::connect::begin_own_connect;
 use crate::net::proxy::encode;
 use crate::net::{errno_of, is_transient, words};
 
@@ -38,9 +38,9 @@ enum Stage {
 }
 
 impl StreamProbe {
-    /// Begins to connect.
-    pub(super) fn begin(order: Order) -> Result<Self, Errno> {
-        let stream = begin_plain_connect(order.address)?;
+    /// Begins to connect; of several sources it is the `nth`'s turn.
+    pub(super) fn begin(order: Order, nth: usize) -> Result<Self, Errno> {
+        let stream = begin_own_connect(order.address, &order.side, nth)?;
         Ok(Self { order, stream, stage: Stage::Connecting, received: Vec::new() })
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let stream = TcpStream::connect(address).expect("connected");
         let (server, _) = listener.accept().expect("accepted");
         let settings = Arc::new(CheckSettings { kind, ..CheckSettings::default() });
-        let order = Order { address, settings, send_proxy };
+        let order = Order { address, settings, side: Arc::default(), send_proxy };
         (StreamProbe { order, stream, stage: Stage::Connecting, received: Vec::new() }, server)
     }
 

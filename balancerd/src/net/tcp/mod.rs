@@ -18,8 +18,8 @@ use wire::report::{EndReason, SessionReport, Waiting};
 use wire::settings::Transport;
 
 use super::Context;
-use super::connect::{begin_connect, is_a_circle, is_ours};
-use super::listen::{Accepted, Endpoint, Listener, MOST_LAST_ACCEPTS};
+use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
+use super::listen::{Accepted, Endpoint, Listener};
 use super::options;
 use crate::event::{self, Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
@@ -131,7 +131,7 @@ impl Sessions {
 
     /// Takes the clients that wait at a listener which is about to close.
     pub(crate) fn accept_last(&mut self, listener: &mut Listener, cx: &mut Context<'_>) {
-        for _ in 0..MOST_LAST_ACCEPTS {
+        for _ in 0..listener.most_waiting() {
             if !self.accept_one(listener, true, cx) {
                 return;
             }
@@ -526,9 +526,11 @@ impl Sessions {
                 begin_connect(address, has_first_words || send_proxy.is_some(), side, peer, self.connects)
             };
             match begun {
-                Ok(stream) => {
+                Ok(Begun { stream, waits_for_words }) => {
                     cx.model.connect_began(server);
-                    return Ok(Attempt { server_id: server, server: End::new(stream), tried, send_proxy });
+                    let server_id = server;
+                    let server = End::new(stream);
+                    return Ok(Attempt { server_id, server, with_words: waits_for_words, tried, send_proxy });
                 }
                 // Towards another server there may be some: a port is taken for one at a time.
                 Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) => {

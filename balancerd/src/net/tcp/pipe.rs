@@ -125,6 +125,11 @@ impl Pipe {
         self.flow == Flow::Open && self.rest.is_nothing()
     }
 
+    /// Whether more may come of its source.
+    pub(super) fn is_open(&self) -> bool {
+        self.flow == Flow::Open
+    }
+
     /// Whether it waits for its sink.
     pub(super) fn wants_write(&self) -> bool {
         !self.rest.is_nothing()
@@ -329,21 +334,31 @@ impl Pipe {
     /// it does not take stays here for the next one. Bytes of the source that it took; nothing when it took nothing at
     /// all.
     pub(super) fn offer(&mut self, sink: &TcpStream) -> io::Result<Option<usize>> {
-        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else { return Ok(None) };
-        match send(sink, &bytes[*sent..]) {
-            Ok(0) => Ok(None),
-            Ok(count) => {
-                let before = (*sent).max(*lead);
-                *sent += count;
-                let own = (*sent).max(*lead) - before;
-                if *sent == bytes.len() {
-                    self.rest = Rest::NOTHING;
-                }
-                Ok(Some(own))
-            }
-            Err(error) if is_transient(&error) => Ok(None),
-            Err(error) => Err(error),
+        match self.show(sink)? {
+            0 => Ok(None),
+            count => Ok(Some(self.taken(count))),
         }
+    }
+
+    /// The same, but all of it stays here until it is said that it was [taken](Self::taken). Bytes that the sink took.
+    pub(super) fn show(&self, sink: &TcpStream) -> io::Result<usize> {
+        let Rest::Buffer { bytes, sent, .. } = &self.rest else { return Ok(0) };
+        match send(sink, &bytes[*sent..]) {
+            Err(error) if is_transient(&error) => Ok(0),
+            result => result,
+        }
+    }
+
+    /// So many bytes of what is kept were taken by the sink. Those of the source among them.
+    pub(super) fn taken(&mut self, count: usize) -> usize {
+        let Rest::Buffer { bytes, sent, lead } = &mut self.rest else { return 0 };
+        let before = (*sent).max(*lead);
+        *sent += count;
+        let own = (*sent).max(*lead) - before;
+        if *sent == bytes.len() {
+            self.rest = Rest::NOTHING;
+        }
+        own
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -58,6 +58,8 @@ impl End {
 pub(super) struct Attempt {
     pub(super) server_id: ServerId,
     pub(super) server: End,
+    /// It begins with the first words: they go with the SYN.
+    pub(super) with_words: bool,
     /// Those that did not answer before it.
     pub(super) tried: Vec<ServerId>,
     /// The header that the server gets first, if it does.
@@ -104,8 +106,25 @@ enum Phase {
         tried: Vec<ServerId>,
         /// The connect began in this turn.
         fresh: bool,
+        /// The words go with the SYN; so many bytes have. They are kept until the server answers: who refuses has not
+        /// taken them.
+        with_syn: Option<usize>,
     },
     Relaying,
+}
+
+impl Phase {
+    fn connecting(tried: Vec<ServerId>, with_words: bool, now: Instant) -> Self {
+        Self::Connecting { since: now, tried, fresh: true, with_syn: with_words.then_some(0) }
+    }
+
+    /// Bytes that went with the SYN, and of which nobody knows yet whether they were taken.
+    fn gone_with_the_syn(&self) -> usize {
+        match self {
+            Self::Connecting { with_syn: Some(count), .. } => *count,
+            _ => 0,
+        }
+    }
 }
 
 /// How long a session may wait.
@@ -182,7 +201,7 @@ impl Session {
         Self {
             client,
             server: attempt.server,
-            phase: Phase::Connecting { since: now, tried: attempt.tried, fresh: true },
+            phase: Phase::connecting(attempt.tried, attempt.with_words, now),
             inward,
             outward: Pipe::new(may_splice),
             ending: None,
@@ -203,7 +222,7 @@ impl Session {
     /// Goes on with another server.
     pub(super) fn reconnect(&mut self, attempt: Attempt, now: Instant) {
         (self.server, self.server_id) = (attempt.server, attempt.server_id);
-        self.phase = Phase::Connecting { since: now, tried: attempt.tried, fresh: true };
+        self.phase = Phase::connecting(attempt.tried, attempt.with_words, now);
         (self.connected_at, self.kept_alive) = (now, false);
     }
 
@@ -296,6 +315,7 @@ impl Session {
     /// | connecting | nothing: what it sends waits | writable |
     /// | relaying, nothing kept | readable, until its end was read | the same |
     /// | relaying, something kept for a side | - | that side writable, the other not readable |
+    /// | relaying, the end of a side was read, nothing kept for it | that it breaks | the same |
     pub(super) fn interest(&self, side: Side) -> Interest {
         let (incoming, outgoing) = match side {
             Side::Client => (&self.inward, &self.outward),
@@ -304,7 +324,12 @@ impl Session {
         match (&self.phase, side) {
             (Phase::Connecting { .. }, Side::Client) => Interest::NONE,
             (Phase::Connecting { .. }, Side::Server) => Interest::WRITE,
-            (Phase::Relaying, _) => Interest { read: incoming.wants_read(), write: outgoing.wants_write() },
+            (Phase::Relaying, _) => {
+                let (read, write) = (incoming.wants_read(), outgoing.wants_write());
+                // Towards a side that may still be told something: one that has been told the end, too, hangs up for ever.
+                let watch = !read && !write && !incoming.is_open() && outgoing.is_open();
+                Interest { read, write, watch }
+            }
         }
     }
 
@@ -314,7 +339,18 @@ impl Session {
     pub(super) fn on_end_of_turn(&mut self, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         match &mut self.phase {
-            Phase::Connecting { fresh, .. } if *fresh => *fresh = false,
+            Phase::Connecting { fresh, with_syn, .. } if *fresh => {
+                *fresh = false;
+                if let Some(gone) = with_syn {
+                    match self.inward.show(&self.server.stream) {
+                        Ok(count) => *gone = count,
+                        // The SYN went without them.
+                        Err(error) if errno_of(&error) == Errno::EINPROGRESS => {}
+                        Err(error) => outcome.next = Next::Retry(errno_of(&error)),
+                    }
+                    return outcome;
+                }
+            }
             _ => return outcome,
         }
         if self.has_first_words() {
@@ -335,9 +371,11 @@ impl Session {
     pub(super) fn on_ready(&mut self, side: Side, ready: Ready, through: &mut Through<'_>, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         if let Phase::Connecting { .. } = self.phase {
+            let gone = self.phase.gone_with_the_syn();
             match self.on_connect(side, ready) {
                 Next::Wait if matches!(self.phase, Phase::Relaying) => {
                     outcome.connected = true;
+                    outcome.inward += self.inward.taken(gone);
                     self.last_moved = now;
                     // A client that speaks first has spoken by now: try it at once instead of waiting a turn for it.
                     if self.has_first_words() {
@@ -358,6 +396,9 @@ impl Session {
         }
         if ready.readable {
             self.pump(side, through, &mut outcome, now);
+        }
+        if ready.failed && self.interest(side) == Interest::WATCH {
+            self.on_break_after_the_end(side, through);
         }
         outcome.next = self.next();
         outcome
@@ -467,6 +508,19 @@ impl Session {
         }
         self.phase = Phase::Relaying;
         Next::Wait
+    }
+
+    /// A side of which the end was read, and which nothing is written to, has broken. No read or write would tell.
+    fn on_break_after_the_end(&mut self, side: Side, through: &mut Through<'_>) {
+        let end = match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        };
+        let error = match end.stream.take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        };
+        self.on_break(side, &error, through);
     }
 
     fn pump(&mut self, from: Side, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use wire::connection::ServerSide;
 
 use super::super::way::Way;
 use super::*;
@@ -13,7 +14,8 @@ use crate::event;
 const READY: Ready = Ready { readable: true, writable: true, failed: false };
 const READABLE: Ready = Ready { readable: true, writable: false, failed: false };
 const WRITABLE: Ready = Ready { readable: false, writable: true, failed: false };
-const BOTH: Interest = Interest { read: true, write: true };
+const FAILED: Ready = Ready { readable: true, writable: true, failed: true };
+const BOTH: Interest = Interest { read: true, write: true, watch: false };
 
 /// A session between two peers that the test plays.
 struct Scene {
@@ -42,7 +44,13 @@ fn wait_for(stream: &TcpStream, flags: PollFlags) {
 }
 
 fn attempt(server: TcpStream) -> Attempt {
-    Attempt { server_id: ServerId::default(), server: End::new(server), tried: Vec::new(), send_proxy: None }
+    Attempt {
+        server_id: ServerId::default(),
+        server: End::new(server),
+        with_words: false,
+        tried: Vec::new(),
+        send_proxy: None,
+    }
 }
 
 impl Scene {
@@ -113,7 +121,31 @@ fn interests_are_those_of_the_table() {
     let mut scene = Scene::relaying();
     scene.client.shutdown(Shutdown::Write).expect("half closed");
     scene.readable(Side::Client);
-    assert_eq!(scene.interests(), (Interest::NONE, Interest::READ));
+    assert_eq!(scene.interests(), (Interest::WATCH, Interest::READ));
+}
+
+#[test]
+fn a_reset_behind_an_end_ends_the_session() {
+    for (side, reason) in [(Side::Client, EndReason::ClientReset), (Side::Server, EndReason::ServerReset)] {
+        let scene = Scene::relaying();
+        let Scene { session, client, server, mut scratch, mut kernel_pipes, now } = scene;
+        let (far, other) = if side == Side::Client { (client, server) } else { (server, client) };
+        let mut session = session;
+        let mut ready = |session: &mut Session, flags, ready| {
+            let end = if side == Side::Client { &session.client } else { &session.server };
+            wait_for(&end.stream, flags);
+            let through =
+                &mut Through { scratch: &mut scratch, kernel_pipes: &mut kernel_pipes, most_spliced: 256 * 1024 };
+            session.on_ready(side, ready, through, now)
+        };
+        far.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(ready(&mut session, PollFlags::POLLIN, READABLE).next, Next::Wait);
+        session.pass_on_ends();
+        options::abort_at_close(&far);
+        drop(far);
+        assert_eq!(ready(&mut session, PollFlags::POLLERR, FAILED).next, Next::End(reason));
+        drop(other);
+    }
 }
 
 #[test]
@@ -144,7 +176,7 @@ fn what_a_refusing_server_did_not_take_goes_to_the_next() {
     let mut scene = Scene::connecting();
     scene.says_first(b"kept");
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
+    let refused = crate::net::connect::begin_own_connect(gone, &ServerSide::default(), 0).expect("begun");
     scene.session.reconnect(attempt(refused), scene.now);
     let outcome = scene.session.on_end_of_turn(scene.now);
     assert_eq!(outcome.next, Next::Retry(Errno::ECONNREFUSED));
@@ -195,7 +227,7 @@ fn each_server_gets_its_own_header_whole_and_nothing_of_another() {
     scene.says_first(b"words");
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     for header in [&b"first header "[..], b"", b"the third "] {
-        let refused = crate::net::connect::begin_plain_connect(gone).expect("begun");
+        let refused = crate::net::connect::begin_own_connect(gone, &ServerSide::default(), 0).expect("begun");
         scene.session.reconnect(attempt(refused), scene.now);
         scene.session.lead_with(header);
         let outcome = scene.session.on_end_of_turn(scene.now);
