@@ -7,6 +7,12 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+/// Keys of a service, as a file calls them, that mean something where it speaks UDP alone.
+pub const OF_FLOWS: [&str; 4] = ["flow_timeout", "requests", "answers", "accept_proxy_in"];
+
+/// Keys of a pool that mean something where there are flows alone, and not where it is one-way.
+pub const OF_MOVES: [&str; 2] = ["flows_on_loss", "flows_on_return"];
+
 /// How long a flow may be given to be idle.
 pub const FLOW_TIMEOUT_MS: RangeInclusive<u64> = 100..=24 * 60 * 60 * 1000;
 

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::connection::{ClientSide, ServerSide, SocketSettings};
-use crate::flow::{FlowPolicy, FlowSettings};
+use crate::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
+use crate::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 use crate::quantity::{size, time};
 
@@ -111,6 +111,16 @@ impl ServiceSettings {
             flows: FlowSettings::default(),
         }
     }
+
+    /// Whether a key of a file means something beside the others: not that of what it does not speak, or of headers that
+    /// nobody sends.
+    #[must_use]
+    pub fn uses(&self, key: &str) -> bool {
+        let is_wanted = |keys: &[&str], has| has || !keys.contains(&key);
+        is_wanted(&OF_TCP, self.protocol.has(Transport::Tcp))
+            && is_wanted(&OF_FLOWS, self.protocol.has(Transport::Udp))
+            && is_wanted(&["proxy_timeout", "accept_proxy_in"], !self.accept_proxy.is_empty())
+    }
 }
 
 /// What a service speaks.
@@ -152,10 +162,16 @@ impl Protocol {
         }
     }
 
-    /// Whether it has flows.
+    /// Whether this is among what is listened for.
     #[must_use]
     pub fn has(self, transport: Transport) -> bool {
         self.transports().contains(&transport)
+    }
+
+    /// Whether two services that speak this and that cannot have one address and port.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.transports().iter().any(|transport| other.has(*transport))
     }
 }
 
@@ -250,6 +266,14 @@ impl PoolSettings {
             flows,
             servers,
         }
+    }
+
+    /// Whether a key of a file about flows means something beside the others: without flows none is moved, and only the
+    /// header of version 2 is one of datagrams.
+    #[must_use]
+    pub fn uses_flow_key(&self, key: &str) -> bool {
+        let has_header = matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
+        (!self.flows.one_way || !OF_MOVES.contains(&key)) && (has_header || key != "send_proxy_in")
     }
 }
 
@@ -593,7 +617,8 @@ const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
 
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
 /// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
-/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not.
+/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not, or what
+/// a service is set to for a protocol that it does not speak.
 #[must_use]
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
@@ -609,7 +634,9 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
             let checks = &new.health.check.kind;
             let is_off = |key: &str| *checks == CheckKind::None && OF_CHECKS.contains(&key);
             let counts = |key: &str| {
-                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && !is_off(key)
+                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
+                    && !is_off(key)
+                    && new.uses_flow_key(key)
             };
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
                 if counts(key) {
@@ -631,7 +658,9 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         found.subject = Subject::Service { service: name.clone() };
         if let Some((old, new)) = found.both(from.services.get(name), to.services.get(name)) {
             for ((key, was), (_, is)) in service_values(old).into_iter().zip(service_values(new)) {
-                found.value(key, was, is);
+                if new.uses(key) {
+                    found.value(key, was, is);
+                }
             }
         }
     }
@@ -662,7 +691,27 @@ fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
     ];
     values.extend(health_values(&pool.health));
     values.extend(server_side_values(&pool.server_side));
+    values.extend(flow_policy_values(pool.flows));
     values
+}
+
+fn flow_policy_values(flows: FlowPolicy) -> Values<5> {
+    [
+        ("one_way", Some(flows.one_way.to_string())),
+        ("per_datagram", Some(flows.per_datagram.to_string())),
+        ("flows_on_loss", Some(flows.on_loss.to_string())),
+        ("flows_on_return", Some(flows.on_return.to_string())),
+        ("send_proxy_in", Some(flows.send_proxy_in.to_string())),
+    ]
+}
+
+fn flow_values(flows: FlowSettings) -> Values<4> {
+    [
+        ("flow_timeout", Some(time(flows.timeout_ms.get()))),
+        ("requests", number(flows.requests)),
+        ("answers", number(flows.answers)),
+        ("accept_proxy_in", Some(flows.accept_proxy_in.to_string())),
+    ]
 }
 
 fn server_side_values(side: &ServerSide) -> Vec<(&'static str, Option<String>)> {
@@ -755,6 +804,7 @@ fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String
         ("splice", Some(service.splice.to_string())),
     ];
     values.extend(client_side_values(&service.client_side));
+    values.extend(flow_values(service.flows));
     values
 }
 
@@ -806,6 +856,8 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
+    use crate::flow::{HeaderScope, OnLoss, OnReturn};
+
     use super::*;
 
     fn settings() -> Settings {
@@ -883,6 +935,73 @@ mod tests {
         );
         let key = "pool web: key client-ip-port -> client-ip".to_owned();
         assert!(texts(&changed, &settings()).contains(&key), "it does now");
+    }
+
+    #[test]
+    fn what_is_said_of_datagrams_is_told_where_there_are_any() {
+        let texts = |from: &Settings, to: &Settings| -> Vec<String> {
+            differences(from, to).iter().map(ToString::to_string).collect()
+        };
+        let mut of_tcp = settings();
+        let service = of_tcp.services.get_mut("web").expect("a service");
+        service.flows.answers = NonZeroU32::new(1);
+        service.flows.accept_proxy_in = HeaderScope::FirstDatagram;
+        let pool = of_tcp.pools.get_mut("web").expect("a pool");
+        pool.flows.send_proxy_in = HeaderScope::FirstDatagram;
+        assert_eq!(texts(&settings(), &of_tcp), Vec::<String>::new());
+        let mut of_udp = of_tcp.clone();
+        let service = of_udp.services.get_mut("web").expect("a service");
+        service.protocol = Protocol::Udp;
+        service.splice = false;
+        service.client_side.idle_timeout_ms = NonZeroU64::new(600_000);
+        service.client_side.socket.receive_buffer = NonZeroU32::new(65_536);
+        service.flows.timeout_ms = NonZeroU64::new(1500).expect("not 0");
+        service.flows.requests = NonZeroU32::new(2);
+        let pool = of_udp.pools.get_mut("web").expect("a pool");
+        pool.flows.per_datagram = true;
+        pool.flows.on_loss = OnLoss::Keep;
+        pool.flows.on_return = OnReturn::Move;
+        assert_eq!(
+            texts(&settings(), &of_udp),
+            [
+                "pool web: per_datagram false -> true",
+                "pool web: flows_on_loss move -> keep",
+                "pool web: flows_on_return stay -> move",
+                "service web: protocol tcp -> udp",
+                "service web: receive_buffer none -> 64KiB",
+                "service web: flow_timeout 1m -> 1s 500ms",
+                "service web: requests none -> 2",
+                "service web: answers none -> 1",
+            ]
+        );
+        let mut one_way = of_udp.clone();
+        one_way.services.get_mut("web").expect("a service").accept_proxy.push("::1/128".parse().expect("a network"));
+        let pool = one_way.pools.get_mut("web").expect("a pool");
+        pool.send_proxy = Some(SendProxy::V2 { crc32c: false, unique_id: false });
+        pool.flows = FlowPolicy { one_way: true, per_datagram: true, ..pool.flows };
+        (pool.flows.on_loss, pool.flows.on_return) = (OnLoss::Move, OnReturn::Stay);
+        assert_eq!(
+            texts(&of_udp, &one_way),
+            [
+                "pool web: send_proxy none -> v2",
+                "pool web: one_way false -> true",
+                "service web: accept_proxy none -> ::1/128",
+            ]
+        );
+        assert_eq!(
+            texts(&settings(), &one_way).last().expect("some"),
+            "service web: accept_proxy_in each-datagram -> first-datagram"
+        );
+    }
+
+    #[test]
+    fn services_that_share_a_protocol_overlap() {
+        use Protocol::{Tcp, TcpAndUdp, Udp};
+        for (one, other, overlaps) in
+            [(Tcp, Tcp, true), (Tcp, Udp, false), (Udp, Udp, true), (Tcp, TcpAndUdp, true), (TcpAndUdp, Udp, true)]
+        {
+            assert_eq!((one.overlaps(other), other.overlaps(one)), (overlaps, overlaps), "{one} and {other}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use wire::connection::{
     SESSION_TIME_MS, USER_TIMEOUT_MS, is_congestion, is_device, is_source,
 };
 use wire::control::MAX_WEIGHT;
+use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
@@ -192,6 +193,23 @@ pub(super) fn connect_timeout(value: &DeValue<'_>) -> Result<NonZeroU64, String>
 /// The time that a session may be idle, or live, in milliseconds.
 pub(super) fn session_time(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
     non_zero_span(value, SESSION_TIME_MS, "\"1h\" or \"90s\"")
+}
+
+/// The time that a flow may be idle, in milliseconds.
+pub(super) fn flow_timeout(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    non_zero_span(value, FLOW_TIMEOUT_MS, "\"60s\" or \"500ms\"")
+}
+
+pub(super) fn on_loss(value: &DeValue<'_>) -> Result<OnLoss, String> {
+    choice(value, &OnLoss::ALL.map(|what| (what.name(), what)))
+}
+
+pub(super) fn on_return(value: &DeValue<'_>) -> Result<OnReturn, String> {
+    choice(value, &OnReturn::ALL.map(|what| (what.name(), what)))
+}
+
+pub(super) fn header_scope(value: &DeValue<'_>) -> Result<HeaderScope, String> {
+    choice(value, &HeaderScope::ALL.map(|scope| (scope.name(), scope)))
 }
 
 /// The time that is waited for a client's first words, in milliseconds.

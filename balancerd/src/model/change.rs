@@ -10,7 +10,10 @@ use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerVal
 use wire::report::{ChangeReport, EndReason, Hex, MoveReport};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
-use super::check::{check_name, check_points, check_pool, check_room, check_server, check_service, points_of};
+use super::check::{
+    Taken, check_name, check_points, check_pool, check_room, check_server, check_service, check_together, listeners,
+    points_of,
+};
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
 use super::reload::MOST_MOVES;
@@ -255,6 +258,9 @@ impl Model {
         let settings = values.over(&before);
         let times_differ = before.server_side != settings.server_side;
         check_pool(&settings)?;
+        for service in self.services.values().filter(|service| service.pool == id && !service.leaving) {
+            check_together((&service.name, &service.settings), (name, &settings))?;
+        }
         check_points(&settings, self.points(id, &settings))?;
         work.report.sessions = self.pools[id].serving().active();
         if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
@@ -315,18 +321,19 @@ impl Model {
             return Err(Refusal::ServiceThere { service: name.to_owned() });
         }
         let pool = self.pool_named(&settings.pool)?;
-        let others = self.services.values().filter(|service| !service.leaving);
-        let listeners = others.map(|service| &service.settings).chain([settings]);
-        check_room(0, listeners.map(|one| one.listen.len() * one.protocol.transports().len()).sum())?;
+        let so_far: usize = self.services.values().filter(|one| !one.leaving).map(|one| listeners(&one.settings)).sum();
+        check_room(0, so_far + listeners(settings))?;
         let others = self.services.values().filter(|service| !service.leaving);
         // As they were asked for, and with the ports that the kernel chose.
-        let taken: Vec<(SocketAddr, &str)> = others
+        let taken: Vec<Taken<'_>> = others
             .flat_map(|service| {
+                let (protocol, name) = (service.settings.protocol, service.name.as_str());
                 let addresses = service.settings.listen.iter().chain(&service.addresses);
-                addresses.map(|listen| (*listen, service.name.as_str()))
+                addresses.map(move |listen| Taken { listen: *listen, protocol, service: name })
             })
             .collect();
         check_service(settings, &taken)?;
+        check_together((name, settings), (&settings.pool, &self.pools[pool].settings))?;
         for pool in self.pools.values() {
             for &server in pool.members.keys() {
                 if let Some(listen) = settings.listen.iter().find(|listen| answers_at(**listen, server)) {
