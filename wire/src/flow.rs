@@ -28,7 +28,7 @@ pub struct FlowSettings {
     pub timeout_ms: NonZeroU64,
     /// A flow is complete when its client has sent so many datagrams.
     pub requests: Option<NonZeroU32>,
-    /// A flow is complete when its server has sent so many datagrams.
+    /// A flow is complete when its server has sent so many datagrams for each of its client's.
     pub answers: Option<NonZeroU32>,
     /// Which datagrams of a network of `accept_proxy` begin with a header.
     pub accept_proxy_in: HeaderScope,

@@ -267,7 +267,9 @@ impl Daemon {
         let now = event::now();
         let ended_before = self.sessions.ended() + self.flows.ended();
 
-        self.sessions.on_turn(self.events.iter().count());
+        let ready = self.events.iter().count();
+        self.sessions.on_turn(ready);
+        self.flows.on_turn(ready);
         let mut follow = Vec::new();
         for (key, ready) in self.events.iter() {
             let cx = &mut lend!(self, now);

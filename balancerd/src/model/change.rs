@@ -321,8 +321,8 @@ impl Model {
             return Err(Refusal::ServiceThere { service: name.to_owned() });
         }
         let pool = self.pool_named(&settings.pool)?;
-        let so_far: usize = self.services.values().filter(|one| !one.leaving).map(|one| listeners(&one.settings)).sum();
-        check_room(0, so_far + listeners(settings))?;
+        let others = self.services.values().filter(|service| !service.leaving);
+        check_room(0, others.map(|service| listeners(&service.settings)).sum::<usize>() + listeners(settings))?;
         let others = self.services.values().filter(|service| !service.leaving);
         // As they were asked for, and with the ports that the kernel chose.
         let taken: Vec<Taken<'_>> = others

@@ -21,7 +21,7 @@ use crate::event;
 
 pub(super) const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
-fn vitals(now: Instant) -> Vitals {
+pub(crate) fn vitals(now: Instant) -> Vitals {
     Vitals {
         pid: 7,
         started: now,
@@ -57,7 +57,7 @@ impl Model {
 }
 
 /// A model that was just started with these settings.
-pub(super) fn started(settings: &Settings, now: Instant) -> Model {
+pub(crate) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
     let prepared = prepare(settings, settings, settings.clone(), Starting::new()).expect("sound");
     model.adopt(prepared, true, now);

@@ -1,6 +1,7 @@
 //! A flow: what is known of a client's datagrams to one address of ours, and of the answers.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use wire::flow::FlowSettings;
@@ -127,9 +128,11 @@ impl<S> Flow<S> {
         settings.requests.is_some_and(|limit| self.datagrams_in >= limit.get().into())
     }
 
-    /// Whether its server has sent as many datagrams as a flow may have.
+    /// Whether its server has sent as many datagrams as are expected. A client may ask again before it has an answer, as
+    /// resolvers do that ask for both kinds of addresses.
     pub(super) fn has_all_answers(&self, settings: &FlowSettings) -> bool {
-        settings.answers.is_some_and(|limit| self.datagrams_out >= limit.get().into())
+        let expected = |each: NonZeroU32| self.datagrams_in.saturating_mul(each.get().into());
+        settings.answers.is_some_and(|each| self.datagrams_out >= expected(each))
     }
 
     /// When it is idle, as things are.

@@ -38,6 +38,12 @@ use table::Table;
 /// Calls that an event of a flow's server is worth at most.
 const MOST_ANSWERS: u8 = 16;
 
+/// Bytes that all sockets which are ready in a turn move together: some milliseconds, as splicing takes them.
+const BYTES_PER_TURN: usize = 4 * 1024 * 1024;
+
+/// Bytes that one of them moves at least, however many are ready: what one call gives at most.
+const LEAST_BYTES: usize = 64 * 1024;
+
 /// Answers after which a flow lets the kernel join them to trains: that is a call which short flows need not make.
 const ANSWERS_TO_JOIN: u64 = 16;
 
@@ -59,6 +65,8 @@ pub(crate) struct Flows {
     control: Vec<u8>,
     /// Flows that are still to be looked at: whether they go on with another server.
     to_look_at: Vec<FlowId>,
+    /// Bytes that an event is worth in this turn.
+    most_bytes: usize,
     /// Connects so far: whose turn it is among several sources.
     connects: usize,
     /// Of this run of the balancer, for the ids of flows.
@@ -92,6 +100,7 @@ impl Flows {
             key,
             control: control_room(),
             to_look_at: Vec::new(),
+            most_bytes: LEAST_BYTES,
             connects: 0,
             run: fastrand::u64(..),
             ended: 0,
@@ -126,7 +135,7 @@ impl Flows {
     /// Closes a listener, when what waits there was served. Its flows go on by another listener that hears the address that
     /// their clients ask, or end.
     pub(crate) fn unlisten(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
-        self.receive(id, MOST_LAST, cx);
+        self.receive(id, MOST_LAST, usize::MAX, cx);
         let Some(gone) = self.listeners.remove(id) else { return };
         let its = self.table.iter().filter(|(_, flow)| flow.listener == id).map(|(id, flow)| (id, flow.key.asked));
         for (flow, asked) in its.collect::<Vec<_>>() {
@@ -148,19 +157,28 @@ impl Flows {
         self.listeners.iter_mut().try_for_each(|(id, listener)| listener.settle(cx.poller, key(id)))
     }
 
+    /// A turn begins in which so many sockets are ready: what it moves is shared out among them.
+    pub(crate) fn on_turn(&mut self, ready: usize) {
+        self.most_bytes = (BYTES_PER_TURN / ready.max(1)).max(LEAST_BYTES);
+    }
+
     /// A listener is ready: takes a portion of what waits there.
     pub(crate) fn receive_from(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
         let Some(portion) = self.listeners.get(id).map(DatagramListener::portion) else { return };
-        if self.receive(id, portion, cx)
+        if self.receive(id, portion, self.most_bytes, cx)
             && let Some(listener) = self.listeners.get_mut(id)
         {
             listener.on_whole_portion();
         }
     }
 
-    /// Whether as many calls as that found something.
-    fn receive(&mut self, id: DatagramListenerId, calls: u32, cx: &mut Context<'_>) -> bool {
+    /// Whether as many calls as that found something, or as many bytes came as an event is worth.
+    fn receive(&mut self, id: DatagramListenerId, calls: u32, most_bytes: usize, cx: &mut Context<'_>) -> bool {
+        let mut bytes = 0;
         for _ in 0..calls {
+            if bytes >= most_bytes {
+                break;
+            }
             let Some(listener) = self.listeners.get_mut(id) else { return false };
             let service = listener.service();
             match listener.receive(cx.scratch, &mut self.control) {
@@ -168,6 +186,7 @@ impl Flows {
                     if lost > 0 {
                         cx.model.receive_overflowed(service, lost);
                     }
+                    bytes += received.length;
                     self.on_received(id, received, cx);
                 }
                 Err(Errno::EINTR) => {}
@@ -435,10 +454,17 @@ impl Flows {
     /// The server of a flow is ready: takes a portion of its answers. A flow that is gone has nothing to say.
     pub(crate) fn ready(&mut self, id: FlowId, cx: &mut Context<'_>) {
         let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
+        let mut bytes = 0;
         for _ in 0..portion {
+            if bytes >= self.most_bytes {
+                break;
+            }
             let Some(flow) = self.table.get_mut(id) else { return };
             match receive(&flow.socket, cx.scratch, &mut self.control) {
-                Ok(received) => self.on_answer(id, received, cx),
+                Ok(received) => {
+                    bytes += received.length;
+                    self.on_answer(id, received, cx);
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     flow.portion = 1;
@@ -712,3 +738,6 @@ fn count(service: ServiceId, server: ServerId, direction: Direction, sent: &Sent
         model.datagrams_dropped(service, Some(server), direction, *datagrams, *reason);
     }
 }
+
+#[cfg(test)]
+mod tests;
