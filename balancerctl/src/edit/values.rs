@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use toml_edit::{Array, Key, Value};
-use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
+use wire::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
 use wire::quantity;
 use wire::settings::{
@@ -15,12 +16,20 @@ pub(super) const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_
 
 /// Keys of a pool that have a place beside some others alone.
 pub(super) fn bound_keys() -> impl Iterator<Item = &'static str> {
-    OF_CONSISTENT_HASH.into_iter().chain(OF_CHECKS).chain(OF_SEND).chain(OF_HTTP)
+    let of_checks = OF_CHECKS.into_iter().chain(OF_SEND).chain(OF_HTTP);
+    OF_CONSISTENT_HASH.into_iter().chain(of_checks).chain(OF_MOVES).chain(["send_proxy_in"])
+}
+
+/// Keys of a service that have a place beside some others alone.
+pub(super) fn bound_service_keys() -> impl Iterator<Item = &'static str> {
+    OF_TCP.into_iter().chain(OF_FLOWS)
 }
 
 /// Whether a file of this pool may have the key.
 pub(super) fn has_place(pool: &PoolSettings, key: &str) -> bool {
-    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && pool.health.check.kind.uses(key)
+    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
+        && pool.health.check.kind.uses(key)
+        && pool.uses_flow_key(key)
 }
 
 pub(super) type Values = Vec<(&'static str, Option<Value>)>;
@@ -62,7 +71,30 @@ pub(super) fn pool_values(pool: &PoolSettings) -> Values {
     ];
     values.extend(health_values(&pool.health));
     values.extend(server_side_values(&pool.server_side));
+    values.extend(flow_policy_values(pool.flows));
     values
+}
+
+fn flow_policy_values(flows: FlowPolicy) -> Values {
+    vec![
+        ("one_way", Some(flows.one_way.into())),
+        ("per_datagram", Some(flows.per_datagram.into())),
+        ("flows_on_loss", Some(flows.on_loss.name().into())),
+        ("flows_on_return", Some(flows.on_return.name().into())),
+        ("send_proxy_in", Some(flows.send_proxy_in.name().into())),
+    ]
+}
+
+/// What is as usual is not said.
+fn flow_values(flows: FlowSettings) -> Values {
+    let usual = FlowSettings::default();
+    let says_scope = flows.accept_proxy_in != usual.accept_proxy_in;
+    vec![
+        ("flow_timeout", (flows.timeout_ms != usual.timeout_ms).then(|| time(flows.timeout_ms.get()))),
+        ("requests", flows.requests.map(|number| integer(number.get()))),
+        ("answers", flows.answers.map(|number| integer(number.get()))),
+        ("accept_proxy_in", says_scope.then(|| flows.accept_proxy_in.name().into())),
+    ]
 }
 
 fn server_side_values(side: &ServerSide) -> Values {
@@ -158,8 +190,7 @@ fn quoted(text: &str) -> Value {
 }
 
 pub(super) fn service_values(service: &ServiceSettings) -> Values {
-    // It has no place in a file without the other.
-    let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
+    let says_timeout = service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
     let mut values = vec![
         ("listen", one_or_many(&service.listen)),
         ("protocol", Some(service.protocol.name().into())),
@@ -174,6 +205,9 @@ pub(super) fn service_values(service: &ServiceSettings) -> Values {
         ("splice", (!service.splice).then(|| false.into())),
     ];
     values.extend(client_side_values(&service.client_side));
+    values.extend(flow_values(service.flows));
+    // What has no place in a file beside the others.
+    values.iter_mut().filter(|(key, _)| !service.uses(key)).for_each(|(_, value)| *value = None);
     values
 }
 
