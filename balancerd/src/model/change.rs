@@ -272,6 +272,8 @@ impl Model {
         if !work.report.dry_run && (before.health != after.health || before.send_proxy != after.send_proxy) {
             self.watch_all(id, work.now);
         }
+        // Flows that were to stay may be to move now.
+        self.picks_changed |= !work.report.dry_run;
         if !work.report.dry_run && values.slow_start_ms.is_some() {
             self.start_anew(id, work.now);
         }
