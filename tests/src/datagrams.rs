@@ -3,14 +3,15 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    self, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+    self, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
 };
 
 use wire::report::DropReason;
@@ -418,6 +419,12 @@ impl Balancer {
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.service().datagrams.dropped_in.get(&reason).copied().unwrap_or_default()
+    }
+}
+
+impl AsFd for DatagramClient {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -13,7 +13,8 @@ use tests::program::run;
 use tests::programs::installed;
 use tests::questions::state;
 use tests::{Balancer, DatagramClient, DatagramServer, Server, Setup, loopback, process, wait};
-use wire::control::{Change, Removal};
+use wire::control::{Change, PoolValues, Removal};
+use wire::flow::OnLoss;
 use wire::report::{DropReason, EndReason, HealthState};
 use wire::settings::AdminState;
 use wire::{Request, Response};
@@ -580,6 +581,43 @@ fn flows_take_half_of_the_sessions_that_there_may_be_and_leave_the_rest_to_other
         assert_eq!(client.answer(), (server.address(), b"begin".to_vec()));
         assert_eq!(client.ask(b"still"), server.address());
     }
+}
+
+#[test]
+fn what_the_kernel_has_no_room_for_is_counted_and_the_flow_goes_on() {
+    // With a header before each, it goes by a call that answers to commands do not use.
+    let server = DatagramServer::with(|name, bytes| named(name, &bytes[28..]));
+    let balancer = Balancer::of_datagrams("", "send_proxy = \"v2\"", [&server]);
+    let client = balancer.datagrams();
+    assert_eq!(client.ask(b"before"), server.address());
+    for error in ["EAGAIN", "ENOBUFS"] {
+        let Some(tracer) = balancer.fail("sendmsg", error) else { return };
+        let before = balancer.dropped(DropReason::SendBufferFull);
+        (0..20).for_each(|_| client.send(b"lost"));
+        wait::until("they are counted", || balancer.dropped(DropReason::SendBufferFull) == before + 20);
+        balancer.assert_quiet();
+        drop(tracer);
+        assert_eq!(client.ask_until_answered(b"after"), server.address());
+    }
+    assert_eq!(balancer.listed(server.address()).health.ejections, 0, "it is no fault of the server");
+    assert_eq!(balancer.service().total, 1);
+    assert!(!server.words().iter().any(|words| words.ends_with(b"lost")));
+}
+
+#[test]
+fn flows_that_were_to_stay_move_when_they_may() {
+    let servers = [DatagramServer::start(), DatagramServer::start()];
+    let balancer = Balancer::of_datagrams("", "flows_on_loss = \"keep\"", &servers);
+    let [first, second] = [servers[0].address(), servers[1].address()];
+    let client = balancer.datagrams_of(balancer.clients_of(first, 1)[0]);
+    assert_eq!(client.ask(b"before"), first);
+    balancer.remove(first);
+    assert_eq!(client.ask(b"it stays"), first);
+    let values = PoolValues { flows_on_loss: Some(OnLoss::Move), ..PoolValues::default() };
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+    assert_eq!(client.ask(b"it moves"), second);
+    assert_eq!(balancer.list().servers.len(), 1);
+    assert_eq!(balancer.service().total, 1);
 }
 
 /// Memory that a process has now, in KiB.

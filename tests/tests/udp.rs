@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
 
 use tests::config::{datagram_pool, datagrams};
 use tests::datagrams::{LONGEST, of_named, sockets_towards};
 use tests::noise::Noise;
-use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, wait};
+use tests::programs::installed;
+use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, namespace, wait};
 use wire::report::{DropReason, EndReason};
 use wire::settings::Transport;
 
@@ -69,7 +71,8 @@ fn a_thousand_clients_each_get_exactly_their_own() {
         let its: Vec<_> = (0..1000).filter(|which| expected[which / 4] == server.address()).collect();
         let mut said: Vec<_> = (0..3).flat_map(|round| its.iter().map(move |which| words(round, *which))).collect();
         let mut heard = server.words();
-        (said.sort(), heard.sort());
+        said.sort();
+        heard.sort();
         assert!(heard == said, "{} hears its own clients, each once", server.address());
         let askers: BTreeSet<_> = server.heard().into_iter().map(|heard| heard.from).collect();
         assert_eq!(askers.len(), its.len(), "each flow has a socket of its own");
@@ -261,8 +264,7 @@ fn answers_come_from_the_address_that_was_asked_at_wildcard_listeners() {
 fn both_protocols_have_one_port_and_one_pool() {
     // Servers of both, at the same addresses.
     let tcp = Server::several(3);
-    let udp: Vec<_> =
-        tcp.iter().map(|server| DatagramServer::at(server.address(), tests::datagrams::named)).collect();
+    let udp: Vec<_> = tcp.iter().map(|server| DatagramServer::at(server.address(), tests::datagrams::named)).collect();
     let text = datagrams(loopback::free(), "").replace("\"udp\"", "\"tcp+udp\"") + &datagram_pool("", &udp);
     let balancer = Setup::new().config(&text).start();
     let mut kept = Vec::new();
@@ -557,4 +559,50 @@ fn what_a_listener_has_no_room_for_is_counted_and_nothing_spins() {
     assert!(passed.receive_overflows > 0 && passed.datagrams.datagrams_in > 100, "{passed:?}");
     assert_eq!(passed.total, 1);
     balancer.assert_quiet();
+}
+
+/// A network that loses one datagram in ten, and changes the order of some where the kernel can do that. Whether it does.
+fn lossy() -> Option<bool> {
+    let [_, tc] = installed(["nft", "tc"])?;
+    let netem = Command::new(tc).args("qdisc add dev lo root netem delay 1ms reorder 75%".split(' ')).output();
+    let reorders = netem.is_ok_and(|output| output.status.success());
+    if !reorders {
+        println!("no changes of the order: this kernel has no netem");
+    }
+    namespace::run("nft add table inet lossy");
+    namespace::run("nft add chain inet lossy input { type filter hook input priority 0 ; }");
+    namespace::run("nft add rule inet lossy input meta l4proto udp numgen random mod 10 0 drop");
+    Some(reorders)
+}
+
+#[test]
+fn over_a_network_that_loses_datagrams_all_that_arrive_are_right_and_come_once() {
+    namespace::inside("over_a_network_that_loses_datagrams_all_that_arrive_are_right_and_come_once", || {
+        let servers = DatagramServer::several(3);
+        let balancer = Balancer::of_datagrams("", "", &servers);
+        let Some(reorders) = lossy() else { return };
+        let clients: Vec<_> = (0..20).map(|number| balancer.datagrams_of(number)).collect();
+        for round in 0..200 {
+            clients.iter().for_each(|client| client.send(format!("{round} {}", client.address()).as_bytes()));
+        }
+        let mut answered = 0;
+        for (number, client) in (0..).zip(&clients) {
+            let mut rounds: Vec<u32> = Vec::new();
+            while wait::until_readable(client) {
+                let (server, words) = client.answer();
+                let words = String::from_utf8(words).expect("text");
+                let (round, asker) = words.split_once(' ').expect("two words");
+                assert_eq!((server, asker), (balancer.server_of(number), &client.address().to_string()[..]));
+                rounds.push(round.parse().expect("a number"));
+            }
+            assert!(reorders || rounds.is_sorted(), "client {number}: in order");
+            answered += rounds.len();
+            assert_eq!(rounds.iter().collect::<BTreeSet<_>>().len(), rounds.len(), "client {number}: each once");
+            assert!((50..200).contains(&rounds.len()), "client {number}: {} of 200", rounds.len());
+        }
+        let service = balancer.service();
+        assert_eq!((service.total, service.active), (20, 20));
+        assert!(usize::try_from(service.datagrams.datagrams_out).expect("few") > answered, "some were lost behind it");
+        assert!(service.datagrams.dropped_in.is_empty() && service.datagrams.dropped_out.is_empty());
+    });
 }
