@@ -15,10 +15,6 @@ use wire::settings::Transport;
 /// Bytes that may be under way at a time, so that no buffer of the kernel is full: it takes more memory than bytes.
 const UNDER_WAY: usize = 60_000;
 
-fn free_udp(ip: IpAddr) -> SocketAddr {
-    std::net::UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).expect("a port")
-}
-
 /// A balancer at this address, with these keys of its service and its pool.
 fn at(listen: SocketAddr, service: &str, pool: &str, servers: &[DatagramServer]) -> Balancer {
     Setup::new().config(&(datagrams(listen, service) + &datagram_pool(pool, servers))).start()
@@ -92,7 +88,7 @@ fn datagrams_of_every_size_arrive_once_unchanged_and_in_order() {
     for [front, back] in [ipv4, ipv6, [ipv4[0], ipv6[0]], [ipv6[0], ipv4[1]]] {
         let server = DatagramServer::at(SocketAddr::new(back, 0), |_, bytes| vec![bytes.to_vec()]);
         let servers = [server];
-        let balancer = at(free_udp(front), "", "", &servers);
+        let balancer = at(loopback::free_of_both(front), "", "", &servers);
         let client = balancer.datagrams();
         let datagrams: Vec<Vec<u8>> = sizes.iter().map(|size| noise.bytes(*size)).collect();
         let mut left = &datagrams[..];
@@ -126,7 +122,7 @@ fn datagrams_of_every_size_arrive_once_unchanged_and_in_order() {
 fn what_is_longer_than_the_way_allows_is_counted_and_the_flow_goes_on() {
     // Over IPv6 a datagram may be 20 bytes longer than over IPv4.
     let servers = [DatagramServer::echo()];
-    let balancer = at(free_udp(Ipv6Addr::LOCALHOST.into()), "", "", &servers);
+    let balancer = at(loopback::free_of_both(Ipv6Addr::LOCALHOST.into()), "", "", &servers);
     let client = balancer.datagrams();
     client.send(&vec![7; LONGEST + 1]);
     client.send(&vec![8; LONGEST + 20]);
@@ -146,7 +142,7 @@ fn what_is_longer_than_the_way_allows_is_counted_and_the_flow_goes_on() {
     assert_eq!(servers[0].count(), 1);
 
     let servers = [DatagramServer::at((Ipv6Addr::LOCALHOST, 0).into(), |_, bytes| vec![bytes.to_vec()])];
-    let balancer = at(free_udp(Ipv6Addr::LOCALHOST.into()), "", "", &servers);
+    let balancer = at(loopback::free_of_both(Ipv6Addr::LOCALHOST.into()), "", "", &servers);
     let longest = Noise::new().bytes(LONGEST + 20);
     let client = balancer.datagrams();
     client.send(&longest);
@@ -166,7 +162,7 @@ fn trains_arrive_complete_unmerged_and_in_order_whether_they_are_taken_as_one_or
     for front in fronts {
         for joins in [false, true] {
             let servers = [DatagramServer::silent()];
-            let balancer = at(free_udp(front), "", "", &servers);
+            let balancer = at(loopback::free_of_both(front), "", "", &servers);
             let asked = match front {
                 IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
                 IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -239,7 +235,7 @@ fn answers_come_from_the_address_that_was_asked_at_wildcard_listeners() {
     for (front, asked) in cases {
         let server = DatagramServer::silent();
         let servers = [server];
-        let balancer = at(free_udp(front), "", "", &servers);
+        let balancer = at(loopback::free_of_both(front), "", "", &servers);
         let port = balancer.address().port();
         let ip = if asked[0].is_ipv4() { loopback::client(1) } else { ipv6 };
         // One socket that asks all of the addresses: each is a flow.
@@ -375,7 +371,7 @@ fn answers_that_nobody_waits_for_cost_nothing() {
 fn each_datagram_goes_to_the_next_server_where_a_pool_says_so_and_answers_come_back() {
     let servers = DatagramServer::several(3);
     let keys = "policy = \"round-robin\"\nper_datagram = true";
-    let listen = free_udp(Ipv4Addr::UNSPECIFIED.into());
+    let listen = loopback::free_of_both(Ipv4Addr::UNSPECIFIED.into());
     let balancer = at(listen, "", keys, &servers);
     let asked = |last| SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), listen.port()));
     // Two sockets of one address, and each of them asks two addresses.

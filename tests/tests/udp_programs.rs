@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,8 +16,7 @@ use wire::report::EndReason;
 
 /// One for IPv4 and IPv6 clients, with these lines of keys; each of the servers is IPv4.
 fn balancer_of(programs: &[Program], service: &str, pool: &str) -> Balancer {
-    let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let listen = UdpSocket::bind((all, 0)).and_then(|socket| socket.local_addr()).expect("a port");
+    let listen = loopback::free_of_both(Ipv6Addr::UNSPECIFIED.into());
     let service = format!("[service.udp]\nlisten = \"{listen}\"\npool = \"default\"\n{service}\n\n");
     let servers = programs.iter().map(|program| (program.address(), 1));
     Setup::new().config(&(service + &weighted("default", pool, servers))).start()
