@@ -11,7 +11,7 @@ use std::ops::Range;
 use toml_edit::{Array, Document, InlineTable, Item, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
-use wire::health::{OF_HTTP, OF_SEND};
+use wire::health::{OF_DNS, OF_HTTP, OF_SEND};
 use wire::settings::{Difference, Subject, differences};
 
 use values::{
@@ -396,7 +396,7 @@ impl<'d> Source<'d> {
                 (None, _) => return Err(EditError::NotFound(subject.clone())),
             };
             // What comes with a kind of check has usual values, too.
-            let goes_without_saying = OF_HTTP.contains(key) && is_usual(key, value);
+            let goes_without_saying = (OF_HTTP.contains(key) || OF_DNS.contains(key)) && is_usual(key, value);
             if place.get(key).is_some() || goes_without_saying {
                 continue;
             }

@@ -33,7 +33,7 @@ enum Task {
     /// To make the ring of a change. The number is that of the order.
     Remake(u64, Box<Remake>),
     /// To give memory back.
-    Discard(Vec<Ring<ServerId>>),
+    Discard(Vec<Arc<Ring<ServerId>>>),
 }
 
 /// What is to be read, and what it comes to.
@@ -123,7 +123,7 @@ impl Loader {
     }
 
     /// Gives rings away whose memory nobody needs any more.
-    pub(crate) fn discard(&self, rings: Vec<Ring<ServerId>>) {
+    pub(crate) fn discard(&self, rings: Vec<Arc<Ring<ServerId>>>) {
         let _ = self.orders.send(Task::Discard(rings));
     }
 

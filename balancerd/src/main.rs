@@ -14,6 +14,7 @@ mod net;
 mod pages;
 mod source;
 mod state;
+mod teller;
 
 use std::io::{self, Write};
 use std::panic;

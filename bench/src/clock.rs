@@ -4,7 +4,7 @@
 //! process that is starting offers nothing to wait on but another try.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The time between two tries of something that another process has to get ready.
 const RETRY: Duration = Duration::from_millis(10);
@@ -14,6 +14,15 @@ const RETRY: Duration = Duration::from_millis(10);
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The date, in UTC: `2026-11-21`.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "a report says when it was measured")]
+pub fn today() -> String {
+    let mut text = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    text.truncate("2026-11-21".len());
+    text
 }
 
 /// Waits until `at`.

@@ -4,8 +4,10 @@
 pub mod client;
 pub mod clock;
 pub mod load;
+pub mod paced;
 pub mod placement;
 pub mod process;
 pub mod response;
+pub mod rounds;
 pub mod servers;
 pub mod tables;

@@ -25,7 +25,7 @@ const EVENTS: usize = 256;
 /// The size of one read: a large answer should cost the client little.
 const SCRATCH: usize = 256 * 1024;
 /// Failed requests at which a run is given up: a few may be bad luck, so many are a broken balancer.
-const ERROR_LIMIT: u64 = 1000;
+pub(crate) const ERROR_LIMIT: u64 = 1000;
 
 /// What every client does.
 #[derive(Clone, Copy)]

@@ -3,21 +3,28 @@
 //! Three things see to its end: `Drop` on every return and error, the interrupt flag that `main` turns into an error,
 //! and the kernel's parent-death signal (set by setpriv) when this program is killed outright.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rustix::io::ioctl_fionread;
 
 use crate::clock;
 
 /// How long a program may take to end after SIGTERM before it gets SIGKILL.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
+const SETTLED: Duration = Duration::from_millis(300);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running program with the processes it started itself, all in one process group.
 pub struct Process {
@@ -102,17 +109,29 @@ impl Process {
     /// # Errors
     /// When a process is gone, or the kernel does not count.
     pub fn processor_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
+        Ok(self.scheduled()?.0)
+    }
+
+    /// The processor time spent so far, and how long threads were ready and waited for a processor, over all threads.
+    ///
+    /// # Errors
+    /// As [`Process::processor_time`].
+    pub fn scheduled(&self) -> Result<(Duration, Duration)> {
+        let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for id in self.ids()? {
             for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
                 let path = task.context("list the threads")?.path().join("schedstat");
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-                let first = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
-                nanoseconds += first.with_context(|| format!("no time in {}", path.display()))?;
+                let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+                let (Some(Ok(thread_ran)), Some(Ok(thread_waited))) = (fields.next(), fields.next()) else {
+                    bail!("no time in {}", path.display());
+                };
+                ran += thread_ran;
+                waited += thread_waited;
             }
         }
-        ensure!(nanoseconds > 0, "the kernel counts no time in schedstat");
-        Ok(Duration::from_nanos(nanoseconds))
+        ensure!(!ran.is_zero(), "the kernel counts no time in schedstat");
+        Ok((ran, waited))
     }
 
     /// How long the program's first thread has been on a processor, and how long it was ready and waited for one.
@@ -145,6 +164,24 @@ impl Process {
         Ok(memory)
     }
 
+    /// The memory in use once it has stayed the same for a while.
+    ///
+    /// # Errors
+    /// When a process is gone, or the memory in use keeps changing.
+    pub fn settled_memory(&self) -> Result<Memory> {
+        let mut last = self.memory()?;
+        let mut since = clock::now();
+        clock::retry(SETTLE_LIMIT, || {
+            let memory = self.memory()?;
+            if memory != last {
+                last = memory;
+                since = clock::now();
+            }
+            ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
+            Ok(memory)
+        })
+    }
+
     /// Forgets how much memory the program had at most.
     ///
     /// # Errors
@@ -172,6 +209,28 @@ impl Process {
     pub fn descriptors(&self) -> Result<u64> {
         let path = format!("/proc/{}/fd", self.child.id());
         Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count() as u64)
+    }
+
+    /// The pipes of the kernel that the program's processes have open, and the bytes that are in them.
+    ///
+    /// # Errors
+    /// When a process is gone.
+    pub fn kernel_pipes(&self) -> Result<(u64, u64)> {
+        let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+        for id in self.ids()? {
+            let path = format!("/proc/{id}/fd");
+            for entry in fs::read_dir(&path).with_context(|| format!("list {path}"))? {
+                let path = entry.context("list descriptors")?.path();
+                let Ok(target) = fs::read_link(&path) else { continue };
+                if !target.as_os_str().as_encoded_bytes().starts_with(b"pipe:") || !seen.insert(target) {
+                    continue;
+                }
+                // One that has been closed since holds nothing.
+                let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
+                bytes += open.ok().and_then(|pipe| ioctl_fionread(&pipe).ok()).unwrap_or(0);
+            }
+        }
+        Ok((seen.len() as u64, bytes))
     }
 
     /// Sends `signal` to the program's process group.
@@ -236,5 +295,17 @@ mod tests {
         let text = "Rss:                4916 kB\nPrivate_Dirty:       432 kB\n";
         assert_eq!(field(text, "Private_Dirty:"), Some(432 * 1024));
         assert_eq!(field(text, "Swap:"), None);
+    }
+
+    #[test]
+    fn bytes_in_a_pipe_are_seen_from_outside() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "{ printf abcde; sleep 60; } | sleep 60";
+        let process = Process::start(directory.path(), "pipe", "bash", ["-c", script]).unwrap();
+        clock::retry(Duration::from_secs(10), || match process.kernel_pipes() {
+            Ok((pipes, 5)) if pipes > 0 => Ok(()),
+            other => Err(other),
+        })
+        .unwrap();
     }
 }

@@ -34,10 +34,10 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(lower, upper))
 }
 
-/// The least value that `percent` of all values do not exceed (nearest rank); `sorted` ascends.
+/// The least value that so many of 1000 values do not exceed (nearest rank); `sorted` ascends.
 #[must_use]
-pub fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    let rank = (sorted.len() * percent).div_ceil(100);
+pub fn percentile(sorted: &[Duration], of_1000: usize) -> Option<Duration> {
+    let rank = (sorted.len() * of_1000).div_ceil(1000);
     sorted.get(rank.saturating_sub(1)).copied()
 }
 
@@ -55,9 +55,10 @@ mod tests {
     #[test]
     fn percentiles_follow_nearest_rank() {
         let values: Vec<_> = (1..=200).map(Duration::from_micros).collect();
-        assert_eq!(percentile(&values, 50), Some(Duration::from_micros(100)));
-        assert_eq!(percentile(&values, 99), Some(Duration::from_micros(198)));
-        assert_eq!(percentile(&values[..1], 99), Some(Duration::from_micros(1)));
-        assert_eq!(percentile(&[], 50), None);
+        assert_eq!(percentile(&values, 500), Some(Duration::from_micros(100)));
+        assert_eq!(percentile(&values, 990), Some(Duration::from_micros(198)));
+        assert_eq!(percentile(&values, 999), Some(Duration::from_micros(200)));
+        assert_eq!(percentile(&values[..1], 990), Some(Duration::from_micros(1)));
+        assert_eq!(percentile(&[], 500), None);
     }
 }

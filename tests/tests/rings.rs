@@ -12,7 +12,8 @@ use tests::questions::{state, weight};
 use tests::{Balancer, Server, Setup, loopback, wait};
 use wire::control::{PoolValues, ServerValues};
 use wire::frame::{Decoder, RESPONSE_LIMIT, frame, greeting};
-use wire::report::ChangeReport;
+use wire::health::CheckKind;
+use wire::report::{ChangeReport, HealthState};
 use wire::settings::{AdminState, DEFAULT_POOL, Policy, ServerSettings};
 use wire::{Change, Refusal, Request, Response};
 
@@ -212,4 +213,38 @@ fn a_file_that_is_read_while_a_ring_is_made_comes_after_it_and_leaves_what_it_do
     let digest = balancer.digest();
     let fresh = Setup::new().config(&text(loopback::free(), [HEAVY - 1, HEAVY, 50])).start();
     assert_eq!(fresh.digest(), digest, "the ring is a function of who is in it");
+}
+
+#[test]
+fn a_server_that_comes_up_in_a_large_ring_starts_slowly_and_its_list_is_whole() {
+    let servers = Server::several(3);
+    let balancer = Balancer::of(&servers[1..]);
+    // More points than a ring has that changes in the loop.
+    balancer.add_weighted(servers[0].address(), 100);
+    let values = PoolValues {
+        check: Some(CheckKind::Tcp),
+        check_interval_ms: Some(20),
+        eject_failures: Some(0),
+        slow_start_ms: Some(3_600_000),
+        ..PoolValues::default()
+    };
+    balancer.change(set_pool(values), false).expect("it is set");
+    let digest = balancer.digest();
+    let row = || balancer.listed(servers[0].address());
+    let sum = || balancer.list().servers.iter().map(|row| row.share).sum::<f64>();
+    assert!(row().share > 0.9 && (sum() - 1.0).abs() < 1e-9);
+    servers[0].refuse();
+    wait::until("it is down", || row().health.state == HealthState::Down);
+    assert!(row().share == 0.0 && (sum() - 1.0).abs() < 1e-9);
+    servers[0].listen();
+    wait::until("it has the first part of its weight", || row().share > 0.0);
+    // 1 of 64 parts of 100, beside 2; no list has seen more of it.
+    assert!((0.3..0.6).contains(&row().share) && row().ramp == 1.0 / 64.0, "{:?}", row());
+    assert!((sum() - 1.0).abs() < 1e-9);
+    assert!(balancer.served(0..50).contains(&servers[0].address()));
+    let quick = PoolValues { slow_start_ms: Some(600), ..PoolValues::default() };
+    balancer.change(set_pool(quick), false).expect("it is set");
+    wait::until("it has all of its weight", || row().ramp == 1.0);
+    assert_eq!(balancer.digest(), digest);
+    assert!(row().share > 0.9);
 }

@@ -603,13 +603,19 @@ impl fmt::Display for Difference {
                 f,
                 "{}: {key} {} -> {}",
                 self.subject,
-                from.as_deref().unwrap_or(none),
-                to.as_deref().unwrap_or(none)
+                from.as_deref().map_or(none, visible),
+                to.as_deref().map_or(none, visible)
             ),
             (None, None, _) => write!(f, "{}: new", self.subject),
             (None, Some(_), _) => write!(f, "{}: gone", self.subject),
         }
     }
+}
+
+/// A value of a [`Difference`] for people: nothing at all is hard to see.
+#[must_use]
+pub fn visible(value: &str) -> &str {
+    if value.is_empty() { "\"\"" } else { value }
 }
 
 /// Keys of a pool that mean nothing with another policy than `consistent-hash`, and that a file has only with that one.
@@ -755,16 +761,15 @@ fn socket_values(socket: &SocketSettings) -> [(&'static str, Option<String>); 5]
 fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)> {
     let HealthSettings { check, ejection, when_all_down, on_down } = health;
     let nothing = (CheckText::default(), CheckText::default());
-    let (send, expect) = match &check.kind {
-        CheckKind::Send { send, expect } => (send, expect),
-        _ => (&nothing.0, &nothing.1),
-    };
+    let (send, expect) = check.kind.texts().unwrap_or((&nothing.0, &nothing.1));
+    let is_empty_datagram = matches!(check.kind, CheckKind::Udp { .. }) && send.is_empty();
     let text = |text: &CheckText| text.text().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
     let hex = |text: &CheckText| text.text().is_none().then(|| text.hex());
     let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    let dns = if let CheckKind::Dns(dns) = &check.kind { Some(dns) } else { None };
     vec![
         ("check", Some(check.kind.name().to_owned())),
-        ("check_send", text(send)),
+        ("check_send", if is_empty_datagram { Some(String::new()) } else { text(send) }),
         ("check_send_hex", hex(send)),
         ("check_expect", text(expect)),
         ("check_expect_hex", hex(expect)),
@@ -772,6 +777,8 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
         ("check_path", http.map(|http| http.path.clone())),
         ("check_host", http.and_then(|http| http.host.clone())),
         ("check_status", http.and_then(|http| list(&http.status))),
+        ("check_dns_name", dns.map(|dns| dns.name.clone())),
+        ("check_dns_type", number(dns.map(|dns| dns.records))),
         ("check_interval", Some(time(check.interval_ms))),
         ("check_undecided_interval", check.undecided_interval_ms.map(time)),
         ("check_down_interval", check.down_interval_ms.map(time)),
@@ -859,6 +866,7 @@ mod tests {
     use crate::flow::{HeaderScope, OnLoss, OnReturn};
 
     use super::*;
+    use crate::dns::DnsCheck;
 
     fn settings() -> Settings {
         let servers = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().expect("an address"));
@@ -1015,6 +1023,37 @@ mod tests {
         assert_eq!(texts, ["pool web: check none -> tcp", "pool web: check_interval 2s -> 7s"]);
         let texts: Vec<String> = differences(&on, &settings()).iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["pool web: check tcp -> none"]);
+    }
+
+    #[test]
+    fn what_a_check_by_datagrams_does_is_told() {
+        let of = |kind: CheckKind| {
+            let mut changed = settings();
+            changed.pools.get_mut("web").expect("a pool").health.check.kind = kind;
+            changed
+        };
+        let text = |text: &str| CheckText::new(text).expect("short");
+        let udp = of(CheckKind::Udp { send: text("ping"), expect: text("") });
+        let empty = of(CheckKind::Udp { send: text(""), expect: text("\0") });
+        let dns = of(CheckKind::Dns(DnsCheck::default()));
+        for (from, to, expected) in [
+            (&settings(), &udp, &["check none -> udp", "check_send none -> ping"][..]),
+            (&udp, &empty, &["check_send ping -> \"\"", "check_expect_hex none -> 00"]),
+            (&settings(), &empty, &["check none -> udp", "check_send none -> \"\"", "check_expect_hex none -> 00"]),
+            (
+                &udp,
+                &dns,
+                &[
+                    "check udp -> dns",
+                    "check_send ping -> none",
+                    "check_dns_name none -> .",
+                    "check_dns_type none -> NS",
+                ],
+            ),
+        ] {
+            let texts: Vec<String> = differences(from, to).iter().map(ToString::to_string).collect();
+            assert_eq!(texts, expected.iter().map(|text| format!("pool web: {text}")).collect::<Vec<_>>());
+        }
     }
 
     #[test]

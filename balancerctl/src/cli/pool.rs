@@ -220,7 +220,9 @@ Examples:
                                           What a server got that then resets goes to another one
   balancerctl pool add syslog --one-way --policy round-robin
                                           For datagrams that nobody answers
-  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
+  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG
+  balancerctl pool add dns --check dns --check-dns-name www.example.com --check-dns-type A
+                                          Only servers that answer the question get clients";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::dns::{DnsCheck, RecordType};
 use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
@@ -255,6 +256,16 @@ fn check_kind(table: &Table) -> CheckKind {
             host: word(table, "check_host").map(ToOwned::to_owned),
             status: if status.is_empty() { usual.status } else { status },
         }),
+        Some("udp") => CheckKind::Udp { send: bytes("check_send"), expect: bytes("check_expect") },
+        Some("dns") => {
+            let usual = DnsCheck::default();
+            CheckKind::Dns(DnsCheck {
+                name: word(table, "check_dns_name").map_or(usual.name, ToOwned::to_owned),
+                records: word(table, "check_dns_type").map_or(usual.records, |name| {
+                    RecordType::ALL.into_iter().find(|records| records.name() == name).expect("a type")
+                }),
+            })
+        }
         Some(other) => panic!("{other} is no check"),
     }
 }
@@ -447,6 +458,9 @@ fn any_check() -> impl Strategy<Value = CheckSettings> {
     let kind = prop_oneof![
         Just(CheckKind::Tcp),
         (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Udp { send, expect }),
+        (prop::sample::select(vec![".", "a.example."]), prop::sample::select(RecordType::ALL.as_slice()))
+            .prop_map(|(name, records)| CheckKind::Dns(DnsCheck { name: name.to_owned(), records })),
         http.prop_map(|(method, path, has_host, status)| CheckKind::Http(HttpCheck {
             method: method.to_owned(),
             path: path.to_owned(),
@@ -859,6 +873,23 @@ servers = []
         "[pool.web]\ncheck = \"send\"\ncheck_interval = \"5s\"\nservers = []\ncheck_send = \"PONG\\r\\n\"\n\
          check_expect_hex = \"00\"\n",
         "text takes the place of digits"
+    );
+    let tcp = "[pool.web]\ncheck = \"tcp\"\nservers = []\n";
+    let mut now = read(tcp);
+    now.pools.get_mut("web").expect("a pool").health.check.kind =
+        CheckKind::Udp { send: CheckText::default(), expect: CheckText::default() };
+    assert_eq!(
+        edit(tcp, &read(tcp), &now).expect("it can be edited"),
+        "[pool.web]\ncheck = \"udp\"\nservers = []\ncheck_send = \"\"\n"
+    );
+    assert_eq!(
+        with(CheckKind::Udp { send: CheckText::default(), expect: CheckText::default() }),
+        "[pool.web]\ncheck = \"udp\"\ncheck_interval = \"5s\"\nservers = []\ncheck_send = \"\"\n",
+        "what would be missing is said"
+    );
+    assert_eq!(
+        with(CheckKind::Dns(DnsCheck { records: RecordType::A, ..DnsCheck::default() })),
+        "[pool.web]\ncheck = \"dns\"\ncheck_interval = \"5s\"\nservers = []\ncheck_dns_type = \"A\"\n"
     );
 }
 

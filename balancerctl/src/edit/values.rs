@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use toml_edit::{Array, Key, Value};
 use wire::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
+use wire::dns::DnsCheck;
 use wire::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
-use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
+use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_DNS, OF_HTTP, OF_SEND};
 use wire::quantity;
 use wire::settings::{
     AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
@@ -16,7 +17,7 @@ pub(super) const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_
 
 /// Keys of a pool that have a place beside some others alone.
 pub(super) fn bound_keys() -> impl Iterator<Item = &'static str> {
-    let of_checks = OF_CHECKS.into_iter().chain(OF_SEND).chain(OF_HTTP);
+    let of_checks = OF_CHECKS.into_iter().chain(OF_SEND).chain(OF_HTTP).chain(OF_DNS);
     OF_CONSISTENT_HASH.into_iter().chain(of_checks).chain(OF_MOVES).chain(["send_proxy_in"])
 }
 
@@ -141,16 +142,15 @@ fn socket_values(socket: &SocketSettings) -> Values {
 
 fn health_values(health: &HealthSettings) -> Values {
     let HealthSettings { check, ejection, when_all_down, on_down } = health;
-    let (send, expect) = match &check.kind {
-        CheckKind::Send { send, expect } => (Some(send), Some(expect)),
-        _ => (None, None),
-    };
+    let (send, expect) = check.kind.texts().unzip();
+    let is_empty_datagram = matches!(&check.kind, CheckKind::Udp { send, .. } if send.is_empty());
     let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    let dns = if let CheckKind::Dns(dns) = &check.kind { Some(dns) } else { None };
     let text = |text: Option<&CheckText>| text.filter(|text| !text.is_empty()).and_then(CheckText::text).map(quoted);
     let hex = |text: Option<&CheckText>| text.filter(|text| text.text().is_none()).map(|text| text.hex().into());
     vec![
         ("check", Some(check.kind.name().into())),
-        ("check_send", text(send)),
+        ("check_send", if is_empty_datagram { Some("".into()) } else { text(send) }),
         ("check_send_hex", hex(send)),
         ("check_expect", text(expect)),
         ("check_expect_hex", hex(expect)),
@@ -158,6 +158,8 @@ fn health_values(health: &HealthSettings) -> Values {
         ("check_path", http.map(|http| http.path.as_str().into())),
         ("check_host", http.and_then(|http| http.host.as_deref()).map(Value::from)),
         ("check_status", http.and_then(|http| one_or_many(&http.status))),
+        ("check_dns_name", dns.map(|dns| dns.name.as_str().into())),
+        ("check_dns_type", dns.map(|dns| dns.records.name().into())),
         ("check_interval", Some(time(check.interval_ms))),
         ("check_undecided_interval", check.undecided_interval_ms.map(time)),
         ("check_down_interval", check.down_interval_ms.map(time)),
@@ -248,6 +250,9 @@ pub(super) fn is_usual(key: &str, value: &Value) -> bool {
     let said = |usual: PoolSettings| pool_values(&usual).into_iter().find(|(other, _)| *other == key)?.1;
     if OF_HTTP.contains(&key) {
         usual.health.check.kind = CheckKind::Http(HttpCheck::default());
+    }
+    if OF_DNS.contains(&key) {
+        usual.health.check.kind = CheckKind::Dns(DnsCheck::default());
     }
     said(usual).is_some_and(|usual| bare(&usual) == bare(value))
 }

@@ -218,7 +218,8 @@ fn of_check(kind: &CheckKind) -> String {
     match kind {
         CheckKind::None => "no checks".to_owned(),
         CheckKind::Http(http) => format!("check http {} {}", http.method, http.path),
-        CheckKind::Tcp | CheckKind::Send { .. } => format!("check {}", kind.name()),
+        CheckKind::Dns(dns) => format!("check dns {} {}", dns.records, dns.name),
+        CheckKind::Tcp | CheckKind::Send { .. } | CheckKind::Udp { .. } => format!("check {}", kind.name()),
     }
 }
 
@@ -345,6 +346,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::num::{NonZeroU8, NonZeroU32, NonZeroU64};
 
+    use wire::dns::DnsCheck;
     use wire::health::{HttpCheck, InitialHealth, OnDown, WhenAllDown};
     use wire::report::Hex;
     use wire::settings::{HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
@@ -455,6 +457,7 @@ its sessions would go on until they end: 1 alive; nothing was changed";
         assert_eq!(of_pool(&none.over(&pool)), words, "what does not count is not said");
         let http = HttpCheck { path: "/health".into(), ..HttpCheck::default() };
         assert_eq!(of_check(&CheckKind::Http(http)), "check http GET /health");
+        assert_eq!(of_check(&CheckKind::Dns(DnsCheck::default())), "check dns NS .");
         let address = Some(server());
         let values = ServerValues { backup: Some(true), check_address: Some(address), ..ServerValues::default() };
         assert_eq!(of_server(&values), "backup, checked at 10.0.0.1:80");

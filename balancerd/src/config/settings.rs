@@ -75,6 +75,8 @@ pub(super) const POOL: &[&str] = &[
     "check_path",
     "check_host",
     "check_status",
+    "check_dns_name",
+    "check_dns_type",
     "check_interval",
     "check_undecided_interval",
     "check_down_interval",

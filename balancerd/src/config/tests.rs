@@ -6,9 +6,10 @@ use std::{fs, io};
 
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::control::MAX_SERVERS;
+use wire::dns::{DnsCheck, RecordType};
 use wire::health::{
-    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
-    WhenAllDown,
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OF_CHECKS, OF_DNS,
+    OF_HTTP, OF_SEND, OnDown, WhenAllDown,
 };
 use wire::settings::{
     AdminState, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
@@ -178,7 +179,7 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
         "5:1: pool.web.polcy: unknown key; did you mean \"policy\"? Keys here: policy, key, subnet_ipv4, subnet_ipv6, \
          max_load, points_per_weight, slow_start, send_proxy, send_proxy_crc32c, send_proxy_unique_id, check, \
          check_send, check_send_hex, check_expect, check_expect_hex, \
-         check_method, check_path, check_host, check_status, check_interval, check_undecided_interval, \
+         check_method, check_path, check_host, check_status, check_dns_name, check_dns_type, check_interval, check_undecided_interval, \
          check_down_interval, check_timeout, check_rise, check_fall, check_port, check_initial, eject_failures, \
          eject_time, eject_max_time, eject_max_percent, when_all_down, on_down, connect_timeout, tries, replay, source, \
          transparent, fast_open, mark, device, keepalive, user_timeout, congestion, send_buffer, receive_buffer, one_way, \
@@ -788,6 +789,56 @@ fn what_a_check_sends_and_expects_is_text_or_digits() {
 }
 
 #[test]
+fn a_check_by_datagrams_has_something_to_send_which_may_be_empty() {
+    let text = |bytes: &[u8]| CheckText::new(bytes).expect("short");
+    let udp = |send: &[u8], expect: &[u8]| CheckKind::Udp { send: text(send), expect: text(expect) };
+    for (lines, kind) in [
+        ("check_send = \"PING\"\ncheck_expect = '+PONG'", udp(b"PING", b"+PONG")),
+        ("check_send_hex = \"00 ff\"", udp(b"\x00\xff", b"")),
+        ("check_send = \"\"", udp(b"", b"")),
+        ("check_send = \"\"\ncheck_expect_hex = \"00\"", udp(b"", b"\0")),
+    ] {
+        assert_eq!(check(&format!("check = \"udp\"\n{lines}")), kind, "{lines}");
+    }
+    let needs = "5:1: pool.web.check: \"udp\" needs check_send; \"\" is an empty datagram";
+    for (lines, error) in [
+        ("", needs.to_owned()),
+        ("check_expect = \"x\"", needs.to_owned()),
+        (
+            &*format!("check_send = \"{}\"", "x".repeat(1025)),
+            format!("6:14: pool.web.check_send: expected a text of 0 to 1024 bytes, found \"{}...\"", "x".repeat(64)),
+        ),
+        (
+            "check_send = \"\"\ncheck_expect = \"\"",
+            "7:16: pool.web.check_expect: expected a text of 1 to 1024 bytes, found \"\"".to_owned(),
+        ),
+    ] {
+        assert_eq!(wrong_pool(&format!("[pool.web]\ncheck = \"udp\"\n{lines}\n")), error, "{lines}");
+    }
+}
+
+#[test]
+fn a_check_by_dns_has_a_name_and_a_type() {
+    assert_eq!(check("check = \"dns\""), CheckKind::Dns(DnsCheck::default()));
+    let dns = DnsCheck { name: "www.example.com.".to_owned(), records: RecordType::Aaaa };
+    let lines = "check = \"dns\"\ncheck_dns_name = \"www.example.com.\"\ncheck_dns_type = \"AAAA\"";
+    assert_eq!(check(lines), CheckKind::Dns(dns));
+    for (line, error) in [
+        (
+            "check_dns_name = \"a..b\"",
+            "6:18: pool.web.check_dns_name: expected the name of a domain such as \"www.example.com\" or \".\", found \"a..b\"",
+        ),
+        (
+            "check_dns_type = \"ANY\"",
+            "6:18: pool.web.check_dns_type: expected one of \"A\", \"NS\", \"CNAME\", \"SOA\", \"PTR\", \"MX\", \"TXT\", \
+             \"AAAA\", \"SRV\", found \"ANY\"",
+        ),
+    ] {
+        assert_eq!(wrong_pool(&format!("[pool.web]\ncheck = \"dns\"\n{line}\n")), error, "{line}");
+    }
+}
+
+#[test]
 fn a_check_by_http_has_a_method_a_path_a_host_and_statuses() {
     assert_eq!(check("check = \"http\""), CheckKind::Http(HttpCheck::default()));
     let statuses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a status")).collect();
@@ -897,7 +948,7 @@ fn values_of_health_have_bounds() {
     }
     assert_eq!(
         wrong_pool("[pool.web]\ncheck = \"https\"\ncheck_send = \"x\"\n"),
-        "5:9: pool.web.check: expected one of \"none\", \"tcp\", \"send\", \"http\", found \"https\"; did you mean \
+        "5:9: pool.web.check: expected one of \"none\", \"tcp\", \"send\", \"http\", \"udp\", \"dns\", found \"https\"; did you mean \
          \"http\"?"
     );
     assert_eq!(
@@ -915,6 +966,7 @@ fn keys_of_checks_go_with_their_kind() {
     let of_send =
         ["check_send = \"x\"", "check_send_hex = \"00\"", "check_expect = \"x\"", "check_expect_hex = \"00\""];
     let of_http = ["check_method = \"GET\"", "check_path = \"/\"", "check_host = \"a\"", "check_status = 200"];
+    let of_dns = ["check_dns_name = \"a\"", "check_dns_type = \"A\""];
     let of_any = [
         "check_interval = \"2s\"",
         "check_undecided_interval = \"1s\"",
@@ -925,30 +977,36 @@ fn keys_of_checks_go_with_their_kind() {
         "check_port = 81",
         "check_initial = \"up\"",
     ];
+    // A key that goes with so and so many kinds, in a pool whose check is another.
     let refused = |kind: &str, line: &str, wanted: &str| {
         let key = line.split_once(' ').expect("a key").0;
         let (check, is) = match kind {
             "" => ("", "none"),
             "send" => ("check_expect = \"x\"\ncheck = \"send\"", "send"),
+            "udp" => ("check_send = \"\"\ncheck = \"udp\"", "udp"),
             kind => (&*format!("check = \"{kind}\""), kind),
         };
         assert_eq!(
             wrong_pool(&format!("[pool.web]\n{line}\n{check}\n")),
-            format!("5:1: pool.web.{key}: it goes with check = {wanted}, and the check of this pool is \"{is}\"")
+            format!("5:1: pool.web.{key}: it goes with {wanted}, and the check of this pool is \"{is}\"")
         );
     };
-    for kind in ["", "none", "tcp", "http"] {
-        of_send.iter().for_each(|line| refused(kind, line, "\"send\""));
+    for kind in ["", "none", "tcp", "http", "dns"] {
+        of_send.iter().for_each(|line| refused(kind, line, "check = \"send\" or \"udp\""));
     }
-    for kind in ["", "none", "tcp", "send"] {
-        of_http.iter().for_each(|line| refused(kind, line, "\"http\""));
+    for kind in ["", "none", "tcp", "send", "udp", "dns"] {
+        of_http.iter().for_each(|line| refused(kind, line, "check = \"http\""));
+    }
+    for kind in ["", "none", "tcp", "send", "http", "udp"] {
+        of_dns.iter().for_each(|line| refused(kind, line, "check = \"dns\""));
     }
     for kind in ["", "none"] {
-        of_any.iter().for_each(|line| refused(kind, line, "\"tcp\", \"send\" or \"http\""));
+        of_any.iter().for_each(|line| refused(kind, line, "a check"));
     }
-    let keys = [of_send.as_slice(), &of_http, &of_any].concat();
+    let keys = [of_send.as_slice(), &of_http, &of_dns, &of_any].concat();
     let keys: Vec<&str> = keys.iter().filter_map(|line| line.split(' ').next()).collect();
-    let all = wire::health::OF_SEND.iter().chain(&wire::health::OF_HTTP).chain(&wire::health::OF_CHECKS);
+    let of_kinds = OF_SEND.iter().chain(&OF_HTTP).chain(&OF_DNS);
+    let all = of_kinds.chain(&OF_CHECKS);
     assert!(all.clone().eq(&keys), "a test for each");
 }
 

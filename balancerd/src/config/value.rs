@@ -14,6 +14,7 @@ use wire::connection::{
     SESSION_TIME_MS, USER_TIMEOUT_MS, is_congestion, is_device, is_source,
 };
 use wire::control::MAX_WEIGHT;
+use wire::dns::{DnsCheck, RecordType};
 use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
@@ -317,6 +318,12 @@ pub(super) fn check_text(value: &DeValue<'_>) -> Result<CheckText, String> {
     text.filter(|text| !text.is_empty()).ok_or_else(expected)
 }
 
+/// What a check sends in a datagram, which may be empty.
+pub(super) fn check_datagram(value: &DeValue<'_>) -> Result<CheckText, String> {
+    let expected = || unexpected(&format!("a text of 0 to {MAX_CHECK_TEXT} bytes"), value);
+    value.as_str().and_then(CheckText::new).ok_or_else(expected)
+}
+
 /// The same in hexadecimal digits.
 pub(super) fn check_hex(value: &DeValue<'_>) -> Result<CheckText, String> {
     let expected =
@@ -335,6 +342,14 @@ pub(super) fn check_path(value: &DeValue<'_>) -> Result<String, String> {
 
 pub(super) fn check_host(value: &DeValue<'_>) -> Result<String, String> {
     text(value, HttpCheck::is_host, "the name of a host such as \"www.example.com\"")
+}
+
+pub(super) fn check_dns_name(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, DnsCheck::is_name, "the name of a domain such as \"www.example.com\" or \".\"")
+}
+
+pub(super) fn check_dns_type(value: &DeValue<'_>) -> Result<RecordType, String> {
+    choice(value, &RecordType::ALL.map(|records| (records.name(), records)))
 }
 
 fn text(value: &DeValue<'_>, is_right: fn(&str) -> bool, expected: &str) -> Result<String, String> {

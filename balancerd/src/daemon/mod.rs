@@ -42,6 +42,7 @@ use crate::net::tcp::{SessionId, Sessions};
 use crate::net::udp::{FlowId, Flows};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
+use crate::teller::Teller;
 use listening::{Bound, bind};
 use reload::{Asked, Loading};
 
@@ -77,6 +78,7 @@ pub(crate) struct Daemon {
     probes: Probes,
     saver: Saver,
     loader: Loader,
+    teller: Teller,
     config_file: Option<PathBuf>,
     watch: Option<Watch>,
     /// When the file is to be watched again, after that has failed.
@@ -174,7 +176,8 @@ impl Daemon {
         let waker = Waker::new(&poller, Source::Threads.key()).context("a waker")?;
         let saver =
             Saver::start(config.places.state.clone(), waker.clone()).context("the thread for the state file")?;
-        let loader = Loader::start(own, waker).context("the thread for the configuration file")?;
+        let loader = Loader::start(own, waker.clone()).context("the thread for the configuration file")?;
+        let teller = Teller::start(waker).context("the thread for long answers")?;
         let mut daemon = Self {
             poller,
             events: Events::with_capacity(EVENTS_PER_TURN),
@@ -195,6 +198,7 @@ impl Daemon {
             probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
             saver,
             loader,
+            teller,
             config_file: config.file.clone(),
             watch: None,
             watch_again: None,
@@ -301,7 +305,7 @@ impl Daemon {
                     }
                 }
                 Some(Source::Flow(id)) => {
-                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, cx)));
+                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, ready, cx)));
                     if served.is_err() {
                         error!(?id, "a fault in the balancer: its flow is ended, the others go on");
                         let _ = catch_unwind(AssertUnwindSafe(|| self.flows.end(id, EndReason::Fault, cx)));
@@ -338,6 +342,7 @@ impl Daemon {
                 Follow::Threads => {
                     self.on_saved(now);
                     self.on_loaded(now);
+                    self.on_told(now);
                 }
                 Follow::Watch => self.on_watch(now),
             }
@@ -347,14 +352,15 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
         self.expire(now);
-        if self.model.take_picks_changed() {
-            self.flows.look_at_all();
-        }
         let cx = &mut lend!(self, now);
         self.flows.look(cx);
         self.sessions.settle(cx);
         if self.sessions.ended() + self.flows.ended() > ended_before {
             self.listeners.values_mut().for_each(Listener::on_relief);
+        }
+        self.grow(now);
+        if self.model.take_picks_changed() {
+            self.flows.look_at_all();
         }
         self.settle(now);
         self.model.vitals.longest_turn = self.model.vitals.longest_turn.max(event::now() - now);
@@ -407,6 +413,12 @@ impl Daemon {
         if let Some(Effect::ListSessions(filter)) = effects.first() {
             response = Response::Sessions(self.list_sessions(filter, now));
         }
+        if let Some(Effect::CompleteList(pool)) = effects.first()
+            && let (Response::List(_), Some(sharing)) = (&response, self.model.sharing(*pool))
+        {
+            let Response::List(report) = response else { unreachable!("it is one") };
+            return self.teller.order(id, report, sharing);
+        }
         if effects.iter().any(|effect| matches!(effect, Effect::Listen(_) | Effect::Unlisten(_))) {
             self.relisten(listeners, now);
         }
@@ -434,10 +446,7 @@ impl Daemon {
     /// Carries out what follows from a change, and answers: at once, or when it is saved.
     fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
         let saved = effects.contains(&Effect::Save).then(|| self.save());
-        let old_rings = self.model.take_old_rings();
-        if !old_rings.is_empty() {
-            self.loader.discard(old_rings);
-        }
+        self.discard_old_rings();
         self.carry_out(effects, now);
         let Asked::By(id) = asked else { return };
         match saved {
@@ -445,6 +454,13 @@ impl Daemon {
                 self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
             }
             None => self.answer(id, &response, now),
+        }
+    }
+
+    fn discard_old_rings(&mut self) {
+        let old_rings = self.model.take_old_rings();
+        if !old_rings.is_empty() {
+            self.loader.discard(old_rings);
         }
     }
 
@@ -457,7 +473,11 @@ impl Daemon {
             let cx = &mut lend!(self, now);
             match *effect {
                 Effect::Tell(ref news) => tell(news),
-                Effect::Save | Effect::ListSessions(_) | Effect::Listen(_) | Effect::Unlisten(_) => {}
+                Effect::Save
+                | Effect::ListSessions(_)
+                | Effect::CompleteList(_)
+                | Effect::Listen(_)
+                | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => {
                     self.sessions.end_of_server(server, reason, cx);
                     self.flows.leave_server(server, reason, cx);
@@ -510,6 +530,14 @@ impl Daemon {
     fn answer(&mut self, id: ControlId, response: &Response, now: Instant) {
         let cx = &mut lend!(self, now);
         self.control.answer(id, response, cx);
+    }
+
+    /// Gives the answers that were finished beside the loop.
+    fn on_told(&mut self, now: Instant) {
+        while let Some((id, bytes)) = self.teller.result() {
+            let cx = &mut lend!(self, now);
+            self.control.answer_bytes(id, bytes, cx);
+        }
     }
 
     /// Takes no new sessions, and sets the end. Who waits in the kernel's queue was let in before and is still served.
@@ -635,6 +663,7 @@ impl Daemon {
             self.watch_again,
             self.loading.as_ref().map(|loading| loading.until),
             self.postponed.front().filter(|_| self.loading.is_none()).map(|(since, ..)| *since),
+            self.model.next_growth_due().filter(|_| self.loading.is_none()),
             self.opens_at,
             unsaved,
             watchdog,

@@ -11,7 +11,7 @@ use super::Daemon;
 use super::listening::{Bound, bind, not_bound};
 use crate::event::{Interest, News, Watch};
 use crate::loader::{Order, Outcome, Text};
-use crate::model::{Effect, Prepared, Remade, Remake};
+use crate::model::{Effect, PoolId, Prepared, Remade, Remake};
 use crate::net::control::ControlId;
 use crate::source::Source;
 
@@ -40,6 +40,8 @@ enum Of {
     File(Reloading),
     /// A change that takes a ring.
     Change(ControlId, Request),
+    /// The ring of a pool in which servers start slowly, and when it was ordered.
+    Growth(PoolId, Instant),
 }
 
 /// A file that is being read.
@@ -96,6 +98,16 @@ impl Daemon {
         self.loader.remake(number, remake);
     }
 
+    /// Begins to make the next ring in which servers get another part of their weight, if the thread is at nothing else.
+    pub(super) fn grow(&mut self, now: Instant) {
+        if self.loading.is_none()
+            && let Some((pool, remake)) = self.model.next_growth(now)
+        {
+            let number = self.load(Of::Growth(pool, now), now);
+            self.loader.remake(number, remake);
+        }
+    }
+
     fn load(&mut self, of: Of, now: Instant) -> u64 {
         self.loads += 1;
         self.loading = Some(Loading { number: self.loads, until: now + PATIENCE, of });
@@ -115,7 +127,14 @@ impl Daemon {
                     }
                 }
                 (Of::Change(id, request), Outcome::Ring(result)) => self.on_remade(id, request, result, now),
-                (Of::File(_), Outcome::Ring(_)) | (Of::Change(..), Outcome::File(_)) => {
+                (Of::Growth(pool, asked), Outcome::Ring(result)) => match result {
+                    Ok(remade) => {
+                        self.model.grown(pool, remade, asked, now);
+                        self.discard_old_rings();
+                    }
+                    Err(refusal) => self.on_growth_failed(pool, &refusal, now),
+                },
+                (Of::File(_), Outcome::Ring(_)) | (Of::Change(..) | Of::Growth(..), Outcome::File(_)) => {
                     unreachable!("an order has a number of its own")
                 }
             }
@@ -142,7 +161,16 @@ impl Daemon {
                 let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
                 self.on_change_failed(id, &request, Refusal::NotMade { fault }, now);
             }
+            Of::Growth(pool, _) => {
+                let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
+                self.on_growth_failed(pool, &Refusal::NotMade { fault }, now);
+            }
         }
+    }
+
+    fn on_growth_failed(&mut self, pool: PoolId, refusal: &Refusal, now: Instant) {
+        warn!(error = %refusal, "servers that start slowly get no other part of their weight for now");
+        self.model.growth_failed(pool, now);
     }
 
     fn on_change_failed(&mut self, id: ControlId, request: &Request, refusal: Refusal, now: Instant) {

@@ -3,8 +3,10 @@
 //! anew when that is there.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ring::Ring;
 use wire::address::{answers_at, canonical};
 use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerValues};
 use wire::report::{ChangeReport, EndReason, Hex, MoveReport};
@@ -368,7 +370,7 @@ impl Model {
         let entry = &mut self.servers[id];
         (entry.settings, entry.leaving) = (settings, None);
         if !entry.takes_part() {
-            entry.ramp = None;
+            (entry.ramp, entry.waits) = (None, None);
         } else if let Some(time) = slowly {
             self.start_slowly(id, time, now);
         }
@@ -386,7 +388,8 @@ impl Model {
     /// The weight of a server grows over this time, from now on.
     pub(super) fn start_slowly(&mut self, id: ServerId, time: Duration, now: Instant) {
         let ramp = Ramp { since: now, part: 1 };
-        self.servers[id].ramp = Some(ramp);
+        let server = &mut self.servers[id];
+        (server.ramp, server.waits) = (Some(ramp), None);
         self.ramps.insert((ramp.next(time), id));
     }
 
@@ -442,11 +445,13 @@ impl Model {
         work.report.digest = Some(its_pool.digest_with(&self.servers, &[(server, settings)]));
         let Some(ring) = its_pool.picker.ring() else { return Ok(()) };
         let points = points(ring.points_per_weight(), weight(false), RAMP_PARTS);
-        let is_large = points.abs_diff(ring.point_count(server.into())) as usize > self.points_in_the_loop;
-        if is_large && work.remade.is_none() {
-            return Err(self.remake(pool, Step::Server(server, weight(false)), work));
-        }
         let known = its_pool.members.get(&server).copied();
+        let changes = points.abs_diff(ring.point_count(server.into())) as usize;
+        let is_large = changes > self.points_in_the_loop || changes > 0 && self.is_large(ring);
+        if is_large && work.remade.is_none() {
+            let step = Step::Server { address: server, weight: weight(false), id: known.unwrap_or_default() };
+            return Err(self.remake(pool, step, work));
+        }
         let is_up = known.map_or(its_pool.newcomers_are_up(), |id| self.servers[id].is_up());
         let was_up = |picker: &Picker| usize::from(is_up && known.is_some_and(|id| picker.has(id)));
         let up = |picker: &Picker, weight| picker.up() - was_up(picker) + usize::from(is_up && weight > 0);
@@ -482,9 +487,9 @@ impl Model {
     /// What the ring is made from that a change needs.
     fn remake(&self, id: PoolId, step: Step, work: &Work) -> Halt {
         let pool = &self.pools[id];
-        let before = pool.picker.ring().map(|ring| pool.blueprint(&self.servers, ring.points_per_weight()));
+        let before = pool.picker.ring().map(Arc::clone);
         let mut starting = self.starting_in(id);
-        if let Step::Server(address, weight) = step {
+        if let Step::Server { address, weight, .. } = step {
             if weight == 0 {
                 starting.remove(&address);
             } else if self.comes_up_within(id, address).is_some() {
@@ -497,18 +502,32 @@ impl Model {
     /// Puts a server where it belongs, with the ring that was made for that or without.
     fn place_with(&mut self, id: ServerId, work: &mut Work) {
         let pool = self.servers[id].pool;
-        match work.remade.take() {
-            Some(remade) => self.take_ring(pool, remade, work.now),
-            None => self.place(id),
+        if let Some(remade) = work.remade.take() {
+            self.swap_ring(pool, remade, work.now);
         }
+        self.place(id);
         self.watch(id, work.now);
         self.rescue(pool, work.now);
     }
 
-    /// Gives a pool the ring that was made for it.
+    /// Gives a pool the ring that was made for other settings of it.
     fn take_ring(&mut self, id: PoolId, remade: Remade, now: Instant) {
         self.take_parts(id, &remade.starting, now);
         self.rebuild(id, remade.ring);
+    }
+
+    /// Gives a pool the ring that was made of its own, and puts those in their place who start slowly.
+    pub(super) fn swap_ring(&mut self, id: PoolId, remade: Remade, now: Instant) {
+        self.picks_changed = true;
+        let changed = self.take_parts(id, &remade.starting, now);
+        let old = remade.ring.and_then(|ring| self.pools[id].picker.swap_ring(ring));
+        self.old_rings.extend(old);
+        changed.into_iter().for_each(|server| self.place(server));
+    }
+
+    /// Whether a ring has so many points that it becomes another one beside the loop.
+    pub(super) fn is_large(&self, ring: &Ring<ServerId>) -> bool {
+        ring.points().len() > self.ring_in_the_loop
     }
 
     pub(super) fn digest_of(&self, pool: PoolId) -> Hex {

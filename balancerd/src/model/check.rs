@@ -12,6 +12,7 @@ use wire::connection::{
     is_source,
 };
 use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
+use wire::dns::DnsCheck;
 use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope};
 use wire::health::{
     CheckKind, CheckSettings, EjectionSettings, HttpCheck, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_STATUSES, MAX_TIME_MS,
@@ -136,7 +137,9 @@ fn check_kind(kind: &CheckKind) -> Result<(), Refusal> {
             Err(bad("check", "\"send\" needs something to be sent or expected"))
         }
         CheckKind::Http(http) => check_http(http),
-        CheckKind::None | CheckKind::Tcp | CheckKind::Send { .. } => Ok(()),
+        CheckKind::Dns(dns) if !DnsCheck::is_name(&dns.name) => Err(bad("check_dns_name", "it is no name of a domain")),
+        // A datagram may be empty.
+        CheckKind::None | CheckKind::Tcp | CheckKind::Send { .. } | CheckKind::Udp { .. } | CheckKind::Dns(_) => Ok(()),
     }
 }
 
@@ -350,7 +353,15 @@ mod tests {
         assert_eq!((of_send("x", ""), of_send("", "x")), (None, None));
         assert_eq!(refused(|health| health.check.kind = CheckKind::Tcp), None);
         assert_eq!(of_http(|_| {}), None);
+        let of_dns = |name: &str| {
+            let dns = DnsCheck { name: name.to_owned(), ..DnsCheck::default() };
+            refused(|health| health.check.kind = CheckKind::Dns(dns))
+        };
+        assert_eq!(of_dns("a.example"), None);
+        assert_eq!(refused(|health| health.check.kind = CheckKind::Udp { send: text(""), expect: text("") }), None);
         for (refusal, key) in [
+            (of_dns(""), "check_dns_name"),
+            (of_dns("a..b"), "check_dns_name"),
             (of_http(|http| http.method = "get".into()), "check_method"),
             (of_http(|http| http.path = "/a b".into()), "check_path"),
             (of_http(|http| http.host = Some("a\r\nb".into())), "check_host"),

@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod checks;
 mod flow;
+mod growth;
 mod health;
 mod merge;
 mod picker;
@@ -18,11 +19,12 @@ mod remake;
 mod report;
 mod server;
 mod service;
+mod sharing;
 mod timing;
 mod traffic;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -45,10 +47,11 @@ use health::Trouble;
 pub(crate) use merge::merge;
 use pool::Pool;
 pub(crate) use reload::{Prepared, Starting, prepare, what_goes_with};
-use remake::POINTS_IN_THE_LOOP;
+use remake::{POINTS_IN_THE_LOOP, RING_IN_THE_LOOP};
 pub(crate) use remake::{Remade, Remake};
-use server::{RAMP_PARTS, Server};
+use server::Server;
 use service::Service;
+pub(crate) use sharing::Sharing;
 pub(crate) use timing::Line;
 pub(crate) use traffic::Direction;
 
@@ -88,8 +91,10 @@ pub(crate) struct Model {
     /// When which server that starts slowly gets its next part.
     ramps: BTreeSet<(Instant, ServerId)>,
     next_ramp: Option<Instant>,
+    /// Pools whose ring is to be made anew, since servers are to have other parts of their weights in it.
+    growing: BTreeSet<PoolId>,
     /// Rings that were replaced as a whole.
-    old_rings: Vec<Ring<ServerId>>,
+    old_rings: Vec<Arc<Ring<ServerId>>>,
     /// What is checked, and when.
     checks: Checks,
     /// When which ejected server is let in again.
@@ -99,8 +104,9 @@ pub(crate) struct Model {
     port_shortages: u64,
     /// Who gets whom may be another one for flows that are there.
     picks_changed: bool,
-    /// Points by which a ring becomes another one in the loop; a change of more is a [`Remake`].
+    /// Points by which a ring becomes another one in the loop, and those that it has; a change of more is a [`Remake`].
     points_in_the_loop: usize,
+    ring_in_the_loop: usize,
     rng: fastrand::Rng,
     /// When the sessions that are left are closed, once it was told to stop.
     stop_at: Option<Instant>,
@@ -147,6 +153,8 @@ pub(crate) enum Effect {
     Tell(HealthNews),
     /// Put the live sessions into the answer.
     ListSessions(SessionFilter),
+    /// Put into the list of a pool what it still lacks, and answer then.
+    CompleteList(PoolId),
     /// Take no new sessions, and end when the last one has ended or this time has come.
     Stop(Instant),
 }
@@ -205,6 +213,7 @@ impl Model {
             timers: BTreeSet::new(),
             ramps: BTreeSet::new(),
             next_ramp: None,
+            growing: BTreeSet::new(),
             old_rings: Vec::new(),
             checks: Checks::default(),
             readmissions: BTreeSet::new(),
@@ -212,6 +221,7 @@ impl Model {
             port_shortages: 0,
             picks_changed: false,
             points_in_the_loop: POINTS_IN_THE_LOOP,
+            ring_in_the_loop: RING_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
             stop_at: None,
             vitals,
@@ -254,7 +264,7 @@ impl Model {
     ) -> Result<(Response, Vec<Effect>), Box<Remake>> {
         let result = match request {
             Request::Status => Ok((Response::Status(self.status(now)), Vec::new())),
-            Request::List { pool } => self.list(pool, now).map(|report| (Response::List(report), Vec::new())),
+            Request::List { pool } => self.list(pool, now).map(|(report, effects)| (Response::List(report), effects)),
             Request::Explain { client, port, service } => self
                 .explain(SocketAddr::new(*client, *port), service.as_deref())
                 .map(|report| (Response::Explained(report), Vec::new())),
@@ -280,7 +290,7 @@ impl Model {
     }
 
     /// The rings that were replaced as a whole. To give their memory back takes longer than the loop has time for.
-    pub(crate) fn take_old_rings(&mut self) -> Vec<Ring<ServerId>> {
+    pub(crate) fn take_old_rings(&mut self) -> Vec<Arc<Ring<ServerId>>> {
         std::mem::take(&mut self.old_rings)
     }
 
@@ -583,6 +593,9 @@ impl Model {
             for _ in 0..MOST_RAMPS {
                 let Some(ramp) = self.ramps.first().copied().filter(|(at, _)| *at <= now) else { break };
                 self.ramps.remove(&ramp);
+                if self.grows_beside(ramp.1) {
+                    continue;
+                }
                 let points = self.grow(ramp.1, now);
                 self.next_ramp = Some(now + RAMP_PAUSE * (1 + (points / RAMP_PAUSE_POINTS) as u32));
                 if points > 0 {
@@ -596,43 +609,6 @@ impl Model {
         }
         effects.append(&mut self.news);
         effects
-    }
-
-    /// The servers that start slowly, and the part of their weight that they have.
-    pub(crate) fn starting(&self) -> Starting {
-        let mut starting = Starting::new();
-        for server in self.ramps.iter().filter_map(|(_, id)| self.servers.get(*id)) {
-            let pool = &self.pools[server.pool].name;
-            if let Some(ramp) = server.ramp {
-                starting.entry(pool.clone()).or_default().insert(server.address, ramp.part);
-            }
-        }
-        starting
-    }
-
-    /// The same of one pool.
-    fn starting_in(&self, pool: PoolId) -> BTreeMap<SocketAddr, u32> {
-        let its = self.pools[pool].members.values().map(|id| &self.servers[*id]);
-        its.filter_map(|server| Some((server.address, server.ramp?.part))).collect()
-    }
-
-    /// The next part of the weight of a server that starts slowly. The points of the ring that was changed.
-    fn grow(&mut self, id: ServerId, now: Instant) -> usize {
-        let Some(server) = self.servers.get_mut(id).filter(|server| server.ramp.is_some()) else { return 0 };
-        let pool = &mut self.pools[server.pool];
-        let time = pool.slow_start();
-        server.ramp = server.ramp.zip(time).and_then(|(mut ramp, time)| {
-            ramp.part = ramp.part_at(time, now);
-            (ramp.part < RAMP_PARTS).then_some(ramp)
-        });
-        // A ring that had room for all of its points, as was checked, has room for a part of them.
-        let synced = pool.sync(id, server);
-        debug_assert_eq!(synced, Ok(()));
-        self.picks_changed |= server.ramp.is_none();
-        if let Some((ramp, time)) = server.ramp.zip(time) {
-            self.ramps.insert((ramp.next(time), id));
-        }
-        pool.picker.ring().map_or(0, |ring| ring.points().len())
     }
 
     /// Closes what is due of a server that leaves within a time.

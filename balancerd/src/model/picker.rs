@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use ring::{Key, Ring, RingError};
 use slotmap::SparseSecondaryMap;
@@ -29,7 +30,8 @@ pub(super) struct Picker {
 
 #[derive(Debug)]
 enum Kind {
-    Ring(Ring<ServerId>),
+    /// Shared with whoever makes another one of it beside the loop.
+    Ring(Arc<Ring<ServerId>>),
     RoundRobin(RoundRobin<ServerId>),
     Least(LeastConnections<ServerId>),
     TwoChoices(TwoChoices<ServerId>),
@@ -60,7 +62,7 @@ impl Picker {
     /// One without servers.
     pub(super) fn new(settings: &PoolSettings) -> Self {
         let kind = match settings.policy {
-            Policy::ConsistentHash => Kind::Ring(Ring::new(settings.points_per_weight)),
+            Policy::ConsistentHash => Kind::Ring(Arc::new(Ring::new(settings.points_per_weight))),
             Policy::RoundRobin => Kind::RoundRobin(RoundRobin::new()),
             Policy::LeastConnections => Kind::Least(LeastConnections::new()),
             Policy::RandomTwoChoices => Kind::TwoChoices(TwoChoices::new()),
@@ -78,7 +80,7 @@ impl Picker {
         let mut picker = Self::new(settings);
         let has_ring = ring.is_some();
         if let Some(ring) = ring {
-            picker.kind = Kind::Ring(ring);
+            picker.kind = Kind::Ring(Arc::new(ring));
         }
         for (address, id, standing) in servers {
             if has_ring {
@@ -101,11 +103,15 @@ impl Picker {
             let before = self.standings.get(id).map(|(_, before)| (before.weight, before.part));
             match standing {
                 Some(now) if before == Some((now.weight, now.part)) => {}
+                // Somebody may have made the ring with it already.
+                Some(now) if has(ring, address, id, now) => {}
                 Some(now) => {
                     let points = points(ring.points_per_weight(), now.weight, now.part);
-                    ring.set_partial(address.into(), now.weight, points, id)?;
+                    Arc::make_mut(ring).set_partial(address.into(), now.weight, points, id)?;
                 }
-                None if before.is_some() => drop(ring.remove(address.into())),
+                None if before.is_some() && ring.member(address.into()).is_some() => {
+                    Arc::make_mut(ring).remove(address.into());
+                }
                 None => {}
             }
         } else {
@@ -235,8 +241,15 @@ impl Picker {
     }
 
     /// The ring, for whoever has more time to take it apart than the loop.
-    pub(super) fn into_ring(self) -> Option<Ring<ServerId>> {
+    pub(super) fn into_ring(self) -> Option<Arc<Ring<ServerId>>> {
         if let Kind::Ring(ring) = self.kind { Some(ring) } else { None }
+    }
+
+    /// Takes a ring in place of its own, and gives that one away. A server that has another standing in it is to be
+    /// [set](Self::set) then: that costs no merge.
+    pub(super) fn swap_ring(&mut self, ring: Ring<ServerId>) -> Option<Arc<Ring<ServerId>>> {
+        let Kind::Ring(own) = &mut self.kind else { return None };
+        Some(std::mem::replace(own, Arc::new(ring)))
     }
 
     /// Those that would be picked from now on, one after the other, if each could not take the client; for a policy that
@@ -259,7 +272,7 @@ impl Picker {
     }
 
     /// The ring, if the policy has one.
-    pub(super) fn ring(&self) -> Option<&Ring<ServerId>> {
+    pub(super) fn ring(&self) -> Option<&Arc<Ring<ServerId>>> {
         if let Kind::Ring(ring) = &self.kind { Some(ring) } else { None }
     }
 
@@ -293,6 +306,13 @@ impl Picker {
     pub(super) fn len(&self) -> usize {
         self.standings.len()
     }
+}
+
+/// Whether a server is on the ring as its standing says.
+fn has(ring: &Ring<ServerId>, address: SocketAddr, id: ServerId, standing: Standing) -> bool {
+    let points = points(ring.points_per_weight(), standing.weight, standing.part);
+    let member = ring.member(address.into()).map(|member| (member.weight, member.tag));
+    member == Some((standing.weight, id)) && ring.point_count(address.into()) == points
 }
 
 /// Points on the ring that a part of a weight, of [`RAMP_PARTS`], is worth; at least one.

@@ -156,9 +156,8 @@ impl Pool {
     pub(super) fn rebuild(
         &mut self,
         servers: &SlotMap<ServerId, Server>,
-        ring: Option<Ring<()>>,
+        ring: Option<Ring<ServerId>>,
     ) -> Result<[Picker; 2], Refusal> {
-        let ring = ring.map(|ring| ring.map_tags(|member| self.members[&member.identity.addr()]));
         let picker = self.picker_of(false, servers, ring)?;
         let backups = self.picker_of(true, servers, None)?;
         let old = [std::mem::replace(&mut self.picker, picker), std::mem::replace(&mut self.backups, backups)];
@@ -166,7 +165,7 @@ impl Pool {
         Ok(old)
     }
 
-    fn picker_of(
+    pub(super) fn picker_of(
         &self,
         backups: bool,
         servers: &SlotMap<ServerId, Server>,
@@ -191,9 +190,7 @@ impl Pool {
 
     /// What the ring of those that are no backups is made from.
     pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
-        let bare = |member: Member<ServerId>| Member { identity: member.identity, weight: member.weight, tag: () };
-        let members = self.eligible(servers, false).map(|(member, part)| (bare(member), part)).collect();
-        Blueprint { points_per_weight, members }
+        Blueprint { points_per_weight, members: self.eligible(servers, false).collect() }
     }
 
     /// How many points that ring has.

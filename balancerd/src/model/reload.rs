@@ -18,7 +18,7 @@ use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
-use super::{Effect, Model, PoolId};
+use super::{Effect, Model, PoolId, ServerId};
 
 /// Moves of a pool that a report tells.
 pub(super) const MOST_MOVES: usize = 100;
@@ -329,7 +329,7 @@ impl Model {
         } else {
             let ring = ring.map(|(ring, starting)| {
                 self.take_parts(id, &starting, now);
-                ring
+                ring.map_tags(|member| self.pools[id].members[&member.identity.addr()])
             });
             self.rebuild(id, ring);
         }
@@ -349,7 +349,7 @@ impl Model {
 
     /// Makes the picker of a pool anew from its servers, with their ring if that is there. That there is room for it was
     /// checked.
-    pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<()>>) {
+    pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<ServerId>>) {
         self.picks_changed = true;
         match self.pools[id].rebuild(&self.servers, ring) {
             Ok(old) => {
@@ -361,9 +361,15 @@ impl Model {
     }
 
     /// Sets who starts slowly in a pool to those who do so in its new ring. Whose part is another one than when it was made
-    /// gets at once what has come since.
-    pub(super) fn take_parts(&mut self, pool: PoolId, starting: &BTreeMap<SocketAddr, u32>, now: Instant) {
+    /// gets at once what has come since. Those who have another part now.
+    pub(super) fn take_parts(
+        &mut self,
+        pool: PoolId,
+        starting: &BTreeMap<SocketAddr, u32>,
+        now: Instant,
+    ) -> Vec<ServerId> {
         let time = self.pools[pool].slow_start();
+        let mut changed = Vec::new();
         for (address, id) in &self.pools[pool].members {
             let server = &mut self.servers[*id];
             let part = starting.get(address).copied();
@@ -376,7 +382,9 @@ impl Model {
             if server.ramp.is_some() {
                 self.ramps.insert((now, *id));
             }
+            changed.push(*id);
         }
+        changed
     }
 }
 

@@ -5,25 +5,35 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use ring::{Diff, Identity, Member, Ring};
+use ring::{Diff, Identity, Member, Ring, RingError};
 use wire::control::Refusal;
 use wire::report::MoveReport;
 
+use super::ServerId;
 use super::picker::points;
 use super::pool::refusal;
 use super::reload::{MOST_MOVES, move_report};
 use super::server::RAMP_PARTS;
 
 /// Points by which a ring may become another one in the loop: a weight that grows by 4, or a ring of 4 servers of weight 1.
-/// In a ring of a million points so many take the loop 1 to 1.5 ms, four times as many 5; a thousand take it 0.6.
 pub(super) const POINTS_IN_THE_LOOP: usize = 4096;
+
+/// Points that a ring has at most which becomes another one in the loop: 64 servers of weight 1. All of them are moved, in
+/// a tenth of a millisecond. A million take a millisecond where they are in the caches, and several where they are not or
+/// their memory has to grow.
+pub(super) const RING_IN_THE_LOOP: usize = 1 << 16;
+
+/// Servers of which so many get another part in a ring one after the other; for more of them it is made anew, which takes
+/// twenty times as long as one merge.
+const MOST_MERGES: usize = 16;
 
 /// What a ring is to be made from.
 #[derive(Debug)]
 pub(crate) struct Remake {
     /// The ring of now, if the pool has one.
-    pub(super) before: Option<Blueprint>,
+    pub(super) before: Option<Arc<Ring<ServerId>>>,
     pub(super) step: Step,
     /// The servers that are in the new ring in part, and their parts.
     pub(super) starting: BTreeMap<SocketAddr, u32>,
@@ -34,8 +44,11 @@ pub(crate) struct Remake {
 /// What makes another ring of it.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A server gets this weight, of which it has its part of those that are starting; 0 takes it out.
-    Server(SocketAddr, u32),
+    /// A server gets this weight, of which it has its part of those that are starting; 0 takes it out. One that is new has
+    /// no id yet.
+    Server { address: SocketAddr, weight: u32, id: ServerId },
+    /// Servers get other parts of their weights.
+    Parts(BTreeMap<SocketAddr, u32>),
     /// Another one takes its place.
     Another(Blueprint),
 }
@@ -45,46 +58,77 @@ pub(super) enum Step {
 pub(super) struct Blueprint {
     pub(super) points_per_weight: NonZeroU32,
     /// The servers, and the part of its weight that each has.
-    pub(super) members: Vec<(Member<()>, u32)>,
+    pub(super) members: Vec<(Member<ServerId>, u32)>,
 }
 
 /// A ring that was made, and what it moves.
 #[derive(Debug)]
 pub(crate) struct Remade {
     /// Nothing in a dry run.
-    pub(super) ring: Option<Ring<()>>,
+    pub(super) ring: Option<Ring<ServerId>>,
     pub(super) starting: BTreeMap<SocketAddr, u32>,
     moved: f64,
     moves: Vec<MoveReport>,
 }
 
 impl Remake {
-    /// Makes the ring. Of a million points it takes some tenths of a second.
+    /// Makes the ring. Of a million points it takes some tenths of a second where all are other ones, and some milliseconds
+    /// where those of a server are.
     ///
     /// # Errors
     /// When there would be too many points, which the model has checked before.
     pub(crate) fn make(self) -> Result<Remade, Refusal> {
         let Self { before, step, starting, dry_run } = self;
-        let before = before.map(Blueprint::build).transpose()?;
         let (diff, ring) = match (step, before) {
-            (Step::Server(address, weight), Some(mut ring)) => {
-                let identity = Identity::from(address);
-                let part = starting.get(&address).copied().unwrap_or(RAMP_PARTS);
+            (Step::Server { address, weight, id }, Some(before)) => {
                 // What is told is what moves until the server has all of its weight.
-                let diff = ring.plan(identity, weight).map_err(|error| refusal(&error))?;
-                let points = points(ring.points_per_weight(), weight, part);
-                ring.set_partial(identity, weight, points, ()).map_err(|error| refusal(&error))?;
+                let diff = before.plan(address.into(), weight).map_err(|error| refusal(&error))?;
+                let part = starting.get(&address).copied().unwrap_or(RAMP_PARTS);
+                let ring = if dry_run { None } else { Some(with(&before, address, weight, part, id)) };
                 (Some(diff), ring)
             }
-            (Step::Server(..), None) => unreachable!("a server changes a ring that is there"),
+            (Step::Parts(parts), Some(before)) => (None, Some(with_parts(&before, &parts))),
+            (Step::Server { .. } | Step::Parts(_), None) => unreachable!("a server changes a ring that is there"),
             (Step::Another(after), before) => {
-                let after = after.build()?;
-                (before.map(|before| before.diff(&after)), after)
+                let after = after.build();
+                let diff = after.as_ref().ok().and_then(|after| Some(before?.diff(after)));
+                (diff, Some(after))
             }
         };
+        let ring = ring.transpose().map_err(|error| refusal(&error))?.filter(|_| !dry_run);
         let (moved, moves) = diff.as_ref().map(told).unwrap_or_default();
-        Ok(Remade { ring: (!dry_run).then_some(ring), starting, moved, moves })
+        Ok(Remade { ring, starting, moved, moves })
     }
+}
+
+/// The ring where a server has this part of a weight.
+fn with(
+    before: &Ring<ServerId>,
+    address: SocketAddr,
+    weight: u32,
+    part: u32,
+    id: ServerId,
+) -> Result<Ring<ServerId>, RingError> {
+    let mut ring = before.clone();
+    ring.set_partial(address.into(), weight, points(ring.points_per_weight(), weight, part), id)?;
+    Ok(ring)
+}
+
+/// The ring where servers have these parts of their weights, and the others what they have.
+fn with_parts(before: &Ring<ServerId>, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<ServerId>, RingError> {
+    let per_weight = before.points_per_weight();
+    let points_of = |member: &Member<ServerId>| match parts.get(&member.identity.addr()) {
+        Some(part) => points(per_weight, member.weight, *part),
+        None => before.point_count(member.identity),
+    };
+    if parts.len() > MOST_MERGES {
+        return Ring::build_partial(per_weight, before.members().iter().map(|member| (*member, points_of(member))));
+    }
+    let mut ring = before.clone();
+    for member in parts.keys().filter_map(|address| before.member(Identity::from(*address))) {
+        ring.set_partial(member.identity, member.weight, points_of(member), member.tag)?;
+    }
+    Ok(ring)
 }
 
 impl Remade {
@@ -95,13 +139,13 @@ impl Remade {
 }
 
 impl Blueprint {
-    fn build(self) -> Result<Ring<()>, Refusal> {
+    fn build(self) -> Result<Ring<ServerId>, RingError> {
         let Self { points_per_weight, members } = self;
         let members = members.into_iter().map(|(member, part)| {
             let points = points(points_per_weight, member.weight, part);
             (member, points)
         });
-        Ring::build_partial(points_per_weight, members).map_err(|error| refusal(&error))
+        Ring::build_partial(points_per_weight, members)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the model tells of itself. Nothing here changes anything.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -9,10 +10,11 @@ use wire::report::{
     DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
     Skip, SkippedReport, StatusReport,
 };
-use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, Subject, differences};
+use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, differences};
 
 use super::pool::{Bound, Pool, key_of, key_text};
-use super::{Model, PoolId, ServerId, SessionFilter, milliseconds};
+use super::sharing::deviations_of;
+use super::{Effect, Model, PoolId, ServerId, SessionFilter, milliseconds};
 
 /// How many servers behind the picked one `explain` names.
 const EXPLAINED_SUCCESSORS: usize = 2;
@@ -45,9 +47,28 @@ impl Model {
         }
     }
 
-    pub(super) fn list(&self, name: &str, now: Instant) -> Result<ListReport, Refusal> {
-        let pool = &self.pools[self.pool_named(name)?];
-        let shares = pool.shares(&self.servers);
+    /// The list of a pool. Of a large ring it is completed beside the loop, with the effect that says so.
+    pub(super) fn list(&self, name: &str, now: Instant) -> Result<(ListReport, Vec<Effect>), Refusal> {
+        let id = self.pool_named(name)?;
+        let pool = &self.pools[id];
+        if pool.serving().ring().is_some_and(|ring| self.is_large(ring)) {
+            let report = self.list_with(pool, &HashMap::new(), Vec::new(), now);
+            return Ok((report, vec![Effect::CompleteList(id)]));
+        }
+        let deviations = match self.vitals.config_file {
+            Some(_) => deviations_of(name, &self.said, &self.settings()),
+            None => Vec::new(),
+        };
+        Ok((self.list_with(pool, &pool.shares(&self.servers), deviations, now), Vec::new()))
+    }
+
+    fn list_with(
+        &self,
+        pool: &Pool,
+        shares: &HashMap<SocketAddr, f64>,
+        deviations: Vec<Difference>,
+        now: Instant,
+    ) -> ListReport {
         let mut servers: Vec<_> = pool
             .members
             .values()
@@ -56,17 +77,13 @@ impl Model {
             .collect();
         // The map gives the order of addresses; a stable sort keeps it within each half.
         servers.sort_by_key(|report| report.state == ServerState::Leaving);
-        let is_of_it = |difference: &Difference| match &difference.subject {
-            Subject::Pool { pool } | Subject::Server { pool, .. } => pool == name,
-            _ => false,
-        };
-        Ok(ListReport {
+        ListReport {
             pool: pool.name.clone(),
             settings: pool.settings.clone(),
             digest: pool.digest(&self.servers),
-            deviations: self.deviations().into_iter().filter(is_of_it).collect(),
+            deviations,
             servers,
-        })
+        }
     }
 
     pub(super) fn pool_reports(&self) -> Vec<PoolReport> {

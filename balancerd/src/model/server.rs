@@ -28,6 +28,8 @@ pub(super) struct Server {
     pub(super) leaving: Option<Leave>,
     /// It came up then and its weight still grows.
     pub(super) ramp: Option<Ramp>,
+    /// It came up then, and waits for the ring in which it has the first part of its weight.
+    pub(super) waits: Option<Instant>,
     pub(super) health: Health,
     /// What checks it, if something does.
     pub(super) target: Option<TargetId>,
@@ -73,6 +75,7 @@ impl Server {
             settings,
             leaving: None,
             ramp: None,
+            waits: None,
             health: Health::new(check, now),
             target: None,
             traffic: Traffic::default(),
@@ -90,9 +93,15 @@ impl Server {
         self.state() == ServerState::Ready
     }
 
-    /// Whether checks and clients have nothing against it.
+    /// Whether checks and clients have nothing against it, and its place is ready.
     pub(super) fn is_up(&self) -> bool {
-        self.health.is_up()
+        self.health.is_up() && self.waits.is_none()
+    }
+
+    /// The part of its weight that it is to have now, if it takes `time` to get all of it.
+    pub(super) fn part_at(&self, time: Option<Duration>, now: Instant) -> u32 {
+        let since = self.waits.or(self.ramp.map(|ramp| ramp.since));
+        since.zip(time).map_or(RAMP_PARTS, |(since, time)| Ramp { since, part: 1 }.part_at(time, now))
     }
 
     /// How and where it is to be checked, in a pool that checks so and gives its servers this header; nothing for one that
@@ -131,7 +140,7 @@ impl Server {
 
     pub(super) fn leave(&mut self, how: Removal, now: Instant) {
         self.leaving = Some(Leave { how, since: now, sessions: self.traffic.active });
-        self.ramp = None;
+        (self.ramp, self.waits) = (None, None);
     }
 
     pub(super) fn report(&self, share: f64, now: Instant) -> ServerReport {

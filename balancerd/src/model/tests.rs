@@ -7,6 +7,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
+use wire::dns::DnsCheck;
 use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
@@ -134,7 +135,16 @@ pub(super) fn refused(model: &mut Model, request: &Request, now: Instant) -> Ref
 }
 
 pub(super) fn list(model: &Model) -> ListReport {
-    model.list("default", model.vitals.started).expect("the pool default")
+    list_at(model, model.vitals.started)
+}
+
+/// The list of the pool `default`, completed if it has to be.
+pub(super) fn list_at(model: &Model, now: Instant) -> ListReport {
+    let (mut report, effects) = model.list("default", now).expect("the pool default");
+    if let [Effect::CompleteList(pool)] = effects[..] {
+        model.sharing(pool).expect("its ring is large").complete(&mut report);
+    }
+    report
 }
 
 pub(super) fn row(model: &Model, server: SocketAddr) -> Option<ServerReport> {
@@ -463,6 +473,8 @@ fn any_health() -> impl Strategy<Value = HealthSettings> {
         (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
         prop::option::of(Just("a.example".to_owned()))
             .prop_map(|host| CheckKind::Http(HttpCheck { host, ..HttpCheck::default() })),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Udp { send, expect }),
+        Just(CheckKind::Dns(DnsCheck::default())),
     ];
     let down = prop::sample::select([None, Some(1000)].as_slice());
     let port = prop::option::of(Just(NonZeroU16::MAX));

@@ -95,15 +95,22 @@ impl Model {
         });
     }
 
-    /// With nobody else up, those that are ejected are let in: to leave them out was a guess, and it serves nobody now.
+    /// With nobody else up, those that are ejected are let in: to leave them out was a guess, and it serves nobody now. So
+    /// are those that wait for their ring.
     pub(super) fn rescue(&mut self, id: PoolId, now: Instant) {
         let pool = &self.pools[id];
         if pool.up() > 0 {
             return;
         }
-        let is_ejected = |id: &ServerId| self.servers[*id].health.state() == HealthState::Ejected;
-        for server in pool.members.values().copied().filter(is_ejected).collect::<Vec<_>>() {
-            self.turn(server, now, |server| server.health.release(now));
+        let is_out = |id: &ServerId| {
+            let server = &self.servers[*id];
+            server.waits.is_some() || server.health.state() == HealthState::Ejected
+        };
+        for id in pool.members.values().copied().filter(is_out).collect::<Vec<_>>() {
+            if self.servers[id].waits.take().is_some() {
+                self.place(id);
+            }
+            self.turn(id, now, |server| server.health.release(now));
         }
     }
 
@@ -122,7 +129,14 @@ impl Model {
             && self.servers[id].takes_part()
             && let Some(time) = self.pools[pool_id].slow_start()
         {
-            self.start_slowly(id, time, now);
+            if self.grows_beside(id) {
+                self.servers[id].waits = Some(now);
+            } else {
+                self.start_slowly(id, time, now);
+            }
+        }
+        if state != HealthState::Up {
+            self.servers[id].waits = None;
         }
         self.place(id);
         let (server, pool) = (&self.servers[id], &self.pools[pool_id]);
@@ -133,7 +147,7 @@ impl Model {
             state,
             reason: server.health.reason().to_owned(),
             back_off: report.ejected_ms.map(Duration::from_millis),
-            up: (pool.up(), pool.len()),
+            up: (pool.up() + usize::from(server.waits.is_some()), pool.len()),
         }));
         if state == HealthState::Down && pool.settings.health.on_down == OnDown::Close {
             self.news.push(Effect::EndSessions(id, EndReason::ServerDown));

@@ -41,9 +41,13 @@ impl<S> Conn<S> {
         self.sent < self.out.len()
     }
 
-    /// Puts bytes behind those that wait.
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+    /// Puts bytes behind those that wait; where none do, without a copy.
+    pub(crate) fn send(&mut self, bytes: Vec<u8>) {
+        if self.out.is_empty() {
+            self.out = bytes;
+        } else {
+            self.out.extend_from_slice(&bytes);
+        }
     }
 }
 
@@ -91,7 +95,7 @@ mod tests {
         near.set_nonblocking(true).expect("set");
         let mut conn = Conn::new(near);
         let bytes: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
-        conn.send(&bytes);
+        conn.send(bytes.clone());
         while conn.write().expect("written") > 0 {}
         assert!(conn.is_writing());
         let (mut got, mut chunk) = (Vec::new(), [0; 65536]);

@@ -1,5 +1,6 @@
 //! Beginning a connect towards a server: without waiting, not to ourselves, and whose fault it is when it fails.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -27,8 +28,9 @@ pub(super) fn begin_connect(
     of_sources(address, side, nth, |source| begin_from(address, has_first_words, side, client, source))
 }
 
-/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. The rest as for
-/// [`begin_connect`].
+/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. It hears of all that is known
+/// on the way to speak against the server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself
+/// that a host or network is not reached (udp(7), ip(7)). The rest as for [`begin_connect`].
 pub(super) fn connect_datagrams(
     address: SocketAddr,
     side: &ServerSide,
@@ -38,14 +40,17 @@ pub(super) fn connect_datagrams(
     of_sources(address, side, nth, |source| {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = UdpSocket::from(socket(family(address), SockType::Datagram, flags, None)?);
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
         options::set_connecting_datagrams(&socket, side, address, client, source)?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| match errno {
             // What the kernel says when it finds no port to give.
             Errno::EAGAIN => Errno::EADDRNOTAVAIL,
             errno => errno,
         })?;
-        let is_itself = address.port() >= FIRST_CHOSEN_PORT && socket.local_addr().is_ok_and(|own| own == address);
-        if is_itself { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
+        if is_itself(socket.local_addr(), address) { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
     })
 }
 
@@ -113,10 +118,19 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
     })
 }
 
+/// A connected socket for datagrams, as a check has it.
+pub(super) fn plain_datagrams(address: SocketAddr) -> Result<UdpSocket, Errno> {
+    connect_datagrams(address, &ServerSide::default(), address, 0)
+}
+
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
 /// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
 fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
+    is_itself(stream.local_addr(), address)
+}
+
+fn is_itself(own: io::Result<SocketAddr>, address: SocketAddr) -> bool {
+    address.port() >= FIRST_CHOSEN_PORT && own.is_ok_and(|own| own == address)
 }
 
 /// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
@@ -165,6 +179,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
         assert!(!is_connected_to_itself(&begin_plain_connect(server).expect("begun"), server));
+    }
+
+    #[test]
+    fn datagrams_that_would_come_back_are_found_out() {
+        let own = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let address = own.local_addr().expect("bound");
+        own.connect(address).expect("UDP allows it");
+        assert!(is_itself(own.local_addr(), address));
+        assert!(!is_itself(plain_datagrams(address).expect("connected").local_addr(), address));
     }
 
     #[test]

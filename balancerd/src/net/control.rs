@@ -159,10 +159,10 @@ impl Control {
             held: false,
             active: cx.now,
         };
-        peer.conn.send(&greeting());
+        peer.conn.send(greeting());
         if let Some(refusal) = refusal {
             warn!(%refusal, "a control connection was refused");
-            peer.answer(&Response::Refused(refusal));
+            peer.answer(framed(&Response::Refused(refusal)));
             peer.stage = Stage::Closing;
         }
         let id = self.peers.insert(peer);
@@ -198,11 +198,18 @@ impl Control {
 
     /// Answers the request that a connection waits for, if it is still there.
     pub(crate) fn answer(&mut self, id: ControlId, response: &Response, cx: &mut Context<'_>) {
+        if self.peers.contains_key(id) {
+            self.answer_bytes(id, framed(response), cx);
+        }
+    }
+
+    /// The same with an answer that is a frame already; nothing is one that is too long.
+    pub(crate) fn answer_bytes(&mut self, id: ControlId, bytes: Option<Vec<u8>>, cx: &mut Context<'_>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // What was read behind the request is taken up now, one request a turn: the socket would not report it again.
         peer.stage = Stage::Taking { more: peer.decoder.pending() > 0 };
         peer.active = cx.now;
-        peer.answer(response);
+        peer.answer(bytes);
         self.write(id, cx);
     }
 
@@ -328,11 +335,11 @@ impl Peer {
         Ok(request)
     }
 
-    fn answer(&mut self, response: &Response) {
-        match frame(response) {
-            Ok(bytes) => self.conn.send(&bytes),
-            Err(error) => {
-                warn!(%error, "an answer could not be written down: its connection is closed");
+    fn answer(&mut self, bytes: Option<Vec<u8>>) {
+        match bytes {
+            Some(bytes) => self.conn.send(bytes),
+            None => {
+                warn!("an answer is too long to be sent: its connection is closed");
                 self.stage = Stage::Closing;
             }
         }
@@ -362,6 +369,11 @@ impl Peer {
     fn tries_patience(&self) -> bool {
         self.conn.is_writing() || self.stage != Stage::Asked && self.decoder.pending() > 0
     }
+}
+
+/// An answer as a frame; nothing when it is too long for one.
+fn framed(response: &Response) -> Option<Vec<u8>> {
+    frame(response).inspect_err(|error| warn!(%error, "an answer could not be written down")).ok()
 }
 
 /// Removes the socket of a dead daemon.

@@ -1,10 +1,11 @@
 //! A change whose ring was made beside the loop, through the model.
 
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use proptest::prelude::*;
 use wire::control::{Change, PoolValues, Removal, ServerValues};
+use wire::report::ServerState;
 use wire::settings::{AdminState, Policy, ServerSettings};
 
 use crate::event;
@@ -70,7 +71,7 @@ fn everything(model: &mut Model, service: ServiceId, now: Instant) -> impl Parti
         .collect();
     let sums: Vec<(u64, u64)> = model.pools.values().map(|pool| (pool.picker.active(), pool.picker.weight())).collect();
     let due = (model.timers.clone(), model.ramps.clone(), model.next_ramp);
-    let list = model.list("default", now).expect("the pool is there");
+    let list = list_at(model, now);
     (model.settings(), list, rings, sums, due, model.starting(), picks(model, service))
 }
 
@@ -152,6 +153,51 @@ fn a_change_that_cannot_be_is_refused_before_its_ring_is_made() {
 }
 
 #[test]
+fn a_large_ring_becomes_another_one_beside_the_loop_and_stays_where_nobody_moves() {
+    let (mut model, _, now) = model();
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    model.ring_in_the_loop = 3 * POINTS.get() as usize;
+    changed(&mut model, &add(address(4), 1), now);
+    let limit = ServerValues { max_sessions: Some(NonZeroU64::new(7)), ..ServerValues::default() };
+    changed(&mut model, &set(address(1), limit), now);
+    let ring =
+        |model: &Model| Arc::clone(model.pools.values().next().and_then(|pool| pool.picker.ring()).expect("one"));
+    let before = ring(&model);
+    let remove = Change::Remove { pool: "default".to_owned(), server: address(1), how: Removal::Now };
+    let requests = [
+        add(address(5), 1),
+        set(address(2), ServerValues { weight: Some(2), ..ServerValues::default() }),
+        set(address(3), state(AdminState::Drain)),
+        Request::Change { change: remove, dry_run: false },
+    ];
+    for request in requests {
+        let Request::Change { change, .. } = request.clone() else { unreachable!() };
+        let dry = Request::Change { change, dry_run: true };
+        for request in [dry, request] {
+            let old = ring(&model);
+            let remake = model.apply(&request, None, now).expect_err("of many points");
+            let remade = remake.make().expect("checked");
+            let (response, _) = model.apply(&request, Some(remade), now).expect("its ring is made");
+            assert!(matches!(response, Response::Changed(_)), "{response:?}");
+            let is_dry = matches!(request, Request::Change { dry_run: true, .. });
+            assert_eq!(Arc::ptr_eq(&old, &ring(&model)), is_dry, "{request}");
+        }
+    }
+    assert_eq!(model.take_old_rings().len(), 4, "somebody else takes each of them apart");
+    assert_eq!(before.len(), 4, "and nothing was changed in them");
+    assert!(list(&model).servers.iter().all(|row| is_on_ring(&model, row.server) == (row.state == ServerState::Ready)));
+}
+
+/// Whether the ring of the pool has a server, and knows it.
+fn is_on_ring(model: &Model, server: SocketAddr) -> bool {
+    let pool = &model.pools[model.pool_named("default").expect("a pool")];
+    let member = pool.picker.ring().and_then(|ring| ring.member(server.into()));
+    member.is_some_and(|member| member.tag == pool.members[&server])
+}
+
+#[test]
 fn slow_starts_and_sessions_go_on_while_a_ring_is_made() {
     let (mut model, service, now) = model();
     let second = Duration::from_secs(1);
@@ -177,7 +223,7 @@ fn slow_starts_and_sessions_go_on_while_a_ring_is_made() {
     assert_eq!(row(&model, address(4)).expect("there").ramp, 1.0 / 64.0, "it begins now");
     assert_eq!(list(&model).servers.iter().map(|row| row.active).sum::<u64>(), 1);
     let old = model.take_old_rings();
-    assert_eq!(old.iter().map(Ring::len).collect::<Vec<_>>(), [3], "somebody else takes the old one apart");
+    assert_eq!(old.iter().map(|ring| ring.len()).collect::<Vec<_>>(), [3], "somebody else takes the old one apart");
     // What had grown meanwhile has grown at once, and all grow up.
     while let Some(due) = model.next_deadline().filter(|due| *due <= later + second) {
         model.expire(due.max(later));
@@ -201,7 +247,7 @@ fn a_pool_that_is_removed_gives_its_ring_away_whole() {
     let session = connect(&mut model, service, client(1));
     let id = model.pool_named("default").expect("a pool");
     model.take_pool(id, now);
-    assert_eq!(model.take_old_rings().iter().map(Ring::len).collect::<Vec<_>>(), [4]);
+    assert_eq!(model.take_old_rings().iter().map(|ring| ring.len()).collect::<Vec<_>>(), [4]);
     assert_eq!((model.servers.len(), model.pools.len()), (1, 1), "who has a session stays for it");
     model.session_ended(service, client(1).ip(), Some(session), true, EndReason::ClientClosed, now);
     assert_eq!((model.servers.len(), model.pools.len()), (0, 0));
@@ -221,7 +267,7 @@ fn milliseconds_of_changes_and_reports() {
         let weight = |weight| set(server(500), ServerValues { weight: Some(weight), ..ServerValues::default() });
         println!("{count} servers");
         for to in [2, 5, 9, 17, 33] {
-            model.points_in_the_loop = usize::MAX;
+            (model.points_in_the_loop, model.ring_in_the_loop) = (usize::MAX, usize::MAX);
             let mut times = [0, 1].map(|_| Vec::new());
             for _ in 0..15 {
                 for (times, weight) in times.iter_mut().zip([weight(to), weight(1)]) {
@@ -233,10 +279,12 @@ fn milliseconds_of_changes_and_reports() {
         }
         let points = PoolValues { points_per_weight: NonZeroU32::new(1000), ..PoolValues::default() };
         let points = Change::SetPool { pool: "default".to_owned(), values: points };
-        for (what, request) in
-            [("weight 1 to 256", weight(256)), ("all points", Request::Change { change: points, dry_run: false })]
-        {
-            model.points_in_the_loop = POINTS_IN_THE_LOOP;
+        for (what, request) in [
+            ("weight 1 to 2", weight(2)),
+            ("weight 1 to 256", weight(256)),
+            ("all points", Request::Change { change: points, dry_run: false }),
+        ] {
+            (model.points_in_the_loop, model.ring_in_the_loop) = (POINTS_IN_THE_LOOP, RING_IN_THE_LOOP);
             let (remake, before) = time(|| model.apply(&request, None, now).expect_err("beside the loop"));
             let (remade, beside) = time(|| remake.make().expect("checked"));
             let (_, after) = time(|| model.apply(&request, Some(remade), now).expect("with the ring"));
@@ -247,7 +295,14 @@ fn milliseconds_of_changes_and_reports() {
         let mut report = |what: &str, report: fn(&mut Model)| {
             print(what, &mut (0..15).map(|_| time(|| report(&mut model)).1).collect::<Vec<_>>());
         };
-        report("list", |model| drop(list(model)));
+        report("list, in the loop", |model| drop(model.list("default", model.vitals.started)));
+        report("sharing, in the loop", |model| drop(model.sharing(model.pool_named("default").expect("a pool"))));
+        report("list, all of it", |model| drop(list(model)));
+        let answer = Response::List(list(&model));
+        let mut report = |what: &str, report: fn(&mut Model)| {
+            print(what, &mut (0..15).map(|_| time(|| report(&mut model)).1).collect::<Vec<_>>());
+        };
+        print("list, as bytes", &mut (0..15).map(|_| time(|| wire::frame::frame(&answer)).1).collect::<Vec<_>>());
         report("digest", |model| drop(model.digest("default")));
         report("status", |model| drop(model.status(model.vitals.started)));
         report("explain", |model| drop(explain(model, client(1), model.vitals.started)));

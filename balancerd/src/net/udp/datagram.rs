@@ -79,6 +79,21 @@ fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
     ipv4.or_else(ipv6)
 }
 
+/// Drops what the kernel keeps of ICMP errors beside the error that it gives with the next call: as long as it keeps some,
+/// the socket is reported as failed.
+pub(super) fn forget_errors(socket: impl AsFd, control: &mut [u8]) {
+    /// More than a socket's receive buffer holds would be there only if they come as fast as they are dropped.
+    const MOST: usize = 256;
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    for _ in 0..MOST {
+        let mut buffers = [IoSliceMut::new(&mut [])];
+        let descriptor = socket.as_fd().as_raw_fd();
+        if recvmsg::<SockaddrStorage>(descriptor, &mut buffers, Some(&mut *control), flags).is_err() {
+            return;
+        }
+    }
+}
+
 /// Datagrams in one piece of memory: all of the same length but the last, which may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Train<'b> {
@@ -204,8 +219,8 @@ pub(super) fn send_all(
     sent
 }
 
-/// Sends once. What the kernel has heard of the other side comes back as the error of the next call, which sends nothing:
-/// so it is made again.
+/// Sends once. What the kernel has heard of the other side, or of how long a datagram may be on the way there, comes back as
+/// the error of the next call, which sends nothing: so it is made again.
 fn send_one(
     socket: &impl AsFd,
     route: Option<Route>,
@@ -216,11 +231,9 @@ fn send_one(
 ) -> Result<(), Errno> {
     let mut result = call(socket, route, header, bytes, segment);
     if let Err(errno) = result
-        && (tells_of_the_other_side(errno) || errno == Errno::EINTR)
+        && (tells_of_the_other_side(errno) || matches!(errno, Errno::EINTR | Errno::EMSGSIZE))
     {
-        if errno != Errno::EINTR {
-            *news = Some(errno);
-        }
+        *news = news.or(Some(errno).filter(|errno| tells_of_the_other_side(*errno)));
         result = call(socket, route, header, bytes, segment);
     }
     result

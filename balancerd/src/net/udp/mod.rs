@@ -26,9 +26,9 @@ use super::Context;
 use super::connect::{connect_datagrams, is_a_circle, is_ours};
 use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
-use crate::event::{Interest, Key, Repeated};
+use crate::event::{Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
-use datagram::{Received, Sent, Train, control_room, receive, send_all, tells_of_the_other_side};
+use datagram::{Received, Sent, Train, control_room, forget_errors, receive, send_all, tells_of_the_other_side};
 use flow::{Flow, FlowKey};
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use one_way::OneWay;
@@ -353,12 +353,12 @@ impl Flows {
         let flow = Flow::new(key, client, service, server, socket, listener, cx.now);
         let id = self.table.insert(flow, &handling.flows);
         debug!(%client, server = %cx.model.server_address(server), "flow began");
-        self.register(id, cx)?;
+        self.wait_for_answers(id, cx)?;
         Ok(id)
     }
 
     /// Waits for answers. A flow that epoll has no room for ends.
-    fn register(&mut self, id: FlowId, cx: &mut Context<'_>) -> Result<(), DropReason> {
+    fn wait_for_answers(&mut self, id: FlowId, cx: &mut Context<'_>) -> Result<(), DropReason> {
         let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
         let told = cx.poller.set(&flow.socket, (self.key)(id), &mut flow.registered, Interest::READ);
         told.map_err(|_| {
@@ -452,7 +452,16 @@ impl Flows {
     }
 
     /// The server of a flow is ready: takes a portion of its answers. A flow that is gone has nothing to say.
-    pub(crate) fn ready(&mut self, id: FlowId, cx: &mut Context<'_>) {
+    pub(crate) fn ready(&mut self, id: FlowId, ready: Ready, cx: &mut Context<'_>) {
+        self.take_answers(id, cx);
+        if ready.failed
+            && let Some(flow) = self.table.get(id)
+        {
+            forget_errors(&flow.socket, &mut self.control);
+        }
+    }
+
+    fn take_answers(&mut self, id: FlowId, cx: &mut Context<'_>) {
         let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
         let mut bytes = 0;
         for _ in 0..portion {
@@ -534,7 +543,7 @@ impl Flows {
         flow.goes_on_with(server, socket);
         debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
         cx.model.flow_moved(before, server);
-        let _ = self.register(id, cx);
+        let _ = self.wait_for_answers(id, cx);
     }
 
     /// Who gets whom may be another one: looks at every flow, a part of them in each turn.

@@ -119,20 +119,20 @@ impl World {
     fn run(&mut self) {
         loop {
             self.poller.wait(&mut self.events, Some(Duration::ZERO)).expect("a wait");
-            let keys: Vec<Key> = self.events.iter().map(|(key, _)| key).collect();
-            for key in &keys {
+            let events: Vec<(Key, Ready)> = self.events.iter().collect();
+            for (key, ready) in &events {
                 match Source::of(*key) {
                     Some(Source::DatagramListener(id)) => self.with(|flows, cx| flows.receive_from(id, cx)),
-                    Some(Source::Flow(id)) => self.with(|flows, cx| flows.ready(id, cx)),
+                    Some(Source::Flow(id)) => self.with(|flows, cx| flows.ready(id, *ready, cx)),
                     other => panic!("{other:?}"),
                 }
             }
             if self.model.take_picks_changed() {
                 self.flows.look_at_all();
             }
-            self.with(|flows, cx| flows.expire(cx));
-            self.with(|flows, cx| flows.look(cx));
-            if keys.is_empty() && self.flows.next_deadline(self.now).is_none_or(|at| at > self.now) {
+            self.with(Flows::expire);
+            self.with(Flows::look);
+            if events.is_empty() && self.flows.next_deadline(self.now).is_none_or(|at| at > self.now) {
                 return;
             }
         }
@@ -349,4 +349,31 @@ fn each_datagram_comes_to_who_is_to_have_it_whatever_changes() {
         });
         assert!(played.is_ok(), "seed {seed}");
     }
+}
+
+#[test]
+fn an_icmp_error_is_met_once_and_takes_the_flow_to_the_next_server() {
+    let mut world = World::new(0);
+    let gone = address(&world.servers.remove(0));
+    world.change(Change::Add { pool: "default".to_owned(), server: gone, settings: ServerSettings::default() });
+    let asked = world.asked[0];
+    for round in 1..=3 {
+        world.clients[0].send_to(b"anybody?", asked).expect("sent");
+        // It would never come to an end if the error stayed.
+        world.run();
+        let list = Request::List { pool: "default".to_owned() };
+        let Response::List(report) = world.model.apply(&list, None, world.now).expect("a list").0 else {
+            panic!("a list")
+        };
+        assert_eq!(report.servers[0].connect_failures, round);
+        assert_eq!((report.servers[0].active, world.flows.len()), (1, 1), "with nobody else it stays");
+    }
+    let next = address(&world.servers[0]);
+    world.change(Change::Add { pool: "default".to_owned(), server: next, settings: ServerSettings::default() });
+    world.clients[0].send_to(b"and now?", asked).expect("sent");
+    world.run();
+    world.clients[0].send_to(b"hello", asked).expect("sent");
+    world.run();
+    let received = World::received(&world.servers[..1]);
+    assert_eq!(received.last().map(|(_, _, bytes)| bytes.as_slice()), Some(&b"hello"[..]));
 }

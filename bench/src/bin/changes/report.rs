@@ -62,8 +62,8 @@ pub(crate) fn changes_table(all: &[Changed], markdown: bool) -> Table {
             row.extend(turns(&own));
             row.push(number(cost_of_change(all, traffic, kind), 2));
             row.push(number(waited(&own), 0));
-            row.push(number(percentile(&answers, 50).map(milliseconds), 1));
-            row.push(number(percentile(&answers, 99).map(milliseconds), 1));
+            row.push(number(percentile(&answers, 500).map(milliseconds), 1));
+            row.push(number(percentile(&answers, 990).map(milliseconds), 1));
             row.extend(load(&rounds.iter().map(|changed| &changed.load).collect::<Vec<_>>()));
             table.add_row(row);
         }
@@ -230,7 +230,7 @@ fn load(rounds: &[&Tally]) -> [String; 3] {
     latencies.sort_unstable();
     let failed = errors(rounds.iter().copied());
     [
-        number(percentile(&latencies, 99).map(milliseconds), 1),
+        number(percentile(&latencies, 990).map(milliseconds), 1),
         number(latencies.last().copied().map(milliseconds), 1),
         if latencies.is_empty() { "-".to_owned() } else { failed.to_string() },
     ]

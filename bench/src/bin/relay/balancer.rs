@@ -12,17 +12,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::process::Process;
+use bench::servers::{NGINX_CONNECTIONS, NGINX_STREAM_MODULE};
 use bench::{client, clock, servers};
 use clap::ValueEnum;
 
 use crate::servers::Servers;
 
 /// Where Debian's haproxy puts the program, which is not on everybody's search path.
-const HAPROXY: &str = "/usr/sbin/haproxy";
+pub(crate) const HAPROXY: &str = "/usr/sbin/haproxy";
 /// The sessions HAProxy takes; it refuses to start when the usual limit of 20000 descriptors is too low for them.
 const HAPROXY_SESSIONS: usize = 9000;
-/// Where Debian's libnginx-mod-stream puts the module.
-const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A way from the clients to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -142,7 +141,7 @@ fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, always
 
 fn start_nginx(directory: &Path, addr: SocketAddrV4, servers: &Servers) -> Result<Process> {
     let mut text = format!("load_module {NGINX_STREAM_MODULE};\n");
-    text.push_str(&servers::nginx_head(&directory.join("nginx.pid")));
+    text.push_str(&servers::nginx_head(&directory.join("nginx.pid"), NGINX_CONNECTIONS, ""));
     text.push_str("stream {\n    access_log off;\n    upstream servers {\n        hash $remote_addr consistent;\n");
     for server in &servers.addrs {
         let _ = writeln!(text, "        server {server};");

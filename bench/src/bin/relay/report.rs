@@ -1,29 +1,31 @@
-//! Rounds of figures, and the tables made of them: medians, and ratios formed within a round.
+//! What is read off each balancer in a round, and the tables of it: medians, and ratios formed within a round.
 
 use std::collections::BTreeSet;
 use std::iter::once;
 use std::time::Duration;
 
 use bench::load::Tally;
-use bench::tables::{align, median, number, percentile, table};
+use bench::tables::{align, number, percentile, table};
 use comfy_table::Table;
 
 use crate::balancer::Kind;
+use crate::rounds::{Rounds, Spread};
 use crate::trace::Traced;
 
 /// What one balancer did in one round under load.
 pub(crate) struct Figures {
     /// Requests answered per second.
-    rate: f64,
+    pub(crate) rate: f64,
     /// Bytes received by the clients per second.
-    byte_rate: f64,
+    pub(crate) byte_rate: f64,
     /// Processor time of the balancer per request, in seconds.
-    cost: Option<f64>,
+    pub(crate) cost: Option<f64>,
     /// The share of the round that the balancer was on a processor.
     busy: Option<f64>,
-    /// Latencies in seconds.
-    median_latency: f64,
-    tail_latency: f64,
+    /// Latencies in seconds: p50, p99 and p99.9.
+    pub(crate) median_latency: f64,
+    pub(crate) tail_latency: f64,
+    pub(crate) far_tail_latency: f64,
     errors: u64,
 }
 
@@ -51,17 +53,39 @@ pub(crate) struct Footprint {
     pub(crate) before: f64,
 }
 
-/// Figures of every balancer, round by round.
-pub(crate) struct Rounds<F> {
-    rounds: Vec<Vec<(Kind, F)>>,
+/// Memory per session of a client that reads slowly, in one round: the most that was seen of each, in bytes. The first ones
+/// are none without a balancer.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Pressure {
+    /// The program's own memory.
+    pub(crate) own: Option<f64>,
+    /// What the kernel holds in the balancer's sockets.
+    pub(crate) sockets: Option<f64>,
+    /// What is in the balancer's pipes.
+    pub(crate) in_pipes: Option<f64>,
+    /// How many pipes it has, of all sessions together.
+    pub(crate) pipes: Option<f64>,
+    /// What the kernel holds in all sockets: also in those of clients and servers.
+    pub(crate) all_sockets: f64,
 }
 
-/// A median of per-round ratios with the least and the greatest of them.
-#[derive(Clone, Copy)]
-struct Ratio {
-    median: f64,
-    least: f64,
-    greatest: f64,
+impl Pressure {
+    /// All memory that is there for the balancer's sake.
+    pub(crate) fn of_balancer(&self) -> Option<f64> {
+        Some(self.own? + self.sockets? + self.in_pipes?)
+    }
+
+    /// The most of two looks, each figure for itself.
+    pub(crate) fn most(self, other: Self) -> Self {
+        let most = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one.max(other)).or(other);
+        Self {
+            own: most(self.own, other.own),
+            sockets: most(self.sockets, other.sockets),
+            in_pipes: most(self.in_pipes, other.in_pipes),
+            pipes: most(self.pipes, other.pipes),
+            all_sockets: self.all_sockets.max(other.all_sockets),
+        }
+    }
 }
 
 /// How the load tables of a workload show time.
@@ -82,51 +106,18 @@ impl Figures {
             byte_rate: tally.bytes as f64 / elapsed,
             cost: spent.map(|spent| spent.as_secs_f64() / requests),
             busy: spent.map(|spent| spent.as_secs_f64() / elapsed),
-            median_latency: percentile(&tally.latencies, 50)?.as_secs_f64(),
-            tail_latency: percentile(&tally.latencies, 99)?.as_secs_f64(),
+            median_latency: percentile(&tally.latencies, 500)?.as_secs_f64(),
+            tail_latency: percentile(&tally.latencies, 990)?.as_secs_f64(),
+            far_tail_latency: percentile(&tally.latencies, 999)?.as_secs_f64(),
             errors: tally.errors,
-        })
-    }
-}
-
-impl<F> Rounds<F> {
-    pub(crate) fn new() -> Self {
-        Self { rounds: Vec::new() }
-    }
-
-    /// Adds a round: the figures of every balancer, taken one after the other.
-    pub(crate) fn push(&mut self, round: Vec<(Kind, F)>) {
-        self.rounds.push(round);
-    }
-
-    fn kinds(&self) -> Vec<Kind> {
-        self.rounds.first().map(|round| round.iter().map(|(kind, _)| *kind).collect()).unwrap_or_default()
-    }
-
-    /// The median over the rounds of what `figure` takes from the figures of `kind`.
-    fn median(&self, kind: Kind, figure: impl Fn(&F) -> Option<f64>) -> Option<f64> {
-        median(self.rounds.iter().filter_map(|round| figure(find(round, kind)?)).collect())
-    }
-
-    /// The figure of `kind` as a multiple of that of `base` in the same round, over the rounds.
-    fn ratio(&self, kind: Kind, base: Kind, figure: impl Fn(&F) -> Option<f64>) -> Option<Ratio> {
-        let ratios: Vec<f64> = self
-            .rounds
-            .iter()
-            .filter_map(|round| Some(figure(find(round, kind)?)? / figure(find(round, base)?)?))
-            .collect();
-        Some(Ratio {
-            least: ratios.iter().copied().reduce(f64::min)?,
-            greatest: ratios.iter().copied().reduce(f64::max)?,
-            median: median(ratios)?,
         })
     }
 }
 
 impl Rounds<Figures> {
     /// A table of the load's figures; `bytes` shows throughput in bytes rather than in requests.
-    pub(crate) fn load_table(&self, unit: Unit, bytes: bool, markdown: bool) -> Table {
-        let mut table = table(markdown);
+    pub(crate) fn load_table(&self, unit: Unit, bytes: bool) -> Table {
+        let mut table = table(false);
         table.set_header([
             "balancer".to_owned(),
             if bytes { "MB/s" } else { "requests/s" }.to_owned(),
@@ -145,8 +136,7 @@ impl Rounds<Figures> {
             let rate = |figures: &Figures| Some(if bytes { figures.byte_rate / 1e6 } else { figures.rate });
             let cost = |figures: &Figures| figures.cost;
             let tail = |figures: &Figures| Some(figures.tail_latency);
-            let errors: u64 =
-                self.rounds.iter().filter_map(|round| find(round, kind)).map(|figures| figures.errors).sum();
+            let errors: u64 = self.of(kind).map(|figures| figures.errors).sum();
             table.add_row([
                 kind.name().to_owned(),
                 number(self.median(kind, rate), 0),
@@ -164,22 +154,52 @@ impl Rounds<Figures> {
         align(&mut table, 1);
         table
     }
+}
 
-    /// balancerd's processor time per request as a part of that of `base`.
-    pub(crate) fn cost_ratio(&self, base: Kind) -> Option<f64> {
-        self.ratio(Kind::Balancerd, base, |figures| figures.cost).map(|ratio| ratio.median)
-    }
-
-    /// balancerd's throughput as a multiple of that of `base`.
-    pub(crate) fn rate_ratio(&self, base: Kind) -> Option<f64> {
-        self.ratio(Kind::Balancerd, base, |figures| Some(figures.rate)).map(|ratio| ratio.median)
+impl Rounds<Figures> {
+    /// A table of the latencies at a fixed rate.
+    pub(crate) fn half_load_table(&self) -> Table {
+        let mut table = table(false);
+        table.set_header([
+            "balancer",
+            "requests/s",
+            "core %",
+            "p50 us",
+            "p99 us",
+            "p99.9 us",
+            "errors",
+            "p50 / haproxy",
+            "p99 / haproxy",
+            "p99.9 / haproxy",
+        ]);
+        let percentiles: [fn(&Figures) -> Option<f64>; 3] = [
+            |figures| Some(figures.median_latency),
+            |figures| Some(figures.tail_latency),
+            |figures| Some(figures.far_tail_latency),
+        ];
+        for kind in self.kinds() {
+            let errors: u64 = self.of(kind).map(|figures| figures.errors).sum();
+            let mut row = vec![
+                kind.name().to_owned(),
+                number(self.median(kind, |figures| Some(figures.rate)), 0),
+                number(self.median(kind, |figures| Some(figures.busy? * 100.0)), 0),
+            ];
+            row.extend(
+                percentiles.map(|latency| number(self.median(kind, |figures| Some(latency(figures)? * 1e6)), 0)),
+            );
+            row.push(errors.to_string());
+            row.extend(percentiles.map(|latency| quotient(self.ratio(kind, Kind::Haproxy, latency))));
+            table.add_row(row);
+        }
+        align(&mut table, 1);
+        table
     }
 }
 
 impl Rounds<Fairness> {
     /// A table of the latency of small requests, alone and beside bulk.
-    pub(crate) fn fairness_table(&self, markdown: bool) -> Table {
-        let mut table = table(markdown);
+    pub(crate) fn fairness_table(&self) -> Table {
+        let mut table = table(false);
         table.set_header([
             "balancer",
             "p50 us alone",
@@ -194,7 +214,7 @@ impl Rounds<Fairness> {
         ]);
         let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds * 1e6), 0);
         for kind in self.kinds() {
-            let errors: u64 = self.rounds.iter().filter_map(|round| find(round, kind)).map(Fairness::errors).sum();
+            let errors: u64 = self.of(kind).map(Fairness::errors).sum();
             table.add_row([
                 kind.name().to_owned(),
                 time(self.median(kind, |fairness| Some(fairness.alone.median_latency))),
@@ -216,18 +236,12 @@ impl Rounds<Fairness> {
         align(&mut table, 1);
         table
     }
-
-    /// balancerd's p99 beside bulk as a multiple of that of `base`.
-    pub(crate) fn tail_ratio(&self, base: Kind) -> Option<f64> {
-        let ratio = self.ratio(Kind::Balancerd, base, |fairness| Some(fairness.beside.tail_latency));
-        ratio.map(|ratio| ratio.median)
-    }
 }
 
 impl Rounds<Footprint> {
     /// A table of the memory per idle session.
-    pub(crate) fn memory_table(&self, markdown: bool) -> Table {
-        let mut table = table(markdown);
+    pub(crate) fn memory_table(&self) -> Table {
+        let mut table = table(false);
         table.set_header([
             "balancer",
             "own bytes/session",
@@ -250,54 +264,67 @@ impl Rounds<Footprint> {
         align(&mut table, 1);
         table
     }
+}
 
-    /// balancerd's own memory per idle session, in bytes.
-    pub(crate) fn own_bytes(&self) -> Option<f64> {
-        self.median(Kind::Balancerd, |footprint| Some(footprint.own))
+impl Rounds<Pressure> {
+    /// A table of the memory per session of a client that reads slowly.
+    pub(crate) fn pressure_table(&self) -> Table {
+        let mut table = table(false);
+        table.set_header([
+            "balancer",
+            "own kB/session",
+            "in its sockets kB/session",
+            "in its pipes kB/session",
+            "pipes",
+            "in all sockets kB/session",
+            "own / haproxy",
+            "own / nginx",
+            "all / haproxy",
+        ]);
+        let own = |pressure: &Pressure| pressure.own;
+        let kilo = |figure: fn(&Pressure) -> Option<f64>| move |pressure: &Pressure| Some(figure(pressure)? / 1e3);
+        for kind in self.kinds() {
+            table.add_row([
+                kind.name().to_owned(),
+                number(self.median(kind, kilo(|pressure| pressure.own)), 1),
+                number(self.median(kind, kilo(|pressure| pressure.sockets)), 0),
+                number(self.median(kind, kilo(|pressure| pressure.in_pipes)), 1),
+                number(self.median(kind, |pressure| pressure.pipes), 0),
+                number(self.median(kind, kilo(|pressure| Some(pressure.all_sockets))), 0),
+                quotient(self.ratio(kind, Kind::Haproxy, own)),
+                quotient(self.ratio(kind, Kind::Nginx, own)),
+                quotient(self.ratio(kind, Kind::Haproxy, Pressure::of_balancer)),
+            ]);
+        }
+        align(&mut table, 1);
+        table
     }
 }
 
 /// A table of system calls per request: a row for each call, a column for each balancer.
-pub(crate) fn calls_table(all: &[Traced], markdown: bool) -> Table {
-    let names: BTreeSet<&str> = all.iter().flat_map(|traced| &traced.calls).map(|calls| calls.name.as_str()).collect();
-    let mut table = table(markdown);
-    table.set_header(once("call".to_owned()).chain(all.iter().map(|traced| traced.kind.name().to_owned())));
+pub(crate) fn calls_table(rounds: &Rounds<Traced>) -> Table {
+    let kinds = rounds.kinds();
+    let all = || kinds.iter().flat_map(|kind| rounds.of(*kind));
+    let names: BTreeSet<&str> = all().flat_map(|traced| &traced.calls).map(|calls| calls.name.as_str()).collect();
+    let mut table = table(false);
+    table.set_header(once("call").chain(kinds.iter().map(|kind| kind.name())));
     for name in names {
         let per_request = |traced: &Traced| match traced.count(name) {
             0 => "0".to_owned(),
             count => format!("{:.3}", count as f64 / traced.requests as f64),
         };
-        table.add_row(once(name.to_owned()).chain(all.iter().map(per_request)));
+        table.add_row(once(name.to_owned()).chain(all().map(per_request)));
     }
-    table.add_row(once("(requests)".to_owned()).chain(all.iter().map(|traced| traced.requests.to_string())));
+    table.add_row(once("(all)".to_owned()).chain(all().map(|traced| format!("{:.3}", traced.per_request()))));
+    table.add_row(once("(requests)".to_owned()).chain(all().map(|traced| traced.requests.to_string())));
     align(&mut table, 1);
     table
 }
 
 /// A ratio with its range, or a dash.
-fn quotient(ratio: Option<Ratio>) -> String {
+pub(crate) fn quotient(ratio: Option<Spread>) -> String {
     ratio.map_or_else(
         || "-".to_owned(),
         |ratio| format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.least, ratio.greatest),
     )
-}
-
-fn find<F>(round: &[(Kind, F)], kind: Kind) -> Option<&F> {
-    round.iter().find(|(other, _)| *other == kind).map(|(_, figures)| figures)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ratio_is_formed_within_each_round() {
-        let mut rounds = Rounds::new();
-        for (ours, theirs) in [(1.0, 2.0), (30.0, 40.0), (5.0, 5.0)] {
-            rounds.push(vec![(Kind::Haproxy, theirs), (Kind::Balancerd, ours)]);
-        }
-        let ratio = rounds.ratio(Kind::Balancerd, Kind::Haproxy, |value| Some(*value)).unwrap();
-        assert_eq!((ratio.least, ratio.median, ratio.greatest), (0.5, 0.75, 1.0));
-        assert!(rounds.ratio(Kind::Balancerd, Kind::Nginx, |value| Some(*value)).is_none());
-    }
 }

@@ -8,8 +8,6 @@ use anyhow::{Context as _, Result};
 use bench::process::Process;
 use nix::sys::signal::Signal;
 
-use crate::balancer::Kind;
-
 /// How long strace may take to write its summary and end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -27,7 +25,6 @@ pub(crate) struct Calls {
 
 /// The calls a balancer made while it relayed.
 pub(crate) struct Traced {
-    pub(crate) kind: Kind,
     /// The requests answered meanwhile.
     pub(crate) requests: u64,
     pub(crate) calls: Vec<Calls>,
@@ -37,6 +34,11 @@ impl Traced {
     /// How often the call `name` was made.
     pub(crate) fn count(&self, name: &str) -> u64 {
         self.calls.iter().filter(|calls| calls.name == name).map(|calls| calls.count).sum()
+    }
+
+    /// All calls, for each request.
+    pub(crate) fn per_request(&self) -> f64 {
+        self.calls.iter().map(|calls| calls.count).sum::<u64>() as f64 / self.requests as f64
     }
 }
 

@@ -11,28 +11,33 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bench::load::{Load, Shape};
+use bench::paced::Paced;
 use bench::placement::Placement;
-use bench::process::{Memory, Process};
+use bench::process::Process;
 use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
-use crate::report::{Fairness, Figures, Footprint, Rounds};
+use crate::report::{Fairness, Figures, Footprint, Pressure};
+use crate::rounds::Rounds;
 use crate::servers::Servers;
+use crate::slow::{self, SlowReaders};
+use crate::sockets;
 use crate::trace::{Trace, Traced};
 
 /// How long a load runs before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Idle sessions that are there before the memory of the others is measured: the first ones fill pools and touch pages.
 const WARM_UP_SESSIONS: usize = 200;
-/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
-const SETTLED: Duration = Duration::from_millis(300);
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// The step in which strace is asked whether it has attached, and how long that may take.
 const ATTACH_STEP: Duration = Duration::from_millis(10);
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 /// How long strace counts.
 const TRACE_TIME: Duration = Duration::from_secs(2);
+/// How often the rate of every balancer is measured of which the slowest one's is halved.
+const RATE_ROUNDS: usize = 3;
+/// How often slow clients read between two looks at the memory.
+const READS_A_LOOK: usize = 5;
 
 /// What all workloads share. The servers end, and the directory goes, with it.
 pub(crate) struct Bench {
@@ -45,8 +50,14 @@ pub(crate) struct Bench {
     pub(crate) rounds: usize,
     /// Of one measurement under load.
     pub(crate) duration: Duration,
+    /// How often memory is measured, which hardly differs.
+    pub(crate) memory_rounds: usize,
     /// The number of idle sessions.
     pub(crate) sessions: usize,
+    /// The number of clients that read slowly.
+    pub(crate) slow_clients: usize,
+    /// How long they read.
+    pub(crate) slow_time: Duration,
     /// Configurations, sockets and logs of everything that is started.
     pub(crate) directory: TempDir,
 }
@@ -56,18 +67,28 @@ impl Bench {
     ///
     /// The balancers run throughout all rounds; the ones that have no load wait without cost.
     pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
-        self.rounds_of(|balancer| self.measure(balancer, shape))
+        self.rounds_of(self.rounds, |balancer| self.measure(balancer, shape))
+    }
+
+    /// Latency of small requests of `clients` at half of the rate that the slowest balancer reaches, and that rate.
+    pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Figures>)> {
+        let at_full = self.rounds_of(RATE_ROUNDS.min(self.rounds), |balancer| self.measure(balancer, full))?;
+        let balancers = at_full.kinds().into_iter().filter(|kind| *kind != Kind::Direct);
+        let slowest = balancers.filter_map(|kind| at_full.median(kind, |figures| Some(figures.rate))).reduce(f64::min);
+        let rate = slowest.context("no balancer whose rate could be halved")? / 2.0;
+        let rounds = self.rounds_of(self.rounds, |balancer| self.measure_paced(balancer, full.clients, rate))?;
+        Ok((rate, rounds))
     }
 
     /// Latency of the load `small`, alone and beside the load `bulk`, which has a thread of its own.
     pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Fairness>> {
-        self.rounds_of(|balancer| self.measure_beside(balancer, small, bulk))
+        self.rounds_of(self.rounds, |balancer| self.measure_beside(balancer, small, bulk))
     }
 
-    fn rounds_of<F>(&self, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<F>> {
+    fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<F>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
         let mut rounds = Rounds::new();
-        for round in 0..self.rounds {
+        for round in 0..count {
             // Each round begins with another balancer: nobody always comes after the same one.
             let (later, first) = balancers.split_at(round % balancers.len());
             let measure = |balancer: &Balancer| Ok((balancer.kind, measure(balancer)?));
@@ -79,33 +100,39 @@ impl Bench {
     /// Memory per idle session that has relayed one request. Each measurement has a fresh balancer: what a former
     /// one has given back to its allocator would make the next one look smaller.
     pub(crate) fn idle(&self) -> Result<Rounds<Footprint>> {
-        let mut rounds = Rounds::new();
-        for _ in 0..self.rounds {
-            let mut round = Vec::new();
-            for kind in &self.kinds {
-                let balancer = self.start(*kind)?;
-                if let Some(process) = &balancer.process {
-                    let footprint = self.footprint(&balancer, process);
-                    round.push((*kind, footprint.with_context(|| format!("idle sessions of {}", kind.name()))?));
-                }
-            }
-            rounds.push(round);
-        }
-        Ok(rounds)
+        self.fresh_rounds(self.memory_rounds, |balancer| {
+            let Some(process) = &balancer.process else { return Ok(None) };
+            self.footprint(balancer, process).map(Some)
+        })
+    }
+
+    /// Memory while clients read slowly, from a fresh balancer each time, as with idle ones.
+    pub(crate) fn back_pressure(&self) -> Result<Rounds<Pressure>> {
+        self.fresh_rounds(self.memory_rounds, |balancer| self.pressure(balancer).map(Some))
     }
 
     /// System calls of every balancer under a load of `shape`, from some time after its start to some time before its end:
     /// of kept connections neither the opening nor the closing is seen.
-    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Vec<Traced>> {
-        let mut all = Vec::new();
-        for kind in &self.kinds {
-            let balancer = self.start(*kind)?;
-            if let Some(process) = &balancer.process {
-                let traced = self.trace(&balancer, process, shape);
-                all.push(traced.with_context(|| format!("system calls of {}", kind.name()))?);
+    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Rounds<Traced>> {
+        self.fresh_rounds(1, |balancer| {
+            let Some(process) = &balancer.process else { return Ok(None) };
+            self.trace(balancer, process, shape).map(Some)
+        })
+    }
+
+    /// Rounds in which every balancer is started anew; one for which `measure` has nothing to say is left out.
+    fn fresh_rounds<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<Option<F>>) -> Result<Rounds<F>> {
+        let mut rounds = Rounds::new();
+        for _ in 0..count {
+            let mut round = Vec::new();
+            for kind in &self.kinds {
+                let balancer = self.start(*kind)?;
+                let figures = measure(&balancer).with_context(|| kind.name())?;
+                round.extend(figures.map(|figures| (*kind, figures)));
             }
+            rounds.push(round);
         }
-        Ok(all)
+        Ok(rounds)
     }
 
     fn start(&self, kind: Kind) -> Result<Balancer> {
@@ -118,6 +145,17 @@ impl Bench {
         load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
         let before = balancer.processor_time()?;
         let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
+        let after = balancer.processor_time()?;
+        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
+    }
+
+    fn measure_paced(&self, balancer: &Balancer, clients: usize, rate: f64) -> Result<Figures> {
+        let name = balancer.kind.name();
+        let mut load = Paced::open(balancer.addr, clients, &self.interrupted)?;
+        load.run(rate, WARM_UP).with_context(|| format!("warm up {name}"))?;
+        let before = balancer.processor_time()?;
+        let tally = load.run(rate, self.duration).with_context(|| format!("load {name}"))?;
         let after = balancer.processor_time()?;
         let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
@@ -156,9 +194,9 @@ impl Bench {
     fn footprint(&self, balancer: &Balancer, process: &Process) -> Result<Footprint> {
         // They stay: sessions that take over their memory would look like sessions without any.
         let warm_up = self.hold(balancer, WARM_UP_SESSIONS)?;
-        let before = settled(process)?;
+        let before = process.settled_memory()?;
         let sessions = self.hold(balancer, self.sessions)?;
-        let after = settled(process)?;
+        let after = process.settled_memory()?;
         drop((warm_up, sessions));
         let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / self.sessions as f64;
         Ok(Footprint {
@@ -166,6 +204,39 @@ impl Bench {
             resident: each(before.resident, after.resident),
             before: before.own as f64,
         })
+    }
+
+    fn pressure(&self, balancer: &Balancer) -> Result<Pressure> {
+        let before = balancer.process.as_ref().map(Process::settled_memory).transpose()?;
+        let before_all = sockets::of_all()?;
+        let mut readers = SlowReaders::open(balancer.addr, self.slow_clients)?;
+        let each = |bytes: u64| bytes as f64 / self.slow_clients as f64;
+        let look = || -> Result<Pressure> {
+            let all_sockets = each(sockets::of_all()?.saturating_sub(before_all));
+            let Some((process, before)) = balancer.process.as_ref().zip(before) else {
+                return Ok(Pressure { all_sockets, ..Pressure::default() });
+            };
+            let (pipes, in_pipes) = process.kernel_pipes()?;
+            Ok(Pressure {
+                own: Some(each(process.memory()?.own.saturating_sub(before.own))),
+                sockets: Some(each(sockets::of_balancer(balancer.addr, &self.servers.addrs)?)),
+                in_pipes: Some(each(in_pipes)),
+                pipes: Some(pipes as f64),
+                all_sockets,
+            })
+        };
+        let end = clock::now() + self.slow_time;
+        let mut most = Pressure::default();
+        while clock::now() < end {
+            self.stop_if_interrupted()?;
+            for _ in 0..READS_A_LOOK {
+                readers.read()?;
+                clock::pause(slow::PAUSE);
+            }
+            most = most.most(look()?);
+        }
+        readers.check()?;
+        Ok(most)
     }
 
     /// Opens sessions that have made one request each and are idle now.
@@ -190,7 +261,7 @@ impl Bench {
         let calls = trace.finish()?;
         ensure!(tally.errors == 0, "{} failed requests: the relay was not healthy", tally.errors);
         ensure!(tally.requests > 0, "no request was answered");
-        Ok(Traced { kind: balancer.kind, requests: tally.requests, calls })
+        Ok(Traced { requests: tally.requests, calls })
     }
 
     fn stop_if_interrupted(&self) -> Result<()> {
@@ -199,19 +270,4 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// The memory of `process` once it has stayed the same for a while.
-fn settled(process: &Process) -> Result<Memory> {
-    let mut last = process.memory()?;
-    let mut since = clock::now();
-    clock::retry(SETTLE_LIMIT, || {
-        let memory = process.memory()?;
-        if memory != last {
-            last = memory;
-            since = clock::now();
-        }
-        ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
-        Ok(memory)
-    })
 }
