@@ -275,6 +275,8 @@ impl Model {
         if !work.report.dry_run && checked_otherwise(&before, after) {
             self.watch_all(id, work.now);
         }
+        // Flows that were to stay may be to move now.
+        self.picks_changed |= !work.report.dry_run;
         if !work.report.dry_run && values.slow_start_ms.is_some() {
             self.start_anew(id, work.now);
         }

@@ -275,7 +275,7 @@ impl Model {
                     if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
                         effects.push(Effect::EndUnwelcome(id));
                     }
-                    times_differ |= before.client_side != wanted.client_side;
+                    times_differ |= before.client_side != wanted.client_side || before.flows != wanted.flows;
                     self.services[id].set(wanted.clone(), pool);
                     self.picks_changed = true;
                 }

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use wire::report::{EndReason, ServiceReport, Waiting};
-use wire::settings::ServiceSettings;
+use wire::settings::{ServiceSettings, Transport};
 
 use super::PoolId;
 use super::traffic::Traffic;
 
-/// What the rate of new sessions may be behind with: a burst of a tenth of a second's sessions is let in at once.
+/// What the rate of new connections may be behind with: a burst of a tenth of a second's is let in at once.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A service.
@@ -68,8 +69,15 @@ impl Service {
         if self.leaving {
             return Some((Waiting::Stopping, None));
         }
-        let opens = self.next_by_rate?.checked_sub(BURST)?;
-        (opens > now && self.settings.sessions_per_second.is_some()).then_some((Waiting::Rate, Some(opens)))
+        let opens = self.next_by_rate?.checked_sub(self.burst(self.settings.sessions_per_second?))?;
+        (opens > now).then_some((Waiting::Rate, Some(opens)))
+    }
+
+    /// What the rate may be behind with. Connections wait for their turn, and so come evenly; datagrams cannot, so where
+    /// there are some, a whole second's sessions are let in at once.
+    fn burst(&self, rate: NonZeroU32) -> Duration {
+        let turn = Duration::from_secs(1) / rate.get();
+        if self.settings.protocol.has(Transport::Udp) { Duration::from_secs(1) - turn } else { BURST }
     }
 
     /// A client came. Why it is sent away, if it is; it counts as a session either way.
@@ -178,7 +186,7 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use wire::settings::Protocol;
 
     use super::*;
     use crate::event;
@@ -249,6 +257,27 @@ mod tests {
             }
         }
         assert!((300..=312).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn where_nobody_can_wait_a_whole_seconds_sessions_are_let_in_at_once() {
+        let now = event::now();
+        for (protocol, burst) in [(Protocol::Tcp, 1), (Protocol::Udp, 5), (Protocol::TcpAndUdp, 5)] {
+            let mut service = service(|settings| {
+                (settings.protocol, settings.sessions_per_second) = (protocol, NonZeroU32::new(5));
+            });
+            let mut admitted_at = |now| {
+                let mut count = 0;
+                while service.waiting(now).is_none() {
+                    service.admit(ip("10.0.0.1"), now).expect("nobody is denied");
+                    count += 1;
+                }
+                count
+            };
+            assert_eq!(admitted_at(now), burst, "{protocol}");
+            assert_eq!(admitted_at(now + Duration::from_millis(201)), 1, "{protocol}");
+            assert_eq!(admitted_at(now + Duration::from_secs(10)), burst, "{protocol}");
+        }
     }
 
     #[test]
