@@ -16,7 +16,7 @@ use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSetting
 
 use crate::config::file::{self, File};
 use crate::event::Waker;
-use crate::model::{Prepared, Remade, Remake, ServerId, Starting, prepare};
+use crate::model::{PassedOver, Prepared, Remade, Remake, ServerId, Starting, prepare};
 
 /// The thread, and the way to it.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(crate) struct Order {
     pub(crate) present: Settings,
     /// Who starts slowly now.
     pub(crate) starting: Starting,
+    /// Who is passed over now.
+    pub(crate) passed: PassedOver,
 }
 
 /// Where the text is.
@@ -140,12 +142,12 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>, refusal: impl FnOnce(Str
 }
 
 fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> {
-    let Order { source, before, present, starting, .. } = order;
+    let Order { source, before, present, starting, passed, .. } = order;
     let File { settings, watch } = match &source {
         Text::File(path) => read(path, own)?,
         Text::Given(given) => parse(given, own)?,
     };
-    Ok((prepare(&before, &present, settings, starting)?, watch))
+    Ok((prepare(&before, &present, settings, starting, &passed)?, watch))
 }
 
 /// What the file says, together with what the arguments say.

@@ -77,6 +77,15 @@ impl Points {
         arrays + self.next.0.heap_bytes() + self.next.1.heap_bytes() + self.index.heap_bytes()
     }
 
+    /// Those whose owner has a rank in `ranks`, where it stands at its rank of now. The order of the owners stays.
+    pub(crate) fn of_ranks(&self, ranks: &[Option<u32>]) -> Self {
+        let points = self.hashes.iter().zip(&self.owners);
+        let (hashes, owners): (Vec<u64>, Vec<u32>) =
+            points.filter_map(|(hash, owner)| Some((*hash, ranks[*owner as usize]?))).unzip();
+        let index = Index::of(&hashes);
+        Self { hashes, owners, index, next: (Room::none(), Room::none()) }
+    }
+
     /// Makes room for a new owner of this rank: the ranks from it on move up by one.
     pub(crate) fn open_rank(&mut self, rank: u32) {
         for owner in &mut self.owners {

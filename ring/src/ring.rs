@@ -204,6 +204,25 @@ impl<T> Ring<T> {
         Ring { points_per_weight, members: members.into_iter().map(with_tag).collect(), counts, points }
     }
 
+    /// The ring of those servers alone that `count`: whoever picks from the whole ring and passes over the others picks what
+    /// this one gives. Linear in the points, without a sort.
+    #[must_use]
+    pub fn among(&self, count: impl Fn(&Member<T>) -> bool) -> Self
+    where
+        T: Clone,
+    {
+        let counts: Vec<bool> = self.members.iter().map(count).collect();
+        let mut next = 0..;
+        let ranks: Vec<Option<u32>> = counts.iter().map(|counts| if *counts { next.next() } else { None }).collect();
+        let left = |rank: &usize| counts[*rank];
+        Self {
+            points_per_weight: self.points_per_weight,
+            members: (0..counts.len()).filter(left).map(|rank| self.members[rank].clone()).collect(),
+            counts: (0..counts.len()).filter(left).map(|rank| self.counts[rank]).collect(),
+            points: self.points.of_ranks(&ranks),
+        }
+    }
+
     /// The server a key belongs to: the owner of the first point whose hash is at or after the key's, around the end.
     /// `None` when the ring is empty. Allocates nothing; some ten nanoseconds at 100 servers.
     #[inline]

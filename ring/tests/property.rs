@@ -312,7 +312,7 @@ proptest! {
     }
 
     #[test]
-    fn shares_among_some_are_those_of_a_ring_without_the_others(
+    fn some_are_a_ring_without_the_others_and_have_its_shares(
         servers in servers(1..12, 4),
         some in any::<u16>(),
         ppw in points_per_weight(),
@@ -326,6 +326,7 @@ proptest! {
         for (identity, share) in ring.shares_among(|member| counts[&member.identity]) {
             prop_assert_eq!(share, shares.get(&identity).copied().unwrap_or(Share::NONE));
         }
+        assert_same(&ring.among(|member| counts[&member.identity]), &without);
     }
 
     #[test]

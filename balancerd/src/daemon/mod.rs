@@ -32,7 +32,7 @@ use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Wa
 use crate::loader::{self, Loader};
 use crate::log::Log;
 use crate::model::{
-    Effect, HealthNews, Model, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
+    Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
 };
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
@@ -155,14 +155,15 @@ impl Daemon {
         };
         let kept = state::load(&config.places.state)?;
         let (before, present) = kept.apply(&said);
-        let prepared = prepare(&before, &present, said.clone(), Starting::new()).or_else(|refusal| {
-            let (present, left_out) = what_goes_with(&said, &before, &present);
-            warn!(%refusal, "what commands have changed does not go with what the balancer is started with");
-            for subject in left_out {
-                warn!(%subject, "left out, since it does not go with the rest");
-            }
-            prepare(&said, &present, said.clone(), Starting::new())
-        });
+        let prepared =
+            prepare(&before, &present, said.clone(), Starting::new(), &PassedOver::new()).or_else(|refusal| {
+                let (present, left_out) = what_goes_with(&said, &before, &present);
+                warn!(%refusal, "what commands have changed does not go with what the balancer is started with");
+                for subject in left_out {
+                    warn!(%subject, "left out, since it does not go with the rest");
+                }
+                prepare(&said, &present, said.clone(), Starting::new(), &PassedOver::new())
+            });
         let prepared = prepared.map_err(|refusal| state::StateError::Broken {
             path: config.places.state.clone(),
             fault: refusal.to_string(),

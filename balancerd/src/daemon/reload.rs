@@ -88,6 +88,7 @@ impl Daemon {
             before: self.model.said().clone(),
             present: self.model.settings(),
             starting: self.model.starting(),
+            passed: self.model.passed_over(),
         });
         Ok(())
     }

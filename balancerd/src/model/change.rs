@@ -2,6 +2,7 @@
 //! takes longer than the loop has time for, a change ends behind its checks with what its ring is made from, and begins
 //! anew when that is there.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,9 +19,8 @@ use super::check::{
 };
 use super::checks::checked_otherwise;
 use super::picker::{Picker, points};
-use super::pool::{Pool, refusal};
-use super::reload::MOST_MOVES;
-use super::remake::{Remade, Remake, Step, told};
+use super::pool::Pool;
+use super::remake::{MOST_MOVES, Remade, Remake, Step, moves_between, moves_of_one};
 use super::server::{RAMP_PARTS, Ramp, Server};
 use super::service::Service;
 use super::{Effect, Model, PoolId, ServerId};
@@ -307,11 +307,11 @@ impl Model {
         if has_ring && of_old.max(before.points_at(&self.servers, settings.points_per_weight)) > self.points_in_the_loop
         {
             let after = before.blueprint(&self.servers, settings.points_per_weight);
-            return Err(self.remake(id, Step::Another(after), work));
+            return Err(self.remake(id, Step::Another(after), before.picker.passed_over(), work));
         }
         after.rebuild(&self.servers, None)?;
         if let (Some(old), Some(new)) = (before.picker.ring(), after.picker.ring()) {
-            (work.report.moved, work.report.moves) = told(&old.diff(new));
+            (work.report.moved, work.report.moves) = moves_between(old, new, &before.picker.passed_over());
         }
         if !work.report.dry_run {
             let before = std::mem::replace(&mut self.pools[id], after);
@@ -430,9 +430,9 @@ impl Model {
         members.filter(|server| server.leaving.is_none()).map(|server| points_of(settings, &server.settings)).sum()
     }
 
-    /// Who moves when a server of a pool gets these settings, or goes, once it has started, as if all were up; and the digest
-    /// of the pool then. Halts where the ring that comes of it is to be made first: that of the backups is made here, for
-    /// they are few.
+    /// Who moves when a server of a pool gets these settings, or goes, once it has started, while who is not up stays so; and
+    /// the digest of the pool then. Halts where the ring that comes of it is to be made first: that of the backups is made
+    /// here, for they are few.
     fn tell_moves(
         &self,
         pool: PoolId,
@@ -451,7 +451,7 @@ impl Model {
         let is_large = changes > self.points_in_the_loop || changes > 0 && self.is_large(ring);
         if is_large && work.remade.is_none() {
             let step = Step::Server { address: server, weight: weight(false), id: known.unwrap_or_default() };
-            return Err(self.remake(pool, step, work));
+            return Err(self.remake(pool, step, self.passed_over_with(pool, server), work));
         }
         let is_up = known.map_or(its_pool.newcomers_are_up(), |id| self.servers[id].is_up());
         let was_up = |picker: &Picker| usize::from(is_up && known.is_some_and(|id| picker.has(id)));
@@ -462,13 +462,13 @@ impl Model {
             (false, false) => {
                 (report.moved, report.moves) = match &mut work.remade {
                     Some(remade) => remade.take_moves(),
-                    None => told(&ring.plan(server.into(), weight(false)).map_err(|error| refusal(&error))?),
+                    None => moves_of_one(ring, server, weight(false), &self.passed_over_with(pool, server))?,
                 };
             }
             (true, true) => {
                 if let Some(ring) = its_pool.backups.ring() {
-                    let plan = ring.plan(server.into(), weight(true));
-                    (report.moved, report.moves) = told(&plan.map_err(|error| refusal(&error))?);
+                    let passed = its_pool.backups.passed_over();
+                    (report.moved, report.moves) = moves_of_one(ring, server, weight(true), &passed)?;
                 }
             }
             // All go from the one to the backups, or from those to it.
@@ -485,8 +485,18 @@ impl Model {
         Ok(())
     }
 
+    /// Those who are passed over on the ring of a pool, with this server, if it is known and would be.
+    fn passed_over_with(&self, pool: PoolId, server: SocketAddr) -> BTreeSet<SocketAddr> {
+        let pool = &self.pools[pool];
+        let mut passed = pool.picker.passed_over();
+        if pool.members.get(&server).is_some_and(|id| !self.servers[*id].is_up()) && !pool.picker.uses_all() {
+            passed.insert(server);
+        }
+        passed
+    }
+
     /// What the ring is made from that a change needs.
-    fn remake(&self, id: PoolId, step: Step, work: &Work) -> Halt {
+    fn remake(&self, id: PoolId, step: Step, passed: BTreeSet<SocketAddr>, work: &Work) -> Halt {
         let pool = &self.pools[id];
         let before = pool.picker.ring().map(Arc::clone);
         let mut starting = self.starting_in(id);
@@ -497,7 +507,7 @@ impl Model {
                 starting.insert(address, 1);
             }
         }
-        Halt::Remake(Box::new(Remake { before, step, starting, dry_run: work.report.dry_run }))
+        Halt::Remake(Box::new(Remake { before, step, passed, starting, dry_run: work.report.dry_run }))
     }
 
     /// Puts a server where it belongs, with the ring that was made for that or without.

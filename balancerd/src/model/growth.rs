@@ -2,14 +2,14 @@
 //! part is one change in the loop. A ring of many is made beside it, once for all whose next part has come by then; until
 //! it is there everybody keeps the part that the ring of now gives, and who came up meanwhile waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::remake::{Remade, Remake, Step};
 use super::server::{RAMP_PARTS, Ramp};
-use super::{Model, PoolId, RAMP_PAUSE, ServerId, Starting};
+use super::{Model, PassedOver, PoolId, RAMP_PAUSE, ServerId, Starting};
 
 /// The thread that makes rings has so many times as long for other things, or for nothing.
 const PAUSE_FACTOR: u32 = 4;
@@ -28,6 +28,13 @@ impl Model {
             }
         }
         starting
+    }
+
+    /// The servers on the rings of the pools that are passed over, since they are not up.
+    pub(crate) fn passed_over(&self) -> PassedOver {
+        let pools = self.pools.values().filter(|pool| pool.picker.ring().is_some());
+        let passed = pools.map(|pool| (pool.name.clone(), pool.picker.passed_over()));
+        passed.filter(|(_, servers)| !servers.is_empty()).collect()
     }
 
     /// The same of one pool.
@@ -107,7 +114,7 @@ impl Model {
             self.await_next_parts(id);
             return None;
         }
-        Some(Remake { before: ring, step: Step::Parts(parts), starting, dry_run: false })
+        Some(Remake { before: ring, step: Step::Parts(parts), passed: BTreeSet::new(), starting, dry_run: false })
     }
 
     /// A ring was made in which servers have other parts, of what was `asked` for then.

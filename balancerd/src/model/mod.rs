@@ -46,7 +46,7 @@ use health::Trouble;
 #[cfg(test)]
 pub(crate) use merge::merge;
 use pool::Pool;
-pub(crate) use reload::{Prepared, Starting, prepare, what_goes_with};
+pub(crate) use reload::{PassedOver, Prepared, Starting, prepare, what_goes_with};
 use remake::{POINTS_IN_THE_LOOP, RING_IN_THE_LOOP};
 pub(crate) use remake::{Remade, Remake};
 use server::Server;

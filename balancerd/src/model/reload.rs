@@ -9,7 +9,7 @@ use std::time::Instant;
 use ring::{Identity, Member, Ring};
 use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
-use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
+use wire::report::{PoolMovesReport, ReloadReport};
 use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
 use super::check::{Taken, check, check_pool, check_service, check_together, taken_by};
@@ -17,15 +17,16 @@ use super::checks::checked_otherwise;
 use super::merge::merge;
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
+use super::remake::moves_between;
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
 use super::{Effect, Model, PoolId, ServerId};
 
-/// Moves of a pool that a report tells.
-pub(super) const MOST_MOVES: usize = 100;
-
 /// Servers that start slowly, by pool: the part of their weight that they have.
 pub(crate) type Starting = BTreeMap<String, BTreeMap<SocketAddr, u32>>;
+
+/// Servers that are passed over on a ring, since they are not up, by pool.
+pub(crate) type PassedOver = BTreeMap<String, BTreeSet<SocketAddr>>;
 
 /// A file that is checked, and all that takes time to make of it.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ pub(crate) struct Prepared {
     moves: Vec<PoolMovesReport>,
 }
 
-/// What it means that a file says `said` now, when it said `before` and `present` holds, with those who are `starting`.
+/// What it means that a file says `said` now, when it said `before` and `present` holds, with those who are `starting`
+/// and those who are `passed` over.
 ///
 /// # Errors
 /// When what would hold then cannot be.
@@ -50,12 +52,14 @@ pub(crate) fn prepare(
     present: &Settings,
     said: Settings,
     mut starting: Starting,
+    passed: &PassedOver,
 ) -> Result<Prepared, Refusal> {
     let settings = merge(before, present, &said);
     check_pools_of_services(&said, &settings)?;
     check_origins(&said, &settings)?;
     check(&settings).map_err(|refusal| with_both(&said, &settings, refusal))?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
+    let nobody = BTreeSet::new();
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
         let old = present.pools.get(name).filter(|old| old.policy == Policy::ConsistentHash);
         if old.is_some_and(|old| has_the_same_ring(old, pool)) {
@@ -63,7 +67,11 @@ pub(crate) fn prepare(
         }
         let mut ring = ring_of(pool)?;
         if let Some(old) = old {
-            moves.extend(moves_between(name, &ring_of(old)?, &ring));
+            let passed = passed.get(name).unwrap_or(&nobody);
+            let (moved, its) = moves_between(&ring_of(old)?, &ring, passed);
+            if moved > 0.0 {
+                moves.push(PoolMovesReport { pool: name.clone(), moved, moves: its });
+            }
         }
         let parts = parts(present.pools.get(name), pool, &starting.remove(name).unwrap_or_default());
         if !parts.is_empty() {
@@ -216,22 +224,6 @@ fn partial_ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Re
 
 fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {
     one.points_per_weight == other.points_per_weight && eligible(one).eq(eligible(other))
-}
-
-fn moves_between(pool: &str, old: &Ring<()>, new: &Ring<()>) -> Option<PoolMovesReport> {
-    let diff = old.diff(new);
-    let moved = diff.moved.fraction();
-    let moves = diff.moves.iter().take(MOST_MOVES).map(move_report).collect();
-    (moved > 0.0).then(|| PoolMovesReport { pool: pool.to_owned(), moved, moves })
-}
-
-/// A step of a ring's difference, for people.
-pub(super) fn move_report(step: &ring::Move) -> MoveReport {
-    MoveReport {
-        from: step.from.map(|identity| identity.addr()),
-        to: step.to.map(|identity| identity.addr()),
-        share: step.share.fraction(),
-    }
 }
 
 impl Prepared {

@@ -2,19 +2,18 @@
 //! gives the one where it would have to make it, somebody with more time makes the other, and the same change is applied
 //! with it. See [`Model::apply`](super::Model::apply).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ring::{Diff, Identity, Member, Ring, RingError};
+use ring::{Diff, Identity, Member, Move, Ring, RingError};
 use wire::control::Refusal;
 use wire::report::MoveReport;
 
 use super::ServerId;
 use super::picker::points;
 use super::pool::refusal;
-use super::reload::{MOST_MOVES, move_report};
 use super::server::RAMP_PARTS;
 
 /// Points by which a ring may become another one in the loop: a weight that grows by 4, or a ring of 4 servers of weight 1.
@@ -24,6 +23,9 @@ pub(super) const POINTS_IN_THE_LOOP: usize = 4096;
 /// a tenth of a millisecond. A million take a millisecond where they are in the caches, and several where they are not or
 /// their memory has to grow.
 pub(super) const RING_IN_THE_LOOP: usize = 1 << 16;
+
+/// Moves of a pool that a report tells.
+pub(super) const MOST_MOVES: usize = 100;
 
 /// Servers of which so many get another part in a ring one after the other; for more of them it is made anew, which takes
 /// twenty times as long as one merge.
@@ -35,6 +37,8 @@ pub(crate) struct Remake {
     /// The ring of now, if the pool has one.
     pub(super) before: Option<Arc<Ring<ServerId>>>,
     pub(super) step: Step,
+    /// The servers that are on a ring and are passed over, since they are not up.
+    pub(super) passed: BTreeSet<SocketAddr>,
     /// The servers that are in the new ring in part, and their parts.
     pub(super) starting: BTreeMap<SocketAddr, u32>,
     /// Only what it would move is wanted.
@@ -78,25 +82,23 @@ impl Remake {
     /// # Errors
     /// When there would be too many points, which the model has checked before.
     pub(crate) fn make(self) -> Result<Remade, Refusal> {
-        let Self { before, step, starting, dry_run } = self;
-        let (diff, ring) = match (step, before) {
+        let Self { before, step, passed, starting, dry_run } = self;
+        let ((moved, moves), ring) = match (step, before) {
             (Step::Server { address, weight, id }, Some(before)) => {
-                // What is told is what moves until the server has all of its weight.
-                let diff = before.plan(address.into(), weight).map_err(|error| refusal(&error))?;
+                let moves = moves_of_one(&before, address, weight, &passed)?;
                 let part = starting.get(&address).copied().unwrap_or(RAMP_PARTS);
                 let ring = if dry_run { None } else { Some(with(&before, address, weight, part, id)) };
-                (Some(diff), ring)
+                (moves, ring)
             }
-            (Step::Parts(parts), Some(before)) => (None, Some(with_parts(&before, &parts))),
+            (Step::Parts(parts), Some(before)) => (Moves::default(), Some(with_parts(&before, &parts))),
             (Step::Server { .. } | Step::Parts(_), None) => unreachable!("a server changes a ring that is there"),
             (Step::Another(after), before) => {
                 let after = after.build();
-                let diff = after.as_ref().ok().and_then(|after| Some(before?.diff(after)));
-                (diff, Some(after))
+                let both = before.as_ref().zip(after.as_ref().ok());
+                (both.map(|(before, after)| moves_between(before, after, &passed)).unwrap_or_default(), Some(after))
             }
         };
         let ring = ring.transpose().map_err(|error| refusal(&error))?.filter(|_| !dry_run);
-        let (moved, moves) = diff.as_ref().map(told).unwrap_or_default();
         Ok(Remade { ring, starting, moved, moves })
     }
 }
@@ -133,7 +135,7 @@ fn with_parts(before: &Ring<ServerId>, parts: &BTreeMap<SocketAddr, u32>) -> Res
 
 impl Remade {
     /// What it moves, once.
-    pub(super) fn take_moves(&mut self) -> (f64, Vec<MoveReport>) {
+    pub(super) fn take_moves(&mut self) -> Moves {
         (self.moved, std::mem::take(&mut self.moves))
     }
 }
@@ -149,9 +151,53 @@ impl Blueprint {
     }
 }
 
+/// The part of all keys that moves, and from whom to whom.
+pub(super) type Moves = (f64, Vec<MoveReport>);
+
+/// What moves until a server has all of a weight, or is gone, while those who are `passed` over are. One that is among them
+/// has nobody.
+///
+/// # Errors
+/// When there would be too many points.
+pub(super) fn moves_of_one<T: Clone>(
+    ring: &Ring<T>,
+    address: SocketAddr,
+    weight: u32,
+    passed: &BTreeSet<SocketAddr>,
+) -> Result<Moves, Refusal> {
+    let plan = |ring: &Ring<T>| ring.plan(address.into(), weight).map_err(|error| refusal(&error));
+    if passed.is_empty() {
+        return plan(ring).map(|diff| told(&diff));
+    }
+    // All points count for the limit.
+    plan(ring)?;
+    if passed.contains(&address) {
+        return Ok(Moves::default());
+    }
+    plan(&ring.among(|member| !passed.contains(&member.identity.addr()))).map(|diff| told(&diff))
+}
+
+/// What moves between two rings, while those who are `passed` over are.
+pub(super) fn moves_between<T: Clone, U: Clone>(
+    one: &Ring<T>,
+    other: &Ring<U>,
+    passed: &BTreeSet<SocketAddr>,
+) -> Moves {
+    if passed.is_empty() {
+        return told(&one.diff(other));
+    }
+    let one = one.among(|member| !passed.contains(&member.identity.addr()));
+    told(&one.diff(&other.among(|member| !passed.contains(&member.identity.addr()))))
+}
+
 /// A difference as reports have it.
-pub(super) fn told(diff: &Diff) -> (f64, Vec<MoveReport>) {
-    (diff.moved.fraction(), diff.moves.iter().take(MOST_MOVES).map(move_report).collect())
+fn told(diff: &Diff) -> Moves {
+    let one = |step: &Move| MoveReport {
+        from: step.from.map(|identity| identity.addr()),
+        to: step.to.map(|identity| identity.addr()),
+        share: step.share.fraction(),
+    };
+    (diff.moved.fraction(), diff.moves.iter().take(MOST_MOVES).map(one).collect())
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Model {
 /// A model that was just started with these settings.
 pub(crate) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
-    let prepared = prepare(settings, settings, settings.clone(), Starting::new()).expect("sound");
+    let prepared = prepare(settings, settings, settings.clone(), Starting::new(), &PassedOver::new()).expect("sound");
     model.adopt(prepared, true, now);
     model
 }
@@ -401,7 +401,10 @@ fn a_pool_has_a_limit_of_servers() {
     let mut model = started(&full, now);
     assert_eq!(refused(&mut model, &add(server(MAX_SERVERS), 0), now), Refusal::TooManyServers);
     full.pools.get_mut("default").expect("a pool").servers.insert(server(MAX_SERVERS), drained);
-    assert!(matches!(prepare(&full, &full, full.clone(), Starting::new()), Err(Refusal::TooManyServers)));
+    assert!(matches!(
+        prepare(&full, &full, full.clone(), Starting::new(), &PassedOver::new()),
+        Err(Refusal::TooManyServers)
+    ));
 }
 
 #[test]

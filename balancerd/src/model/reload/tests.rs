@@ -23,7 +23,7 @@ fn two_pools() -> Settings {
 
 /// What a reload of this file comes to.
 fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
-    let prepared = prepare(model.said(), &model.settings(), file, model.starting())?;
+    let prepared = prepare(model.said(), &model.settings(), file, model.starting(), &model.passed_over())?;
     Ok(model.adopt(prepared, false, now))
 }
 
@@ -249,7 +249,7 @@ fn what_commands_made_gives_way_to_the_file_at_a_start() {
     let own = "127.0.0.1:80".parse().expect("an address");
     pool.servers.insert(own, ServerSettings::default());
     pool.servers.insert(address(9), ServerSettings::default());
-    assert!(prepare(&said, &present, said.clone(), Starting::new()).is_err());
+    assert!(prepare(&said, &present, said.clone(), Starting::new(), &PassedOver::new()).is_err());
     // The file says something new of a service whose pool a command has removed.
     let mut before = said.clone();
     before.services.get_mut("other").expect("a service").listen = vec!["127.0.0.1:89".parse().expect("an address")];
@@ -257,7 +257,7 @@ fn what_commands_made_gives_way_to_the_file_at_a_start() {
     let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["pool other", "service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
     assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
-    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
+    assert!(prepare(&said, &goes, said.clone(), Starting::new(), &PassedOver::new()).is_ok());
 }
 
 #[test]
@@ -272,14 +272,15 @@ fn what_commands_made_of_a_pool_gives_way_to_what_the_file_says_of_its_service_a
     assert_eq!(what_goes_with(&before, &before, &present), (present.clone(), Vec::new()));
     let mut said = before.clone();
     said.services.get_mut("other").expect("a service").protocol = Protocol::TcpAndUdp;
-    let refusal = prepare(&before, &present, said.clone(), Starting::new()).expect_err("TCP goes both ways");
+    let refusal =
+        prepare(&before, &present, said.clone(), Starting::new(), &PassedOver::new()).expect_err("TCP goes both ways");
     assert!(
         refusal.to_string().starts_with("one_way: pool other is one-way, and service other speaks TCP"),
         "{refusal}"
     );
     let (goes, left_out) = what_goes_with(&said, &before, &present);
     assert_eq!(left_out, [Subject::Pool { pool: "other".to_owned() }]);
-    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
+    assert!(prepare(&said, &goes, said.clone(), Starting::new(), &PassedOver::new()).is_ok());
     assert!(goes.services.contains_key("more") && !goes.pools["other"].flows.one_way);
 }
 

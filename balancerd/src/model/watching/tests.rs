@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use wire::control::{Change, PoolValues, Removal, ServerValues};
 use wire::health::{CheckKind, InitialHealth, OnDown, WhenAllDown};
-use wire::report::{HealthState, ServerReport, ServerState, Skip, SkippedReport};
+use wire::report::{HealthState, MoveReport, ServerReport, ServerState, Skip, SkippedReport};
 use wire::settings::{AdminState, Policy, ServerSettings};
 
 use crate::model::tests::*;
@@ -80,6 +80,79 @@ fn when_a_server_goes_down_its_clients_alone_move_and_each_comes_back() {
             assert_eq!(picks(&mut model, service), before, "exactly its own clients return");
         }
         assert_eq!(list(&model).digest, digest, "who is up is no part of what two balancers agree on");
+    }
+}
+
+/// What a change would move, told before and after, made in the loop and beside it, by command and by a file that says the
+/// same.
+fn moves(model: &mut Model, change: &Change, now: Instant) -> (f64, Vec<MoveReport>) {
+    let told = |model: &mut Model, dry_run| {
+        let request = Request::Change { change: change.clone(), dry_run };
+        let given = model.apply(&request, None, now);
+        let given = given.unwrap_or_else(|remake| {
+            let remade = remake.make().expect("it was checked");
+            model.apply(&request, Some(remade), now).expect("its ring is made")
+        });
+        let (Response::Changed(report), _) = given else { panic!("{change} gave {given:?}") };
+        (report.moved, report.moves)
+    };
+    let before = model.settings();
+    let (starting, passed) = (model.starting(), model.passed_over());
+    model.points_in_the_loop = 0;
+    let beside = told(model, true);
+    model.points_in_the_loop = usize::MAX;
+    let inside = told(model, true);
+    assert_eq!(told(model, false), inside, "what was told comes");
+    assert_eq!(beside, inside, "wherever the ring is made");
+    let prepared = prepare(&before, &before, model.settings(), starting, &passed).expect("sound");
+    let pools = prepared.report("file", true).pools;
+    let by_file = pools.into_iter().next().map(|pool| (pool.moved, pool.moves)).unwrap_or_default();
+    assert_eq!(by_file, inside, "by a file, too");
+    inside
+}
+
+proptest! {
+    #[test]
+    fn what_a_change_moves_is_told_as_if_those_who_are_down_were_not_there(
+        down in prop::collection::btree_set(1u8..=6, 0..6),
+        changes in prop::collection::vec((1u8..=8, 0u32..4, any::<bool>()), 1..6),
+        points in prop::option::of(1u32..40),
+    ) {
+        let (mut model, service, now) = checked(6, &PoolValues::default());
+        let (mut without, other, _) = checked(6, &PoolValues::default());
+        let at = now + 9 * SECOND;
+        check(&mut model, at, |server| !down.iter().any(|number| address(*number) == server));
+        check(&mut without, at, |_| true);
+        for number in &down {
+            let gone = Change::Remove { pool: "default".to_owned(), server: address(*number), how: Removal::Now };
+            changed(&mut without, &Request::Change { change: gone, dry_run: false }, at);
+        }
+        prop_assert_eq!(picks(&mut model, service), picks(&mut without, other));
+        let points = points.and_then(std::num::NonZeroU32::new);
+        let values = PoolValues { points_per_weight: points, ..PoolValues::default() };
+        let pool = points.map(|_| Change::SetPool { pool: "default".to_owned(), values });
+        let known = |model: &Model, server| model.settings().pools["default"].servers.contains_key(&server);
+        for (number, weight, goes) in changes {
+            let (pool, server) = ("default".to_owned(), address(number));
+            let values = ServerValues { weight: Some(weight), ..ServerValues::default() };
+            let change = match known(&model, server) {
+                true if goes => Change::Remove { pool, server, how: Removal::Now },
+                true => Change::Set { pool, server, values },
+                false => {
+                    let settings = ServerSettings { weight, ..ServerSettings::default() };
+                    Change::Add { pool, server, settings }
+                }
+            };
+            if down.contains(&number) && known(&model, server) {
+                prop_assert_eq!(moves(&mut model, &change, at), (0.0, Vec::new()), "it has nobody");
+            } else if !down.contains(&number) {
+                prop_assert_eq!(moves(&mut model, &change, at), moves(&mut without, &change, at), "{}", change);
+            }
+            prop_assert_eq!(picks(&mut model, service), picks(&mut without, other));
+        }
+        if let Some(change) = pool {
+            prop_assert_eq!(moves(&mut model, &change, at), moves(&mut without, &change, at));
+        }
     }
 }
 
