@@ -721,3 +721,41 @@ fn a_server_that_reads_nothing_and_a_client_that_reads_nothing_hold_nobody_up() 
     assert_eq!(balancer.service().active, 3);
     balancer.assert_quiet();
 }
+
+#[test]
+fn a_flow_that_has_had_more_than_one_may_have_now_is_followed_by_another() {
+    let server = DatagramServer::start();
+    let listen = loopback::free();
+    let text = |keys: &str| datagrams(listen, keys) + &datagram_pool("", [&server]);
+    let balancer = Setup::new().config(&text("")).start();
+    let client = balancer.datagrams();
+    for round in 0..5 {
+        assert_eq!(client.ask(format!("before {round}").as_bytes()), server.address());
+    }
+    balancer.configure(&text("requests = 3"));
+    balancer.reload().expect("taken");
+    for round in 0..3 {
+        assert_eq!(client.ask(format!("after {round}").as_bytes()), server.address());
+    }
+    assert_eq!(balancer.service().total, 2);
+    let service = balancer.service();
+    assert_eq!((service.datagrams.datagrams_in, service.datagrams.dropped_in.len()), (8, 0));
+}
+
+#[test]
+fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_room() {
+    let server = DatagramServer::silent();
+    // With a header before each, it goes by a call that answers to commands do not use.
+    let balancer = Balancer::of_datagrams("requests = 3", "send_proxy = \"v2\"", [&server]);
+    let client = balancer.datagrams();
+    client.send(b"before");
+    let _ = server.wait_for(1);
+    let Some(tracer) = balancer.fail("sendmsg", "EAGAIN") else { return };
+    client.send_train(&vec![vec![7; 100]; 10]);
+    wait::until("they are counted", || balancer.dropped(DropReason::SendBufferFull) == 10);
+    drop(tracer);
+    wait::until("it goes on", || {
+        client.send(b"after");
+        server.words().iter().any(|words| words.ends_with(b"after"))
+    });
+}

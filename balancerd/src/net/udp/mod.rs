@@ -297,8 +297,13 @@ impl Flows {
         cx: &mut Context<'_>,
     ) -> Option<Train<'b>> {
         let flow = self.table.get_mut(id)?;
-        let (train, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
-        let (train, server) = (train?, flow.server);
+        let (taken, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
+        let Some(train) = taken else {
+            // It had more before it was said that it may not.
+            self.table.close(id);
+            return left;
+        };
+        let server = flow.server;
         flow.listener = arrival.listener;
         let header = self.run_header(id, arrival);
         let flow = self.table.get_mut(id)?;
@@ -323,8 +328,7 @@ impl Flows {
         if let Some(errno) = news {
             self.on_unreachable(id, errno, cx);
         }
-        // One that can take nothing ends the matter: what is left was counted with it.
-        left.filter(|_| has_all)
+        left
     }
 
     /// The header that stands before a datagram, if one does.
