@@ -511,6 +511,27 @@ fn a_header_says_who_the_client_is_in_each_datagram_or_in_the_first() {
 }
 
 #[test]
+fn clients_behind_one_socket_of_a_proxy_are_told_apart_where_each_datagram_has_a_header() {
+    let servers = DatagramServer::several(3);
+    let accept = format!("accept_proxy = [\"{}\"]\ndeny = [\"{}\"]", loopback::client(PROXY), loopback::client(50));
+    let balancer = Balancer::of_datagrams(&accept, "send_proxy = \"v2\"", &servers);
+    let said = |client: SocketAddr, words: &[u8]| [&header(client, balancer.address())[..], words].concat();
+    let proxy = balancer.datagrams_of(PROXY);
+    for round in 0..2 {
+        for number in 0..20 {
+            let client = SocketAddr::new(loopback::client(number), 4000);
+            let words = said(client, format!("{number} in round {round}").as_bytes());
+            proxy.send(&words);
+            assert_eq!(proxy.answer(), (balancer.server_of(number), words));
+        }
+        proxy.send(&said(SocketAddr::new(loopback::client(50), 4000), b"of somebody who is not let in"));
+        wait::until("it is counted", || balancer.dropped(DropReason::Denied) == round + 1);
+    }
+    assert_eq!(balancer.service().total, 20);
+    proxy.assert_nothing_more();
+}
+
+#[test]
 fn one_balancer_behind_another_gives_clients_to_their_servers_and_answers_back() {
     for keys in ["", "first-datagram"] {
         let servers = DatagramServer::several(3);

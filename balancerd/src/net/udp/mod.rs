@@ -205,8 +205,9 @@ impl Flows {
         let listener = &self.listeners[id];
         let service = listener.service();
         let Some(handling) = cx.model.handling(service) else { return };
-        let key = FlowKey { peer: received.from, asked: listener.asked(&received), server: None };
-        let arrival = Arrival { listener: id, service, key, client: received.from, handling };
+        let client = canonical(received.from);
+        let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
+        let arrival = Arrival { listener: id, service, key, client, handling };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
             return;
@@ -233,6 +234,9 @@ impl Flows {
         match decode_datagram(datagram) {
             Ok((header, length)) => {
                 arrival.client = header.addresses.map_or(arrival.client, |addresses| canonical(addresses.source));
+                if !first_only {
+                    arrival.key.client = arrival.client;
+                }
                 self.on_datagrams(arrival, Train::single(&datagram[length..]), cx);
             }
             Err(fault) => {
