@@ -1,7 +1,7 @@
 //! Each datagram comes to the one it is for: once, unchanged, in order, and from the address that was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 
 use tests::config::{datagram_pool, datagrams};
@@ -529,6 +529,47 @@ fn clients_behind_one_socket_of_a_proxy_are_told_apart_where_each_datagram_has_a
     }
     assert_eq!(balancer.service().total, 20);
     proxy.assert_nothing_more();
+}
+
+#[test]
+fn clients_by_link_local_addresses_get_their_own_answers() {
+    namespace::inside("clients_by_link_local_addresses_get_their_own_answers", || {
+        // Two hosts with one address, each at its own interface.
+        let hosts = ["one", "other"];
+        namespace::hosts(&hosts);
+        for host in hosts {
+            namespace::run(&format!("ip link add to-{host} type veth peer name eth0 netns {host}"));
+            namespace::run(&format!("ip -n {host} addr add fe80::77/64 dev eth0 nodad"));
+            namespace::run(&format!("ip -n {host} link set eth0 up"));
+            namespace::run(&format!("ip addr add fe80::1/64 dev to-{host} nodad"));
+            namespace::run(&format!("ip link set to-{host} up"));
+        }
+        let servers = [DatagramServer::start()];
+        let balancer = at("[::]:53".parse().expect("an address"), "", "", &servers);
+        let clients = hosts.map(|host| {
+            namespace::at(host, || {
+                let scope = nix::net::if_::if_nametoindex("eth0").expect("it is there");
+                let bound = SocketAddrV6::new("fe80::77".parse().expect("an address"), 4000, 0, scope);
+                let socket = UdpSocket::bind(bound).expect("bound");
+                socket.set_read_timeout(Some(wait::LIMIT)).expect("set");
+                socket.connect(SocketAddrV6::new("fe80::1".parse().expect("an address"), 53, 0, scope)).expect("a way");
+                socket
+            })
+        });
+        for round in 0..3 {
+            let words = hosts.map(|host| format!("{host} {round}"));
+            for (client, words) in clients.iter().zip(&words) {
+                client.send(words.as_bytes()).expect("sent");
+            }
+            for (client, words) in clients.iter().zip(&words) {
+                let mut buffer = [0; 256];
+                let count = client.recv(&mut buffer).expect("an answer comes");
+                assert_eq!(of_named(&buffer[..count]).1, words.as_bytes());
+            }
+        }
+        assert_eq!(balancer.service().total, 2);
+        assert!(balancer.service().datagrams.dropped_out.is_empty());
+    });
 }
 
 #[test]

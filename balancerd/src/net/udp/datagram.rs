@@ -75,8 +75,16 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
 
 fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let ipv4 = storage.as_sockaddr_in().map(|address| SocketAddrV4::from(*address).into());
-    let ipv6 = || storage.as_sockaddr_in6().map(|address| canonical(SocketAddrV6::from(*address).into()));
-    ipv4.or_else(ipv6)
+    ipv4.or_else(|| storage.as_sockaddr_in6().map(|address| as_it_is_answered(SocketAddrV6::from(*address))))
+}
+
+/// IPv4 in its own form, and a link-local address with its interface: without that nothing can be sent there, and hosts at
+/// two of them may have the same one.
+fn as_it_is_answered(address: SocketAddrV6) -> SocketAddr {
+    match canonical(address.into()) {
+        SocketAddr::V6(plain) => SocketAddrV6::new(*plain.ip(), plain.port(), 0, address.scope_id()).into(),
+        ipv4 @ SocketAddr::V4(_) => ipv4,
+    }
 }
 
 /// Drops what the kernel keeps of ICMP errors beside the error that it gives with the next call: as long as it keeps some,
