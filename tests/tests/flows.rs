@@ -556,26 +556,27 @@ fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind(
     assert_eq!(balancer.datagrams().ask(b"there is room"), server.address());
     assert_eq!(balancer.listed(server.address()).connect_failures, 0, "it is no fault of the server");
     wait::until("all have ended", || balancer.service().active == 0);
-    wait::until("all are closed", || balancer.descriptors() == idle);
+    wait::until("all are closed", || balancer.descriptors() <= idle);
     balancer.wait_for_log("short of descriptors");
     balancer.assert_quiet();
 }
 
 #[test]
-fn flows_take_half_of_the_sessions_that_there_may_be_and_leave_the_rest_to_others() {
+fn flows_take_half_of_the_sockets_that_there_may_be_and_leave_the_rest_to_others() {
     let tcp = Server::start();
     let server = DatagramServer::at(tcp.address(), named);
     let text = datagrams(loopback::free(), "").replace("\"udp\"", "\"tcp+udp\"") + &datagram_pool("", [&server]);
     let balancer = Setup::new().config(&text).descriptors(200).start();
     let limit = usize::try_from(balancer.status().session_limit).expect("small");
-    let clients: Vec<_> = (0..limit).map(|_| balancer.datagrams()).collect();
+    // A flow has one socket, a session by TCP two.
+    let (flows, beyond) = (limit, 10);
+    let clients: Vec<_> = (0..flows + beyond).map(|_| balancer.datagrams()).collect();
     clients.iter().for_each(|client| client.send(b"begin"));
-    let flows = limit.div_ceil(2);
     wait::until("all are accounted for", || {
-        balancer.service().total + balancer.dropped(DropReason::Full) == limit as u64
+        balancer.service().total + balancer.dropped(DropReason::Full) == (flows + beyond) as u64
     });
     assert_eq!(balancer.service().total, flows as u64);
-    let streams: Vec<_> = (0..limit - flows).map(|_| balancer.client()).collect();
+    let streams: Vec<_> = (0..limit / 2).map(|_| balancer.client()).collect();
     streams.iter().for_each(|stream| assert_eq!(stream.server(), tcp.address()));
     for client in &clients[..flows] {
         assert_eq!(client.answer(), (server.address(), b"begin".to_vec()));
@@ -633,7 +634,7 @@ fn ten_thousand_flows_come_and_go_and_nothing_is_left_of_them() {
         |timeout: &str| datagrams(listen, &format!("flow_timeout = \"{timeout}\"")) + &datagram_pool("", [&server]);
     let balancer = Setup::new().config(&text("1h")).descriptors(50_000).start();
     // A user whose limit of descriptors cannot be raised has fewer.
-    let count = u32::try_from(balancer.status().session_limit / 2).expect("some").min(10_000);
+    let count = u32::try_from(balancer.status().session_limit).expect("some").min(10_000);
     if count < 10_000 {
         println!("{count} flows only: there may be {} sessions", balancer.status().session_limit);
     }
@@ -658,7 +659,7 @@ fn ten_thousand_flows_come_and_go_and_nothing_is_left_of_them() {
         balancer.configure(&text("100ms"));
         balancer.reload().expect("taken");
         wait::until("all have ended", || balancer.service().active == 0);
-        wait::until("all are closed", || balancer.descriptors() == idle);
+        wait::until("all are closed", || balancer.descriptors() <= idle);
         balancer.configure(&text("1h"));
         balancer.reload().expect("taken");
         after_wave.push(memory_kib(balancer.pid()));

@@ -292,7 +292,8 @@ fn both_protocols_have_one_port_and_one_pool() {
         + &tests::config::pool("others", "", &other);
     let balancer = Setup::new().config(&text).start();
     assert_eq!(Client::connect(one).server(), other[0].address());
-    assert!(udp.iter().any(|server| server.address() == DatagramClient::new(one).ask(b"who?")));
+    let answered = DatagramClient::new(one).ask(b"who?");
+    assert!(udp.iter().any(|server| server.address() == answered));
     assert_eq!(balancer.service_named("udp").total, 1);
     assert_eq!(balancer.service_named("tcp").total, 1);
 }
