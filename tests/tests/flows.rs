@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use nix::sys::signal::Signal;
 use tests::balancer::WAIT;
 use tests::config::{datagram_pool, datagrams, weighted};
 use tests::datagrams::{named, sockets_towards};
@@ -759,4 +760,19 @@ fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_ro
         client.send(b"after");
         server.words().iter().any(|words| words.ends_with(b"after"))
     });
+}
+
+#[test]
+fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_go_to_servers_that_do_not_answer() {
+    let server = DatagramServer::silent();
+    let mut balancer = Balancer::of_datagrams("", "one_way = true", [&server]);
+    let client = balancer.datagrams();
+    client.send(b"the first");
+    let _ = server.wait_for(1);
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    (0..1000).for_each(|number: u32| client.send(&number.to_be_bytes()));
+    balancer.signal(Signal::SIGCONT);
+    assert!(balancer.wait_for_end().success());
+    let _ = server.wait_for(1001);
 }

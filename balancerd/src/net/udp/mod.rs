@@ -149,6 +149,13 @@ impl Flows {
         }
     }
 
+    /// Takes what waits at the listeners, before there may be no further turn.
+    pub(crate) fn receive_last(&mut self, cx: &mut Context<'_>) {
+        for id in self.listeners.keys().collect::<Vec<_>>() {
+            self.receive(id, MOST_LAST, usize::MAX, cx);
+        }
+    }
+
     /// Tells the poller what the listeners wait for. One that epoll has no room for is tried again in the next turn.
     pub(crate) fn settle_listeners(
         &mut self,
