@@ -227,6 +227,21 @@ pub(super) fn send_all(
     sent
 }
 
+/// Sends datagrams with `header` before the first one that goes out, and the others without it.
+pub(super) fn send_introduced(socket: impl AsFd, header: &[u8], train: Train<'_>, singly: &mut bool) -> Sent {
+    let (mut sent, mut left) = (Sent::default(), Some(train));
+    while let Some(train) = left.take() {
+        if sent.datagrams > 0 {
+            sent.append(send_all(&socket, None, &[], train, singly));
+        } else {
+            let (first, others) = train.split_at(1);
+            sent.append(first.map_or_else(Sent::default, |first| send_all(&socket, None, header, first, singly)));
+            left = others;
+        }
+    }
+    sent
+}
+
 /// Sends once. What the kernel has heard of the other side, or of how long a datagram may be on the way there, comes back as
 /// the error of the next call, which sends nothing: so it is made again.
 fn send_one(
@@ -401,6 +416,25 @@ mod tests {
             let received = receive(&to, &mut buffer, &mut control).expect("received");
             assert_eq!(&buffer[..received.length], expected);
         }
+    }
+
+    #[test]
+    fn the_first_that_goes_out_is_introduced_and_no_other() {
+        let (from, to) = (socket(), socket());
+        from.connect(to.local_addr().expect("bound")).expect("connected");
+        let (mut buffer, mut control) = (vec![0; 65_536], control_room());
+        let mut heard = || {
+            let received = receive(&to, &mut buffer, &mut control).expect("received");
+            buffer[..received.length].to_vec()
+        };
+        let sent = send_introduced(&from, b"H:", Train::new(b"aabbc", Some(2)), &mut false);
+        assert_eq!((sent.datagrams, sent.bytes), (3, 5));
+        assert_eq!([heard(), heard(), heard()], [&b"H:aa"[..], b"bb", b"c"]);
+        // With the header, the first is longer than a datagram may be.
+        let bytes = [&vec![7; 65_507][..], b"short"].concat();
+        let sent = send_introduced(&from, b"H:", Train::new(&bytes, Some(65_507)), &mut false);
+        assert_eq!((sent.datagrams, sent.dropped.as_slice()), (1, &[(DropReason::TooLong, 1)][..]));
+        assert_eq!(heard(), b"H:short");
     }
 
     #[test]

@@ -29,7 +29,9 @@ use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
 use crate::event::{Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
-use datagram::{Received, Sent, Train, control_room, forget_errors, receive, send_all, tells_of_the_other_side};
+use datagram::{
+    Received, Sent, Train, control_room, forget_errors, receive, send_all, send_introduced, tells_of_the_other_side,
+};
 use flow::{Flow, FlowKey};
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use one_way::OneWay;
@@ -319,14 +321,10 @@ impl Flows {
         let header = self.run_header(id, arrival);
         let flow = self.table.get_mut(id)?;
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
-        let sent = match train.split_at(1) {
-            // The header stands before the first datagram alone.
-            (Some(first), Some(others)) if !header.is_empty() && !in_each => {
-                let mut sent = send_all(&flow.socket, None, &header, first, &mut flow.singly_in);
-                sent.append(send_all(&flow.socket, None, &[], others, &mut flow.singly_in));
-                sent
-            }
-            _ => send_all(&flow.socket, None, &header, train, &mut flow.singly_in),
+        let sent = if header.is_empty() || in_each {
+            send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
+        } else {
+            send_introduced(&flow.socket, &header, train, &mut flow.singly_in)
         };
         flow.is_introduced |= sent.datagrams > 0;
         flow.on_request(sent.datagrams, sent.bytes, cx.now);
