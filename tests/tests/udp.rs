@@ -574,6 +574,53 @@ fn clients_by_link_local_addresses_get_their_own_answers() {
 }
 
 #[test]
+fn datagrams_go_on_when_the_balancer_has_another_address() {
+    namespace::inside("datagrams_go_on_when_the_balancer_has_another_address", || {
+        namespace::hosts(&["servers"]);
+        namespace::run("ip link add way type veth peer name eth0 netns servers");
+        namespace::run("ip -n servers addr add 10.7.0.1/24 dev eth0");
+        namespace::run("ip -n servers link set eth0 up");
+        namespace::run("ip addr add 10.7.0.2/24 dev way");
+        namespace::run("ip link set way up");
+        for (port, keys) in [(4001, ""), (4002, "one_way = true")] {
+            let address = SocketAddr::from(([10, 7, 0, 1], port));
+            let server = namespace::at("servers", || DatagramServer::at(address, |_, _| Vec::new()));
+            let balancer = Balancer::of_datagrams("", keys, [&server]);
+            let client = balancer.datagrams();
+            client.send(b"before");
+            assert_eq!(server.who_said(b"before").ip(), IpAddr::V4(Ipv4Addr::new(10, 7, 0, 2)), "{keys}");
+            namespace::run("ip addr del 10.7.0.2/24 dev way");
+            namespace::run("ip addr add 10.7.0.3/24 dev way");
+            wait::until("datagrams come again", || {
+                client.send(b"after");
+                server.words().contains(&b"after".to_vec())
+            });
+            assert_eq!(server.who_said(b"after").ip(), IpAddr::V4(Ipv4Addr::new(10, 7, 0, 3)), "{keys}");
+            namespace::run("ip addr del 10.7.0.3/24 dev way");
+            namespace::run("ip addr add 10.7.0.2/24 dev way");
+        }
+    });
+}
+
+#[test]
+fn datagrams_for_servers_that_do_not_answer_come_from_another_address_when_a_pool_says_so() {
+    let server = DatagramServer::silent();
+    let listen = loopback::free();
+    let [first, second] = [loopback::fresh(), loopback::fresh()];
+    let text = |source: IpAddr| {
+        datagrams(listen, "") + &datagram_pool(&format!("one_way = true\nsource = \"{source}\""), [&server])
+    };
+    let balancer = Setup::new().config(&text(first)).start();
+    let client = balancer.datagrams();
+    client.send(b"before");
+    assert_eq!(server.who_said(b"before").ip(), first);
+    balancer.configure(&text(second));
+    balancer.reload().expect("taken");
+    client.send(b"after");
+    assert_eq!(server.who_said(b"after").ip(), second);
+}
+
+#[test]
 fn one_balancer_behind_another_gives_clients_to_their_servers_and_answers_back() {
     for keys in ["", "first-datagram"] {
         let servers = DatagramServer::several(3);

@@ -168,6 +168,9 @@ pub(super) struct Sent {
     pub(super) dropped: Vec<(DropReason, usize)>,
     /// What the kernel had heard of the other side since the last call, if it had: an ICMP error.
     pub(super) news: Option<Errno>,
+    /// The socket itself may be at fault: it has no way to the other side from its address, which stays as it was when it
+    /// was connected, whatever addresses this machine has since.
+    pub(super) is_stuck: bool,
 }
 
 impl Sent {
@@ -176,6 +179,7 @@ impl Sent {
         self.datagrams += later.datagrams;
         self.bytes += later.bytes;
         self.news = self.news.or(later.news);
+        self.is_stuck |= later.is_stuck;
         later.dropped.into_iter().for_each(|(reason, count)| self.dropped(reason, count));
     }
 
@@ -185,6 +189,7 @@ impl Sent {
     }
 
     fn dropped(&mut self, reason: DropReason, count: usize) {
+        self.is_stuck |= matches!(reason, DropReason::Unreachable | DropReason::SendFailed);
         match self.dropped.iter_mut().find(|(other, _)| *other == reason) {
             Some((_, so_far)) => *so_far += count,
             None => self.dropped.push((reason, count)),

@@ -337,6 +337,9 @@ impl Flows {
         if let Some(errno) = news {
             self.on_unreachable(id, errno, cx);
         }
+        if sent.is_stuck && self.table.get(id).is_some_and(|flow| flow.server == server) {
+            self.go_on_with(id, server, cx);
+        }
         left
     }
 
@@ -459,6 +462,9 @@ impl Flows {
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
         count(service, server, Direction::In, &sent, cx.model);
+        if sent.is_stuck {
+            self.one_way.remove(server);
+        }
         if let Some(errno) = sent.news {
             self.tell_unreachable(server, errno, cx);
         }
@@ -554,8 +560,10 @@ impl Flows {
         let Some(flow) = self.table.get_mut(id) else { return };
         let before = flow.server;
         flow.goes_on_with(server, socket);
-        debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
-        cx.model.flow_moved(before, server);
+        if before != server {
+            debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
+            cx.model.flow_moved(before, server);
+        }
         let _ = self.wait_for_answers(id, cx);
     }
 
@@ -580,6 +588,8 @@ impl Flows {
 
     /// Times are others now: looks at every flow by the time that it may be idle.
     pub(crate) fn hurry_all(&mut self, cx: &Context<'_>) {
+        // How servers are connected to may be another way, too, and these never end by themselves.
+        self.one_way = OneWay::default();
         for id in self.table.ids() {
             let settings = self.table.get(id).and_then(|flow| cx.model.handling(flow.service));
             if let Some(handling) = settings {
