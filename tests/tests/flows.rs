@@ -763,6 +763,29 @@ fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_ro
 }
 
 #[test]
+fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
+    let Some([prlimit]) = installed(["prlimit"]) else { return };
+    let servers = [DatagramServer::start(), DatagramServer::start()];
+    let balancer = Balancer::of_datagrams("", "", &servers);
+    let [first, second] = [servers[0].address(), servers[1].address()];
+    let clients: Vec<_> =
+        balancer.clients_of(first, 10).into_iter().map(|number| balancer.datagrams_of(number)).collect();
+    clients.iter().for_each(|client| assert_eq!(client.ask(b"before"), first));
+    let limit = |count: usize| {
+        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
+    };
+    // Room for the control connection, which makes the change.
+    limit(process::first_free_descriptor(balancer.pid()) + 1);
+    balancer.remove(first);
+    for client in &clients {
+        assert_eq!(client.ask_until_answered(b"after"), second);
+    }
+    limit(20_000);
+    assert_eq!((balancer.service().active, balancer.list().servers.len()), (10, 1));
+    balancer.assert_quiet();
+}
+
+#[test]
 fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_go_to_servers_that_do_not_answer() {
     let server = DatagramServer::silent();
     let mut balancer = Balancer::of_datagrams("", "one_way = true", [&server]);

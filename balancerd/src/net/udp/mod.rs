@@ -7,6 +7,7 @@
 mod datagram;
 mod flow;
 mod listener;
+mod looks;
 mod one_way;
 mod portion;
 mod table;
@@ -34,6 +35,7 @@ use datagram::{
 };
 use flow::{Flow, FlowKey};
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
+use looks::Looks;
 use one_way::OneWay;
 pub(crate) use table::FlowId;
 use table::Table;
@@ -67,7 +69,7 @@ pub(crate) struct Flows {
     key: fn(FlowId) -> Key,
     control: Vec<u8>,
     /// Flows that are still to be looked at: whether they go on with another server.
-    to_look_at: Vec<FlowId>,
+    to_look_at: Looks,
     /// Bytes that an event is worth in this turn.
     most_bytes: usize,
     /// Connects so far: whose turn it is among several sources.
@@ -102,7 +104,7 @@ impl Flows {
             one_way: OneWay::default(),
             key,
             control: control_room(),
-            to_look_at: Vec::new(),
+            to_look_at: Looks::default(),
             most_bytes: LEAST_BYTES,
             connects: 0,
             run: fastrand::u64(..),
@@ -338,7 +340,7 @@ impl Flows {
             self.on_unreachable(id, errno, cx);
         }
         if sent.is_stuck && self.table.get(id).is_some_and(|flow| flow.server == server) {
-            self.go_on_with(id, server, cx);
+            let _ = self.go_on_with(id, server, cx);
         }
         left
     }
@@ -542,7 +544,7 @@ impl Flows {
         cx.model.datagrams_dropped(service, Some(server), Direction::In, 1, DropReason::Unreachable);
         self.tell_unreachable(server, errno, cx);
         if !bound && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
-            self.go_on_with(id, next, cx);
+            let _ = self.go_on_with(id, next, cx);
         }
     }
 
@@ -553,11 +555,11 @@ impl Flows {
         cx.model.server_unreachable(server, cx.now);
     }
 
-    /// A flow goes on with another server, if a socket can be had for it.
-    fn go_on_with(&mut self, id: FlowId, server: ServerId, cx: &mut Context<'_>) {
-        let Some(client) = self.table.get(id).map(|flow| flow.client) else { return };
-        let Ok(socket) = self.connect_to(server, client, cx) else { return };
-        let Some(flow) = self.table.get_mut(id) else { return };
+    /// A flow goes on with another server, unless no socket can be had for it.
+    fn go_on_with(&mut self, id: FlowId, server: ServerId, cx: &mut Context<'_>) -> Result<(), Errno> {
+        let Some(client) = self.table.get(id).map(|flow| flow.client) else { return Ok(()) };
+        let socket = self.connect_to(server, client, cx)?;
+        let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
         let before = flow.server;
         flow.goes_on_with(server, socket);
         if before != server {
@@ -565,23 +567,27 @@ impl Flows {
             cx.model.flow_moved(before, server);
         }
         let _ = self.wait_for_answers(id, cx);
+        Ok(())
     }
 
     /// Who gets whom may be another one: looks at every flow, a part of them in each turn.
     pub(crate) fn look_at_all(&mut self) {
-        self.to_look_at = self.table.ids();
+        self.to_look_at.at_all(|| self.table.ids());
     }
 
     /// Looks at some of those that are to be looked at.
     pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
-        let rest = self.to_look_at.len().saturating_sub(LOOKS_PER_TURN);
-        for id in self.to_look_at.split_off(rest) {
+        for id in self.to_look_at.take(LOOKS_PER_TURN, || self.table.ids()) {
             let Some(flow) = self.table.get(id).filter(|flow| flow.key.server.is_none()) else { continue };
-            if let Some((server, _)) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) {
-                self.go_on_with(id, server, cx);
+            let Some(onward) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) else { continue };
+            if let Err(errno) = self.go_on_with(id, onward.server, cx)
+                && onward.is_lost
+            {
+                // Nobody may ever look at it again. The next datagram begins another one, which tries what there is.
+                self.end(id, if is_ours(errno) { EndReason::Shortage } else { EndReason::ConnectFailed }, cx);
             }
         }
-        if rest == 0 {
+        if self.to_look_at.is_empty() {
             self.one_way.tidy(cx.model);
         }
     }
@@ -646,7 +652,7 @@ impl Flows {
         let may_move = flow.key.server.is_none() && reason != EndReason::Killed;
         let next = may_move.then(|| cx.model.flow_goes_on_with(flow.service, flow.client, &[flow.server])).flatten();
         if let Some((server, _)) = next {
-            self.go_on_with(id, server, cx);
+            let _ = self.go_on_with(id, server, cx);
         }
         let stays = |flow: &Flow<_>| next.is_none_or(|(server, _)| flow.server != server);
         if self.table.get(id).is_some_and(stays) {
