@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 
-use tests::config::{datagram_pool, datagrams};
+use tests::config::{self, datagram_pool, datagrams, service};
 use tests::datagrams::{LONGEST, of_named, sockets_towards};
 use tests::noise::Noise;
 use tests::programs::installed;
@@ -296,6 +296,45 @@ fn both_protocols_have_one_port_and_one_pool() {
     assert!(udp.iter().any(|server| server.address() == answered));
     assert_eq!(balancer.service_named("udp").total, 1);
     assert_eq!(balancer.service_named("tcp").total, 1);
+}
+
+#[test]
+fn another_programs_port_of_the_other_protocol_may_be_that_of_a_server() {
+    let (tcp, udp) = (Server::start(), DatagramServer::start());
+    // Datagrams to where the other program takes connections are the balancer's.
+    let text = datagrams(tcp.address(), "") + &datagram_pool("", [&udp]);
+    let other = |listen: SocketAddr| service("web", listen, "web") + &config::pool("web", "", [&tcp]);
+    let listen = loopback::free();
+    let balancer = Setup::new().config(&(text.clone() + &other(listen))).start();
+    assert_eq!(Client::connect(listen).server(), tcp.address());
+    assert_eq!(DatagramClient::new(tcp.address()).ask(b"question"), udp.address());
+
+    // The same by commands.
+    drop(balancer);
+    let balancer = Setup::new().config(&text).start();
+    let listen = loopback::free();
+    for line in [
+        "pool add web".to_owned(),
+        format!("add {} {} --pool web", tcp.address().ip(), tcp.address().port()),
+        format!("service add web {} {} --pool web", listen.ip(), listen.port()),
+    ] {
+        let output = balancer.ctl(&line);
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+    assert_eq!(Client::connect(listen).server(), tcp.address());
+    // But datagrams would come back.
+    let refused = |line: &str| {
+        let output = balancer.ctl(line);
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let own = tcp.address();
+    assert!(refused(&format!("add {} {}", own.ip(), own.port())).contains("is the balancer's own address"));
+    let listen = loopback::free();
+    let line = format!("service add dgrams {} {} --pool web --protocol udp", listen.ip(), listen.port());
+    assert!(refused(&line).contains("is the balancer's own address"));
+    let line = format!("service add both {} 0 --protocol tcp+udp", loopback::fresh());
+    assert!(refused(&line).contains("a port has to be given"));
 }
 
 #[test]
