@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 
-use tests::config::{self, datagram_pool, datagrams, service};
+use tests::config::{self, datagram_pool, datagrams, service, weighted};
 use tests::datagrams::{LONGEST, of_named, sockets_towards};
 use tests::noise::Noise;
 use tests::programs::installed;
 use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, namespace, wait};
-use wire::report::{DropReason, EndReason};
+use wire::report::{DropReason, EndReason, HealthState};
 use wire::settings::Transport;
 
 /// Bytes that may be under way at a time, so that no buffer of the kernel is full: it takes more memory than bytes.
@@ -492,6 +492,41 @@ fn servers_get_a_header_in_each_datagram_or_in_the_first() {
     let expected: BTreeSet<_> =
         clients.iter().map(|it| [&header(it.address(), balancer.address())[..], b"log this"].concat()).collect();
     assert_eq!(server.wait_for(2).into_iter().map(|heard| heard.bytes).collect::<BTreeSet<_>>(), expected);
+}
+
+#[test]
+fn checks_by_datagrams_have_the_header_that_clients_datagrams_have() {
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    const CHECK: &str = "check = \"udp\"\ncheck_send = \"PING\"\ncheck_expect = \"PONG\"\ncheck_interval = \"100ms\"\n\
+                         check_timeout = \"100ms\"\ncheck_fall = 1\ncheck_initial = \"down\"\n";
+    let answers = |asked: Vec<u8>| {
+        DatagramServer::with(move |_, bytes| if bytes == asked { vec![b"PONG".to_vec()] } else { Vec::new() })
+    };
+    let (with_header, without) = (answers([LOCAL, b"PING"].concat()), answers(b"PING".to_vec()));
+    let is_up = |balancer: &Balancer, server: &DatagramServer| {
+        let health = balancer.listed(server.address()).health;
+        (health.passed + health.failed > 2).then_some(health.state == HealthState::Up)
+    };
+    for (keys, header_is_sent) in [("send_proxy = \"v2\"\n", true), ("", false)] {
+        let balancer = Balancer::of_datagrams("", &format!("{keys}{CHECK}"), [&with_header, &without]);
+        for (server, wants_header) in [(&with_header, true), (&without, false)] {
+            let up = wait::for_some("it is checked", || is_up(&balancer, server));
+            assert_eq!(up, wants_header == header_is_sent, "{keys}");
+        }
+        let client = balancer.datagrams();
+        client.send(b"of a client");
+        let server = if header_is_sent { &with_header } else { &without };
+        let header = if header_is_sent { header(client.address(), balancer.address()) } else { Vec::new() };
+        assert_eq!(server.who_said(&[&header[..], b"of a client"].concat()).ip(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    // Checks elsewhere have none: who is there is no one that clients come to.
+    let server = DatagramServer::silent();
+    let port = without.address().port();
+    let at_its_own = SocketAddr::new(without.address().ip(), server.address().port());
+    let text = datagrams(loopback::free(), "")
+        + &weighted("default", &format!("send_proxy = \"v2\"\n{CHECK}check_port = {port}\n"), [(at_its_own, 1)]);
+    let balancer = Setup::new().config(&text).start();
+    wait::until("it is up", || balancer.listed(at_its_own).health.state == HealthState::Up);
 }
 
 /// The client that is a balancer before this one.
