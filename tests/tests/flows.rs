@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tests::balancer::WAIT;
 use tests::config::{datagram_pool, datagrams, weighted};
 use tests::datagrams::{named, sockets_towards};
@@ -792,10 +793,12 @@ fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_go_to_servers_that_
     let client = balancer.datagrams();
     client.send(b"the first");
     let _ = server.wait_for(1);
+    // Others have listeners with less room.
+    let count = if geteuid().is_root() { 8000 } else { 200 };
     balancer.signal(Signal::SIGSTOP);
     balancer.signal(Signal::SIGTERM);
-    (0..1000).for_each(|number: u32| client.send(&number.to_be_bytes()));
+    (0..count).for_each(|number: u32| client.send(&number.to_be_bytes()));
     balancer.signal(Signal::SIGCONT);
     assert!(balancer.wait_for_end().success());
-    let _ = server.wait_for(1001);
+    let _ = server.wait_for(usize::try_from(count).expect("few") + 1);
 }

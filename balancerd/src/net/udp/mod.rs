@@ -52,8 +52,9 @@ const LEAST_BYTES: usize = 64 * 1024;
 /// Answers after which a flow lets the kernel join them to trains: that is a call which short flows need not make.
 const ANSWERS_TO_JOIN: u64 = 16;
 
-/// Datagrams that are taken from a listener which is about to close: those that waited at that moment.
-const MOST_LAST: u32 = 4096;
+/// Datagrams that are taken from a listener which is about to close: those that waited at that moment. As many as it has room
+/// for: the kernel doubles what it is asked for, and counts more than half a KiB for each.
+const MOST_LAST: u32 = 16 * 1024;
 
 /// Flows that are looked at in a turn when others may be in charge of them.
 const LOOKS_PER_TURN: usize = 1024;
