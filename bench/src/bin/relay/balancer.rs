@@ -34,6 +34,9 @@ pub(crate) enum Kind {
     HaproxySplice,
     /// nginx `stream`: `hash $remote_addr consistent`.
     Nginx,
+    /// A bare relay to the first server, the program `floor` beside this one: what no balancer on this machine goes below
+    /// unless it calls the kernel less often.
+    Floor,
     /// The daemon of this project.
     Balancerd,
     /// Another build of the daemon: that of `--before`.
@@ -48,6 +51,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
+            Self::Floor => "floor",
             Self::Balancerd => "balancerd",
             Self::Before => "before",
         }
@@ -58,6 +62,7 @@ impl Kind {
 pub(crate) struct Programs {
     pub(crate) balancerd: PathBuf,
     pub(crate) balancerctl: PathBuf,
+    pub(crate) floor: PathBuf,
     /// Where another build of both is.
     pub(crate) before: Option<PathBuf>,
 }
@@ -69,6 +74,7 @@ impl Programs {
             Kind::Direct => Vec::new(),
             Kind::Haproxy | Kind::HaproxySplice => vec![PathBuf::from(HAPROXY)],
             Kind::Nginx => vec![PathBuf::from(NGINX_STREAM_MODULE)],
+            Kind::Floor => vec![self.floor.clone()],
             Kind::Balancerd | Kind::Before => self.ours(kind).to_vec(),
         };
         needed.into_iter().find(|path| !path.exists())
@@ -106,6 +112,10 @@ impl Balancer {
             Kind::Haproxy => start_haproxy(&directory, addr, servers, false),
             Kind::HaproxySplice => start_haproxy(&directory, addr, servers, true),
             Kind::Nginx => start_nginx(&directory, addr, servers),
+            Kind::Floor => {
+                let arguments = [addr, servers.addrs[0]].map(|addr| addr.to_string());
+                Process::start(&directory, "floor", &programs.floor, arguments)
+            }
             Kind::Balancerd | Kind::Before => start_balancerd(&directory, addr, servers, &programs.ours(kind)),
         }?;
         client::await_answer(addr, &mut process).with_context(|| format!("start {}", kind.name()))?;
