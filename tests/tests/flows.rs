@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tests::balancer::WAIT;
 use tests::config::{datagram_pool, datagrams, weighted};
 use tests::datagrams::{named, sockets_towards};
@@ -721,4 +723,82 @@ fn a_server_that_reads_nothing_and_a_client_that_reads_nothing_hold_nobody_up() 
     let _ = deaf.wait_for(1000);
     assert_eq!(balancer.service().active, 3);
     balancer.assert_quiet();
+}
+
+#[test]
+fn a_flow_that_has_had_more_than_one_may_have_now_is_followed_by_another() {
+    let server = DatagramServer::start();
+    let listen = loopback::free();
+    let text = |keys: &str| datagrams(listen, keys) + &datagram_pool("", [&server]);
+    let balancer = Setup::new().config(&text("")).start();
+    let client = balancer.datagrams();
+    for round in 0..5 {
+        assert_eq!(client.ask(format!("before {round}").as_bytes()), server.address());
+    }
+    balancer.configure(&text("requests = 3"));
+    balancer.reload().expect("taken");
+    for round in 0..3 {
+        assert_eq!(client.ask(format!("after {round}").as_bytes()), server.address());
+    }
+    assert_eq!(balancer.service().total, 2);
+    let service = balancer.service();
+    assert_eq!((service.datagrams.datagrams_in, service.datagrams.dropped_in.len()), (8, 0));
+}
+
+#[test]
+fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_room() {
+    let server = DatagramServer::silent();
+    // With a header before each, it goes by a call that answers to commands do not use.
+    let balancer = Balancer::of_datagrams("requests = 3", "send_proxy = \"v2\"", [&server]);
+    let client = balancer.datagrams();
+    client.send(b"before");
+    let _ = server.wait_for(1);
+    let Some(tracer) = balancer.fail("sendmsg", "EAGAIN") else { return };
+    client.send_train(&vec![vec![7; 100]; 10]);
+    wait::until("they are counted", || balancer.dropped(DropReason::SendBufferFull) == 10);
+    drop(tracer);
+    wait::until("it goes on", || {
+        client.send(b"after");
+        server.words().iter().any(|words| words.ends_with(b"after"))
+    });
+}
+
+#[test]
+fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
+    let Some([prlimit]) = installed(["prlimit"]) else { return };
+    let servers = [DatagramServer::start(), DatagramServer::start()];
+    let balancer = Balancer::of_datagrams("", "", &servers);
+    let [first, second] = [servers[0].address(), servers[1].address()];
+    let clients: Vec<_> =
+        balancer.clients_of(first, 10).into_iter().map(|number| balancer.datagrams_of(number)).collect();
+    clients.iter().for_each(|client| assert_eq!(client.ask(b"before"), first));
+    let limit = |count: usize| {
+        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
+    };
+    // Room for the control connection, which makes the change.
+    limit(process::first_free_descriptor(balancer.pid()) + 1);
+    balancer.remove(first);
+    for client in &clients {
+        assert_eq!(client.ask_until_answered(b"after"), second);
+    }
+    limit(20_000);
+    assert_eq!((balancer.service().active, balancer.list().servers.len()), (10, 1));
+    balancer.assert_quiet();
+}
+
+#[test]
+fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_go_to_servers_that_do_not_answer() {
+    let server = DatagramServer::silent();
+    let mut balancer = Balancer::of_datagrams("", "one_way = true", [&server]);
+    let client = balancer.datagrams();
+    client.send(b"the first");
+    let _ = server.wait_for(1);
+    // Others have listeners with less room.
+    let count = if geteuid().is_root() { 8000 } else { 200 };
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    (0..count).for_each(|number: u32| client.send(&number.to_be_bytes()));
+    balancer.signal(Signal::SIGCONT);
+    assert!(balancer.wait_for_end().success());
+    let _ = server.wait_for(usize::try_from(count).expect("few") + 1);
 }

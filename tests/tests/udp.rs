@@ -1,15 +1,15 @@
 //! Each datagram comes to the one it is for: once, unchanged, in order, and from the address that was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::Command;
 
-use tests::config::{datagram_pool, datagrams};
+use tests::config::{self, datagram_pool, datagrams, service, weighted};
 use tests::datagrams::{LONGEST, of_named, sockets_towards};
 use tests::noise::Noise;
 use tests::programs::installed;
 use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, namespace, wait};
-use wire::report::{DropReason, EndReason};
+use wire::report::{DropReason, EndReason, HealthState};
 use wire::settings::Transport;
 
 /// Bytes that may be under way at a time, so that no buffer of the kernel is full: it takes more memory than bytes.
@@ -299,6 +299,45 @@ fn both_protocols_have_one_port_and_one_pool() {
 }
 
 #[test]
+fn another_programs_port_of_the_other_protocol_may_be_that_of_a_server() {
+    let (tcp, udp) = (Server::start(), DatagramServer::start());
+    // Datagrams to where the other program takes connections are the balancer's.
+    let text = datagrams(tcp.address(), "") + &datagram_pool("", [&udp]);
+    let other = |listen: SocketAddr| service("web", listen, "web") + &config::pool("web", "", [&tcp]);
+    let listen = loopback::free();
+    let balancer = Setup::new().config(&(text.clone() + &other(listen))).start();
+    assert_eq!(Client::connect(listen).server(), tcp.address());
+    assert_eq!(DatagramClient::new(tcp.address()).ask(b"question"), udp.address());
+
+    // The same by commands.
+    drop(balancer);
+    let balancer = Setup::new().config(&text).start();
+    let listen = loopback::free();
+    for line in [
+        "pool add web".to_owned(),
+        format!("add {} {} --pool web", tcp.address().ip(), tcp.address().port()),
+        format!("service add web {} {} --pool web", listen.ip(), listen.port()),
+    ] {
+        let output = balancer.ctl(&line);
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+    assert_eq!(Client::connect(listen).server(), tcp.address());
+    // But datagrams would come back.
+    let refused = |line: &str| {
+        let output = balancer.ctl(line);
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let own = tcp.address();
+    assert!(refused(&format!("add {} {}", own.ip(), own.port())).contains("is the balancer's own address"));
+    let listen = loopback::free();
+    let line = format!("service add dgrams {} {} --pool web --protocol udp", listen.ip(), listen.port());
+    assert!(refused(&line).contains("is the balancer's own address"));
+    let line = format!("service add both {} 0 --protocol tcp+udp", loopback::fresh());
+    assert!(refused(&line).contains("a port has to be given"));
+}
+
+#[test]
 fn an_answer_from_elsewhere_does_not_reach_the_client() {
     let server = DatagramServer::silent();
     let balancer = Balancer::of_datagrams("", "", [&server]);
@@ -455,6 +494,41 @@ fn servers_get_a_header_in_each_datagram_or_in_the_first() {
     assert_eq!(server.wait_for(2).into_iter().map(|heard| heard.bytes).collect::<BTreeSet<_>>(), expected);
 }
 
+#[test]
+fn checks_by_datagrams_have_the_header_that_clients_datagrams_have() {
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    const CHECK: &str = "check = \"udp\"\ncheck_send = \"PING\"\ncheck_expect = \"PONG\"\ncheck_interval = \"100ms\"\n\
+                         check_timeout = \"100ms\"\ncheck_fall = 1\ncheck_initial = \"down\"\n";
+    let answers = |asked: Vec<u8>| {
+        DatagramServer::with(move |_, bytes| if bytes == asked { vec![b"PONG".to_vec()] } else { Vec::new() })
+    };
+    let (with_header, without) = (answers([LOCAL, b"PING"].concat()), answers(b"PING".to_vec()));
+    let is_up = |balancer: &Balancer, server: &DatagramServer| {
+        let health = balancer.listed(server.address()).health;
+        (health.passed + health.failed > 2).then_some(health.state == HealthState::Up)
+    };
+    for (keys, header_is_sent) in [("send_proxy = \"v2\"\n", true), ("", false)] {
+        let balancer = Balancer::of_datagrams("", &format!("{keys}{CHECK}"), [&with_header, &without]);
+        for (server, wants_header) in [(&with_header, true), (&without, false)] {
+            let up = wait::for_some("it is checked", || is_up(&balancer, server));
+            assert_eq!(up, wants_header == header_is_sent, "{keys}");
+        }
+        let client = balancer.datagrams();
+        client.send(b"of a client");
+        let server = if header_is_sent { &with_header } else { &without };
+        let header = if header_is_sent { header(client.address(), balancer.address()) } else { Vec::new() };
+        assert_eq!(server.who_said(&[&header[..], b"of a client"].concat()).ip(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    // Checks elsewhere have none: who is there is no one that clients come to.
+    let server = DatagramServer::silent();
+    let port = without.address().port();
+    let at_its_own = SocketAddr::new(without.address().ip(), server.address().port());
+    let text = datagrams(loopback::free(), "")
+        + &weighted("default", &format!("send_proxy = \"v2\"\n{CHECK}check_port = {port}\n"), [(at_its_own, 1)]);
+    let balancer = Setup::new().config(&text).start();
+    wait::until("it is up", || balancer.listed(at_its_own).health.state == HealthState::Up);
+}
+
 /// The client that is a balancer before this one.
 const PROXY: u32 = 999_999;
 
@@ -509,6 +583,115 @@ fn a_header_says_who_the_client_is_in_each_datagram_or_in_the_first() {
         assert_eq!(other.ask(&words), balancer.server_of(3));
         balancer.wait_for_log("did not begin with the PROXY protocol header");
     }
+}
+
+#[test]
+fn clients_behind_one_socket_of_a_proxy_are_told_apart_where_each_datagram_has_a_header() {
+    let servers = DatagramServer::several(3);
+    let accept = format!("accept_proxy = [\"{}\"]\ndeny = [\"{}\"]", loopback::client(PROXY), loopback::client(50));
+    let balancer = Balancer::of_datagrams(&accept, "send_proxy = \"v2\"", &servers);
+    let said = |client: SocketAddr, words: &[u8]| [&header(client, balancer.address())[..], words].concat();
+    let proxy = balancer.datagrams_of(PROXY);
+    for round in 0..2 {
+        for number in 0..20 {
+            let client = SocketAddr::new(loopback::client(number), 4000);
+            let words = said(client, format!("{number} in round {round}").as_bytes());
+            proxy.send(&words);
+            assert_eq!(proxy.answer(), (balancer.server_of(number), words));
+        }
+        proxy.send(&said(SocketAddr::new(loopback::client(50), 4000), b"of somebody who is not let in"));
+        wait::until("it is counted", || balancer.dropped(DropReason::Denied) == round + 1);
+    }
+    assert_eq!(balancer.service().total, 20);
+    proxy.assert_nothing_more();
+}
+
+#[test]
+fn clients_by_link_local_addresses_get_their_own_answers() {
+    namespace::inside("clients_by_link_local_addresses_get_their_own_answers", || {
+        // Two hosts with one address, each at its own interface.
+        let hosts = ["one", "other"];
+        namespace::hosts(&hosts);
+        for host in hosts {
+            namespace::run(&format!("ip link add to-{host} type veth peer name eth0 netns {host}"));
+            namespace::run(&format!("ip -n {host} addr add fe80::77/64 dev eth0 nodad"));
+            namespace::run(&format!("ip -n {host} link set eth0 up"));
+            namespace::run(&format!("ip addr add fe80::1/64 dev to-{host} nodad"));
+            namespace::run(&format!("ip link set to-{host} up"));
+        }
+        let servers = [DatagramServer::start()];
+        let balancer = at("[::]:53".parse().expect("an address"), "", "", &servers);
+        let clients = hosts.map(|host| {
+            namespace::at(host, || {
+                let scope = nix::net::if_::if_nametoindex("eth0").expect("it is there");
+                let bound = SocketAddrV6::new("fe80::77".parse().expect("an address"), 4000, 0, scope);
+                let socket = UdpSocket::bind(bound).expect("bound");
+                socket.set_read_timeout(Some(wait::LIMIT)).expect("set");
+                socket.connect(SocketAddrV6::new("fe80::1".parse().expect("an address"), 53, 0, scope)).expect("a way");
+                socket
+            })
+        });
+        for round in 0..3 {
+            let words = hosts.map(|host| format!("{host} {round}"));
+            for (client, words) in clients.iter().zip(&words) {
+                client.send(words.as_bytes()).expect("sent");
+            }
+            for (client, words) in clients.iter().zip(&words) {
+                let mut buffer = [0; 256];
+                let count = client.recv(&mut buffer).expect("an answer comes");
+                assert_eq!(of_named(&buffer[..count]).1, words.as_bytes());
+            }
+        }
+        assert_eq!(balancer.service().total, 2);
+        assert!(balancer.service().datagrams.dropped_out.is_empty());
+    });
+}
+
+#[test]
+fn datagrams_go_on_when_the_balancer_has_another_address() {
+    namespace::inside("datagrams_go_on_when_the_balancer_has_another_address", || {
+        namespace::hosts(&["servers"]);
+        namespace::run("ip link add way type veth peer name eth0 netns servers");
+        namespace::run("ip -n servers addr add 10.7.0.1/24 dev eth0");
+        namespace::run("ip -n servers link set eth0 up");
+        namespace::run("ip addr add 10.7.0.2/24 dev way");
+        namespace::run("ip link set way up");
+        for (port, keys) in [(4001, ""), (4002, "one_way = true")] {
+            let address = SocketAddr::from(([10, 7, 0, 1], port));
+            let server = namespace::at("servers", || DatagramServer::at(address, |_, _| Vec::new()));
+            let balancer = Balancer::of_datagrams("", keys, [&server]);
+            let client = balancer.datagrams();
+            client.send(b"before");
+            assert_eq!(server.who_said(b"before").ip(), IpAddr::V4(Ipv4Addr::new(10, 7, 0, 2)), "{keys}");
+            namespace::run("ip addr del 10.7.0.2/24 dev way");
+            namespace::run("ip addr add 10.7.0.3/24 dev way");
+            wait::until("datagrams come again", || {
+                client.send(b"after");
+                server.words().contains(&b"after".to_vec())
+            });
+            assert_eq!(server.who_said(b"after").ip(), IpAddr::V4(Ipv4Addr::new(10, 7, 0, 3)), "{keys}");
+            namespace::run("ip addr del 10.7.0.3/24 dev way");
+            namespace::run("ip addr add 10.7.0.2/24 dev way");
+        }
+    });
+}
+
+#[test]
+fn datagrams_for_servers_that_do_not_answer_come_from_another_address_when_a_pool_says_so() {
+    let server = DatagramServer::silent();
+    let listen = loopback::free();
+    let [first, second] = [loopback::fresh(), loopback::fresh()];
+    let text = |source: IpAddr| {
+        datagrams(listen, "") + &datagram_pool(&format!("one_way = true\nsource = \"{source}\""), [&server])
+    };
+    let balancer = Setup::new().config(&text(first)).start();
+    let client = balancer.datagrams();
+    client.send(b"before");
+    assert_eq!(server.who_said(b"before").ip(), first);
+    balancer.configure(&text(second));
+    balancer.reload().expect("taken");
+    client.send(b"after");
+    assert_eq!(server.who_said(b"after").ip(), second);
 }
 
 #[test]

@@ -16,7 +16,7 @@ const ENDS: [&str; 2] = ["requests", "answers"];
 pub(super) struct User<'d> {
     pub(super) service: &'d str,
     pub(super) pool: String,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     /// Where it says what it speaks, or begins.
     at: usize,
     /// Those of [`ENDS`] that it has, and where.

@@ -52,10 +52,13 @@ impl<'d> Listens<'d> {
         })
     }
 
-    /// The service that a connection or a datagram to this address would come to, as far as addresses tell, without asking
-    /// which ones this machine has.
-    pub(super) fn answers_at(&self, address: SocketAddr) -> Option<Holder<'d>> {
-        self.tcp.answers_at(address).or_else(|| self.udp.answers_at(address))
+    /// The service that a connection to this address would come to, or a datagram, of those transports that are spoken there;
+    /// as far as addresses tell, without asking which ones this machine has.
+    pub(super) fn answers_at(&self, address: SocketAddr, spoken: &[Transport]) -> Option<Holder<'d>> {
+        spoken.iter().find_map(|transport| match transport {
+            Transport::Tcp => self.tcp.answers_at(address),
+            Transport::Udp => self.udp.answers_at(address),
+        })
     }
 }
 
@@ -174,11 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_looked_for_among_the_listeners_of_both_transports() {
+    fn a_server_is_looked_for_among_the_listeners_of_the_transports_that_it_is_spoken_to_by() {
         for protocol in Protocol::ALL {
             let mut listens = Listens::default();
             listens.claim(protocol, holder("a", "0.0.0.0", 53)).expect("free");
-            assert!(listens.answers_at(holder("", "127.0.0.1", 53).address).is_some(), "{protocol}");
+            for spoken in Protocol::ALL {
+                let found = listens.answers_at(holder("", "127.0.0.1", 53).address, spoken.transports());
+                assert_eq!(found.is_some(), protocol.overlaps(spoken), "{protocol} and {spoken}");
+            }
         }
     }
 
@@ -196,7 +202,7 @@ mod tests {
         ] {
             let mut listens = Listens::default();
             listens.claim(Protocol::Tcp, holder("a", listen, 80)).expect("free");
-            let found = |port| listens.answers_at(holder("", server, port).address).is_some();
+            let found = |port| listens.answers_at(holder("", server, port).address, &[Transport::Tcp]).is_some();
             assert_eq!((found(80), found(81)), (answers, false), "{listen} and {server}");
         }
     }

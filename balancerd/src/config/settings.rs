@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
 use wire::settings::{
     DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
-    Settings, is_name,
+    Settings, Transport, is_name,
 };
 
 use super::file::File;
@@ -203,6 +203,14 @@ fn read_service<'d>(
     for (index, address) in listen.iter().enumerate() {
         let at = address.span().start;
         let holder = Holder { service: named.name, address: *address.get_ref(), at };
+        if known == Some(Protocol::TcpAndUdp) && holder.address.port() == 0 {
+            faults.note(at, || {
+                let path = section.path.key("listen");
+                format!(
+                    "{path}: with protocol = \"tcp+udp\" a port has to be given: for port 0 the system would choose two"
+                )
+            });
+        }
         let twice = || listen[..index].iter().find(|other| other.get_ref() == address.get_ref());
         // Addresses with port 0 do not collide, but two times the same one is a slip all the same.
         let of_port_0 = if holder.address.port() == 0 { twice() } else { None };
@@ -316,7 +324,7 @@ fn read_pool(
         health: health::read(&section, faults),
         server_side: connection::read_server_side(&section, faults),
         flows: flow::read_flow_policy(&section, faults),
-        servers: read_servers(&section, listens, faults),
+        servers: read_servers(&section, listens, &spoken(named.name, users), faults),
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {
@@ -358,9 +366,18 @@ pub(super) fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, 
     }
 }
 
+/// What the services of a pool speak to its servers; everything where that is not known.
+fn spoken(pool: &str, users: &[User<'_>]) -> Vec<Transport> {
+    let is_spoken = |transport: &Transport| users.iter().any(|user| user.pool == pool && user.protocol.has(*transport));
+    let all = Protocol::TcpAndUdp.transports();
+    let spoken: Vec<Transport> = all.iter().copied().filter(is_spoken).collect();
+    if spoken.is_empty() { all.to_vec() } else { spoken }
+}
+
 fn read_servers(
     pool: &Section<'_, '_>,
     listens: &Listens<'_>,
+    spoken: &[Transport],
     faults: &mut Faults<'_>,
 ) -> BTreeMap<SocketAddr, ServerSettings> {
     const EXAMPLE: &str = "{ address = \"10.0.0.1:8080\", weight = 1 }";
@@ -399,7 +416,7 @@ fn read_servers(
         let Some(address) = section.take_spanned("address", value::server_address, faults) else { continue };
         let (at, address) = (address.span().start, address.into_inner());
         let text = faults.text();
-        if let Some(holder) = listens.answers_at(address) {
+        if let Some(holder) = listens.answers_at(address, spoken) {
             faults.note(at, || {
                 format!(
                     "{}: {address} is the balancer itself, which listens on {} for service {} in line {}; it would \

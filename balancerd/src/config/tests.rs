@@ -1255,6 +1255,34 @@ fn a_server_is_in_its_pool_once_and_is_not_the_balancer() {
 }
 
 #[test]
+fn a_server_may_have_a_port_of_the_balancer_that_speaks_something_else_there() {
+    let text = |one: &str, other: &str| {
+        format!(
+            "[service.one]\nlisten = \"0.0.0.0:53\"\npool = \"one\"\nprotocol = \"{one}\"\n\
+             [service.other]\nlisten = \"0.0.0.0:54\"\npool = \"other\"\nprotocol = \"{other}\"\n\
+             [pool.one]\n[pool.other]\nservers = [{{ address = \"127.0.0.1:53\" }}]\n"
+        )
+    };
+    good(&text("udp", "tcp"));
+    good(&text("tcp", "udp"));
+    for (one, other) in [("udp", "tcp+udp"), ("tcp+udp", "tcp"), ("udp", "udp")] {
+        assert!(wrong(&text(one, other)).contains("127.0.0.1:53 is the balancer itself"), "{one} and {other}");
+    }
+}
+
+#[test]
+fn with_both_protocols_a_port_is_given() {
+    let text = |protocol: &str| {
+        format!("[service.web]\nlisten = \"127.0.0.1:0\"\npool = \"web\"\nprotocol = \"{protocol}\"\n[pool.web]\n")
+    };
+    good(&text("tcp"));
+    good(&text("udp"));
+    let words = "2:10: service.web.listen: with protocol = \"tcp+udp\" a port has to be given: for port 0 the system would \
+                 choose two";
+    assert_eq!(wrong(&text("tcp+udp")), words);
+}
+
+#[test]
 fn a_pool_has_limits() {
     let servers = |count: usize| -> String {
         (0..count).map(|number| format!("{{address = \"10.{}.{}.1:80\"}},", number / 256, number % 256)).collect()

@@ -549,6 +549,11 @@ impl Daemon {
         for id in self.listeners.keys().collect::<Vec<_>>() {
             self.unlisten(id, !limit.is_zero(), now);
         }
+        if !limit.is_zero() {
+            // Datagrams that begin no flow are all that some services have, and then this turn is the last.
+            let cx = &mut lend!(self, now);
+            self.flows.receive_last(cx);
+        }
         self.stop_at = Some(at);
     }
 

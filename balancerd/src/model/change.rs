@@ -114,10 +114,12 @@ impl Model {
         work: &mut Work,
     ) -> Result<Vec<Effect>, Halt> {
         check_server(address, &settings)?;
-        if self.services.values().filter(|service| !service.leaving).any(|service| {
-            service.settings.listen.iter().any(|own| answers_at(*own, address))
-                || service.addresses.iter().any(|own| answers_at(*own, address))
-        }) {
+        let services = || self.services.values().filter(|service| !service.leaving);
+        let would_come_back = |by: &Service| {
+            let mut its = services().filter(|other| other.settings.protocol.overlaps(by.settings.protocol));
+            its.any(|service| service.answers_at(address))
+        };
+        if services().any(|service| service.pool == pool && would_come_back(service)) {
             return Err(Refusal::Itself { server: address }.into());
         }
         let known = self.pools[pool].members.get(&address).copied();
@@ -339,12 +341,22 @@ impl Model {
             .collect();
         check_service(settings, &taken)?;
         check_together((name, settings), (&settings.pool, &self.pools[pool].settings))?;
-        for pool in self.pools.values() {
+        let mut overlapping = self
+            .services
+            .values()
+            .filter(|service| !service.leaving)
+            .filter(|service| service.settings.protocol.overlaps(settings.protocol));
+        let speaking: Vec<PoolId> = overlapping.clone().map(|service| service.pool).chain([pool]).collect();
+        for pool in self.pools.iter().filter(|(id, _)| speaking.contains(id)).map(|(_, pool)| pool) {
             for &server in pool.members.keys() {
                 if let Some(listen) = settings.listen.iter().find(|listen| answers_at(**listen, server)) {
                     return Err(Refusal::ListensAtServer { listen: *listen, server, pool: pool.name.clone() });
                 }
             }
+        }
+        let is_one_of_ours = |server: &&SocketAddr| overlapping.any(|service| service.answers_at(**server));
+        if let Some(server) = self.pools[pool].members.keys().find(is_one_of_ours) {
+            return Err(Refusal::Itself { server: *server });
         }
         if dry_run {
             return Ok(Vec::new());

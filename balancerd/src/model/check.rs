@@ -306,20 +306,33 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[Taken<'_>]) -> R
     if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
         return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }
+    if service.protocol == Protocol::TcpAndUdp && service.listen.iter().any(|listen| listen.port() == 0) {
+        let fault = "with protocol = \"tcp+udp\" a port has to be given: for port 0 the system would choose two";
+        return Err(bad("listen", fault));
+    }
     check_time("flow_timeout", Some(service.flows.timeout_ms.get()), FLOW_TIMEOUT_MS)?;
     check_client_side(&service.client_side)
 }
 
-/// No server may be where the balancer itself listens.
+/// No server may be where the balancer itself listens with what it is spoken to by: the same port by the other transport is
+/// another program's.
 fn check_circles(settings: &Settings, listening: &[Taken<'_>]) -> Result<(), Refusal> {
-    for pool in settings.pools.values() {
-        for &server in pool.servers.keys() {
-            if listening.iter().any(|taken| answers_at(taken.listen, server)) {
-                return Err(Refusal::Itself { server });
-            }
+    for (name, pool) in &settings.pools {
+        if let Some(server) = pool.servers.keys().find(|server| is_a_circle(settings, name, **server, listening)) {
+            return Err(Refusal::Itself { server: *server });
         }
     }
     Ok(())
+}
+
+/// Whether what services send to this server of a pool would come back. Of a pool that none of them uses nothing is sent.
+pub(super) fn is_a_circle(settings: &Settings, pool: &str, server: SocketAddr, listening: &[Taken<'_>]) -> bool {
+    let its: Vec<_> = listening.iter().filter(|taken| answers_at(taken.listen, server)).collect();
+    !its.is_empty()
+        && settings
+            .services
+            .values()
+            .any(|service| service.pool == pool && its.iter().any(|taken| taken.protocol.overlaps(service.protocol)))
 }
 
 fn bad(key: &str, fault: &str) -> Refusal {
@@ -629,6 +642,40 @@ mod tests {
         assert_eq!((of(Tcp, Udp), of(Udp, Tcp)), (None, None));
         for (one, other) in [(Tcp, Tcp), (Udp, Udp), (TcpAndUdp, Tcp), (Udp, TcpAndUdp)] {
             assert_eq!(of(one, other).as_deref(), Some("service a listens at 127.0.0.1:53"));
+        }
+    }
+
+    #[test]
+    fn a_server_is_the_balancer_where_it_listens_with_what_the_server_is_spoken_to_by() {
+        let of = |listening: Protocol, spoken: Option<Protocol>| {
+            let mut settings = Settings::default();
+            let server = "127.0.0.1:53".parse().expect("an address");
+            let with_server = PoolSettings { servers: [(server, ServerSettings::default())].into(), ..<_>::default() };
+            settings.pools = [("a".to_owned(), PoolSettings::default()), ("b".to_owned(), with_server)].into();
+            let mut serve = |name: &str, listen: &str, protocol| {
+                let service = ServiceSettings::new(vec![listen.parse().expect("an address")], name);
+                settings.services.insert(name.to_owned(), ServiceSettings { protocol, ..service });
+            };
+            serve("a", "0.0.0.0:53", listening);
+            if let Some(protocol) = spoken {
+                serve("b", "127.0.0.1:54", protocol);
+            }
+            check(&settings)
+        };
+        for listening in Protocol::ALL {
+            assert_eq!(of(listening, None), Ok(()), "nobody uses it");
+            for spoken in Protocol::ALL {
+                assert_eq!(of(listening, Some(spoken)).is_err(), listening.overlaps(spoken), "{listening} {spoken}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_both_protocols_there_is_one_port() {
+        for protocol in Protocol::ALL {
+            let service = ServiceSettings::new(vec!["127.0.0.1:0".parse().expect("an address")], "web");
+            let refused = check_service(&ServiceSettings { protocol, ..service }, &[]);
+            assert_eq!(refused.is_err(), protocol == Protocol::TcpAndUdp, "{protocol}");
         }
     }
 

@@ -24,6 +24,14 @@ pub(crate) struct Handling {
     pub(crate) send_proxy: Option<SendProxy>,
 }
 
+/// Where a flow is to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Onward {
+    pub(crate) server: ServerId,
+    /// Its own server is lost; otherwise this one is but better.
+    pub(crate) is_lost: bool,
+}
+
 impl Model {
     /// How the datagrams of a service are handled, as long as it is there.
     pub(crate) fn handling(&self, service: ServiceId) -> Option<Handling> {
@@ -143,29 +151,27 @@ impl Model {
     }
 
     /// The other server that a flow is to go on with now, if it is to: since its own is lost, or since there is a better one.
-    pub(crate) fn flow_goes_to(
-        &mut self,
-        service: ServiceId,
-        client: SocketAddr,
-        server: ServerId,
-    ) -> Option<(ServerId, SocketAddr)> {
+    pub(crate) fn flow_goes_to(&mut self, service: ServiceId, client: SocketAddr, server: ServerId) -> Option<Onward> {
         let pool_id = self.services.get(service)?.pool;
-        let (pool, entry) = (self.pools.get(pool_id)?, self.servers.get(server)?);
+        let (pool, entry) = (self.pools.get_mut(pool_id)?, self.servers.get(server)?);
         let policy = pool.settings.flows;
         // With those that leave over a time, their flows go bit by bit.
         let leaves = entry.leaving.is_some_and(|leave| !matches!(leave.how, Removal::Over { .. }));
         let is_gone = entry.pool != pool_id || leaves;
         let is_lost = is_gone || !entry.is_up();
         let follows = policy.on_return == OnReturn::Move && pool.settings.policy == Policy::ConsistentHash;
-        let tried: &[ServerId] = match is_lost {
-            true if policy.on_loss == OnLoss::Move => &[server],
-            false if follows && entry.takes_part() => &[],
+        let to = match is_lost {
+            true if policy.on_loss == OnLoss::Move => self.pick(service, client, &[server])?.0,
+            false if follows && entry.takes_part() => {
+                let pick = pool.pick(client, &[], &self.servers, &mut self.rng);
+                // Its own has no room for one more session, which this one is not.
+                pick.server.filter(|_| !pick.passed.contains(&server))?
+            }
             _ => return None,
         };
-        let (to, address) = self.pick(service, client, tried)?;
         // With nobody up, all may be in use: none of them is better than another.
         let is_better = is_gone || !is_lost || self.servers[to].is_up();
-        (to != server && is_better).then_some((to, address))
+        (to != server && is_better).then_some(Onward { server: to, is_lost })
     }
 
     /// The other server that a flow goes on with when its own is to have it no longer, if flows of its pool do.
@@ -188,5 +194,40 @@ impl Model {
     /// Whether it may be that flows are to go on with other servers, since the last time that it was asked.
     pub(crate) fn take_picks_changed(&mut self) -> bool {
         std::mem::take(&mut self.picks_changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use wire::settings::{PoolSettings, Protocol, ServerSettings};
+
+    use super::*;
+    use crate::event;
+    use crate::model::tests::{POINTS, address, client, settings, started};
+
+    #[test]
+    fn a_flow_that_takes_the_last_place_of_its_server_stays_there() {
+        let mut settings = settings("0.0.0.0:80", POINTS);
+        settings.services.get_mut("default").expect("a service").protocol = Protocol::Udp;
+        let pool: &mut PoolSettings = settings.pools.get_mut("default").expect("a pool");
+        pool.flows.on_return = OnReturn::Move;
+        let one_place = ServerSettings { max_sessions: NonZeroU64::new(1), ..ServerSettings::default() };
+        pool.servers = (1..=3).map(|number| (address(number), one_place)).collect();
+        let now = event::now();
+        let mut model = started(&settings, now);
+        let service = model.service_named("default").expect("a service");
+        let (server, _) = model.pick(service, client(1), &[]).expect("a server");
+        model.flow_began(service, client(1).ip(), server, now);
+        assert_eq!(model.flow_goes_to(service, client(1), server), None);
+        let (second, _) = model.pick(service, client(1), &[]).expect("another one");
+        assert_ne!(second, server);
+        model.flow_began(service, client(1).ip(), second, now);
+        let overflows = model.servers[server].overflows;
+        assert_eq!(model.flow_goes_to(service, client(1), second), None, "its own has no room");
+        assert_eq!(model.servers[server].overflows, overflows, "nobody came");
+        model.flow_ended(service, client(1).ip(), server, EndReason::Killed, now);
+        assert_eq!(model.flow_goes_to(service, client(1), second), Some(Onward { server, is_lost: false }));
     }
 }

@@ -12,7 +12,7 @@ use wire::control::{Refusal, Removal};
 use wire::report::{PoolMovesReport, ReloadReport};
 use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
-use super::check::{Taken, check, check_pool, check_service, check_together, taken_by};
+use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
 use super::picker::{Picker, points};
@@ -120,10 +120,11 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
             left_out.push(Subject::Service { service: name });
         }
     }
-    let listening: Vec<SocketAddr> = settings.services.values().flat_map(|service| service.listen.clone()).collect();
+    let services = Settings { pools: BTreeMap::new(), ..settings.clone() };
+    let listening: Vec<Taken<'_>> = services.services.iter().flat_map(|(name, its)| taken_by(name, its)).collect();
     for (name, pool) in &mut settings.pools {
         pool.servers.retain(|server, _| {
-            let goes = !listening.iter().any(|listen| answers_at(*listen, *server));
+            let goes = !is_a_circle(&services, name, *server, &listening);
             if !goes {
                 left_out.push(Subject::Server { pool: name.clone(), server: *server });
             }

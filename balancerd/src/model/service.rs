@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use wire::address::answers_at;
 use wire::report::{EndReason, ServiceReport, Waiting};
 use wire::settings::{ServiceSettings, Transport};
 
@@ -59,6 +60,11 @@ impl Service {
     /// Whether nothing more can come of it.
     pub(super) fn is_gone(&self) -> bool {
         self.leaving && !self.open && self.traffic.active == 0
+    }
+
+    /// Whether what is sent to an address comes to it.
+    pub(super) fn answers_at(&self, address: SocketAddr) -> bool {
+        self.settings.listen.iter().chain(&self.addresses).any(|own| answers_at(*own, address))
     }
 
     /// Why it takes no further client now, if it does not, and when it does again if that is known.

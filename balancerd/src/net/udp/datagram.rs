@@ -75,8 +75,16 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
 
 fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let ipv4 = storage.as_sockaddr_in().map(|address| SocketAddrV4::from(*address).into());
-    let ipv6 = || storage.as_sockaddr_in6().map(|address| canonical(SocketAddrV6::from(*address).into()));
-    ipv4.or_else(ipv6)
+    ipv4.or_else(|| storage.as_sockaddr_in6().map(|address| as_it_is_answered(SocketAddrV6::from(*address))))
+}
+
+/// IPv4 in its own form, and a link-local address with its interface: without that nothing can be sent there, and hosts at
+/// two of them may have the same one.
+fn as_it_is_answered(address: SocketAddrV6) -> SocketAddr {
+    match canonical(address.into()) {
+        SocketAddr::V6(plain) => SocketAddrV6::new(*plain.ip(), plain.port(), 0, address.scope_id()).into(),
+        ipv4 @ SocketAddr::V4(_) => ipv4,
+    }
 }
 
 /// Drops what the kernel keeps of ICMP errors beside the error that it gives with the next call: as long as it keeps some,
@@ -160,6 +168,9 @@ pub(super) struct Sent {
     pub(super) dropped: Vec<(DropReason, usize)>,
     /// What the kernel had heard of the other side since the last call, if it had: an ICMP error.
     pub(super) news: Option<Errno>,
+    /// The socket itself may be at fault: it has no way to the other side from its address, which stays as it was when it
+    /// was connected, whatever addresses this machine has since.
+    pub(super) is_stuck: bool,
 }
 
 impl Sent {
@@ -168,6 +179,7 @@ impl Sent {
         self.datagrams += later.datagrams;
         self.bytes += later.bytes;
         self.news = self.news.or(later.news);
+        self.is_stuck |= later.is_stuck;
         later.dropped.into_iter().for_each(|(reason, count)| self.dropped(reason, count));
     }
 
@@ -177,6 +189,7 @@ impl Sent {
     }
 
     fn dropped(&mut self, reason: DropReason, count: usize) {
+        self.is_stuck |= matches!(reason, DropReason::Unreachable | DropReason::SendFailed);
         match self.dropped.iter_mut().find(|(other, _)| *other == reason) {
             Some((_, so_far)) => *so_far += count,
             None => self.dropped.push((reason, count)),
@@ -214,6 +227,21 @@ pub(super) fn send_all(
         match send_one(&socket, route, header, datagram, None, &mut sent.news) {
             Ok(()) => sent.passed(Train::single(datagram)),
             Err(errno) => sent.dropped(reason(errno), 1),
+        }
+    }
+    sent
+}
+
+/// Sends datagrams with `header` before the first one that goes out, and the others without it.
+pub(super) fn send_introduced(socket: impl AsFd, header: &[u8], train: Train<'_>, singly: &mut bool) -> Sent {
+    let (mut sent, mut left) = (Sent::default(), Some(train));
+    while let Some(train) = left.take() {
+        if sent.datagrams > 0 {
+            sent.append(send_all(&socket, None, &[], train, singly));
+        } else {
+            let (first, others) = train.split_at(1);
+            sent.append(first.map_or_else(Sent::default, |first| send_all(&socket, None, header, first, singly)));
+            left = others;
         }
     }
     sent
@@ -393,6 +421,25 @@ mod tests {
             let received = receive(&to, &mut buffer, &mut control).expect("received");
             assert_eq!(&buffer[..received.length], expected);
         }
+    }
+
+    #[test]
+    fn the_first_that_goes_out_is_introduced_and_no_other() {
+        let (from, to) = (socket(), socket());
+        from.connect(to.local_addr().expect("bound")).expect("connected");
+        let (mut buffer, mut control) = (vec![0; 65_536], control_room());
+        let mut heard = || {
+            let received = receive(&to, &mut buffer, &mut control).expect("received");
+            buffer[..received.length].to_vec()
+        };
+        let sent = send_introduced(&from, b"H:", Train::new(b"aabbc", Some(2)), &mut false);
+        assert_eq!((sent.datagrams, sent.bytes), (3, 5));
+        assert_eq!([heard(), heard(), heard()], [&b"H:aa"[..], b"bb", b"c"]);
+        // With the header, the first is longer than a datagram may be.
+        let bytes = [&vec![7; 65_507][..], b"short"].concat();
+        let sent = send_introduced(&from, b"H:", Train::new(&bytes, Some(65_507)), &mut false);
+        assert_eq!((sent.datagrams, sent.dropped.as_slice()), (1, &[(DropReason::TooLong, 1)][..]));
+        assert_eq!(heard(), b"H:short");
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub(super) struct FlowKey {
     pub(super) peer: SocketAddr,
     /// The address of ours that it sends to, and that answers come from.
     pub(super) asked: SocketAddr,
+    /// Whose datagrams they are, as a header before each of them says: a proxy may send those of many from one socket. Without
+    /// such headers it is the peer.
+    pub(super) client: SocketAddr,
     /// Where each datagram may go to another server, a flow is between a client and one of them.
     pub(super) server: Option<ServerId>,
 }

@@ -7,6 +7,7 @@
 mod datagram;
 mod flow;
 mod listener;
+mod looks;
 mod one_way;
 mod portion;
 mod table;
@@ -29,9 +30,12 @@ use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
 use crate::event::{Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
-use datagram::{Received, Sent, Train, control_room, forget_errors, receive, send_all, tells_of_the_other_side};
+use datagram::{
+    Received, Sent, Train, control_room, forget_errors, receive, send_all, send_introduced, tells_of_the_other_side,
+};
 use flow::{Flow, FlowKey};
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
+use looks::Looks;
 use one_way::OneWay;
 pub(crate) use table::FlowId;
 use table::Table;
@@ -48,8 +52,9 @@ const LEAST_BYTES: usize = 64 * 1024;
 /// Answers after which a flow lets the kernel join them to trains: that is a call which short flows need not make.
 const ANSWERS_TO_JOIN: u64 = 16;
 
-/// Datagrams that are taken from a listener which is about to close: those that waited at that moment.
-const MOST_LAST: u32 = 4096;
+/// Datagrams that are taken from a listener which is about to close: those that waited at that moment. As many as it has room
+/// for: the kernel doubles what it is asked for, and counts more than half a KiB for each.
+const MOST_LAST: u32 = 16 * 1024;
 
 /// Flows that are looked at in a turn when others may be in charge of them.
 const LOOKS_PER_TURN: usize = 1024;
@@ -65,7 +70,7 @@ pub(crate) struct Flows {
     key: fn(FlowId) -> Key,
     control: Vec<u8>,
     /// Flows that are still to be looked at: whether they go on with another server.
-    to_look_at: Vec<FlowId>,
+    to_look_at: Looks,
     /// Bytes that an event is worth in this turn.
     most_bytes: usize,
     /// Connects so far: whose turn it is among several sources.
@@ -100,7 +105,7 @@ impl Flows {
             one_way: OneWay::default(),
             key,
             control: control_room(),
-            to_look_at: Vec::new(),
+            to_look_at: Looks::default(),
             most_bytes: LEAST_BYTES,
             connects: 0,
             run: fastrand::u64(..),
@@ -146,6 +151,13 @@ impl Flows {
                 (Some(heir), Some(flow)) => flow.listener = heir,
                 _ => self.end(flow, EndReason::Unlistened, cx),
             }
+        }
+    }
+
+    /// Takes what waits at the listeners, before there may be no further turn.
+    pub(crate) fn receive_last(&mut self, cx: &mut Context<'_>) {
+        for id in self.listeners.keys().collect::<Vec<_>>() {
+            self.receive(id, MOST_LAST, usize::MAX, cx);
         }
     }
 
@@ -205,8 +217,9 @@ impl Flows {
         let listener = &self.listeners[id];
         let service = listener.service();
         let Some(handling) = cx.model.handling(service) else { return };
-        let key = FlowKey { peer: received.from, asked: listener.asked(&received), server: None };
-        let arrival = Arrival { listener: id, service, key, client: received.from, handling };
+        let client = canonical(received.from);
+        let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
+        let arrival = Arrival { listener: id, service, key, client, handling };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
             return;
@@ -233,6 +246,9 @@ impl Flows {
         match decode_datagram(datagram) {
             Ok((header, length)) => {
                 arrival.client = header.addresses.map_or(arrival.client, |addresses| canonical(addresses.source));
+                if !first_only {
+                    arrival.key.client = arrival.client;
+                }
                 self.on_datagrams(arrival, Train::single(&datagram[length..]), cx);
             }
             Err(fault) => {
@@ -297,20 +313,21 @@ impl Flows {
         cx: &mut Context<'_>,
     ) -> Option<Train<'b>> {
         let flow = self.table.get_mut(id)?;
-        let (train, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
-        let (train, server) = (train?, flow.server);
+        let (taken, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
+        let Some(train) = taken else {
+            // It had more before it was said that it may not.
+            self.table.close(id);
+            return left;
+        };
+        let server = flow.server;
         flow.listener = arrival.listener;
         let header = self.run_header(id, arrival);
         let flow = self.table.get_mut(id)?;
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
-        let sent = match train.split_at(1) {
-            // The header stands before the first datagram alone.
-            (Some(first), Some(others)) if !header.is_empty() && !in_each => {
-                let mut sent = send_all(&flow.socket, None, &header, first, &mut flow.singly_in);
-                sent.append(send_all(&flow.socket, None, &[], others, &mut flow.singly_in));
-                sent
-            }
-            _ => send_all(&flow.socket, None, &header, train, &mut flow.singly_in),
+        let sent = if header.is_empty() || in_each {
+            send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
+        } else {
+            send_introduced(&flow.socket, &header, train, &mut flow.singly_in)
         };
         flow.is_introduced |= sent.datagrams > 0;
         flow.on_request(sent.datagrams, sent.bytes, cx.now);
@@ -323,8 +340,10 @@ impl Flows {
         if let Some(errno) = news {
             self.on_unreachable(id, errno, cx);
         }
-        // One that can take nothing ends the matter: what is left was counted with it.
-        left.filter(|_| has_all)
+        if sent.is_stuck && self.table.get(id).is_some_and(|flow| flow.server == server) {
+            let _ = self.go_on_with(id, server, cx);
+        }
+        left
     }
 
     /// The header that stands before a datagram, if one does.
@@ -446,6 +465,9 @@ impl Flows {
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
         count(service, server, Direction::In, &sent, cx.model);
+        if sent.is_stuck {
+            self.one_way.remove(server);
+        }
         if let Some(errno) = sent.news {
             self.tell_unreachable(server, errno, cx);
         }
@@ -523,7 +545,7 @@ impl Flows {
         cx.model.datagrams_dropped(service, Some(server), Direction::In, 1, DropReason::Unreachable);
         self.tell_unreachable(server, errno, cx);
         if !bound && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
-            self.go_on_with(id, next, cx);
+            let _ = self.go_on_with(id, next, cx);
         }
     }
 
@@ -534,39 +556,47 @@ impl Flows {
         cx.model.server_unreachable(server, cx.now);
     }
 
-    /// A flow goes on with another server, if a socket can be had for it.
-    fn go_on_with(&mut self, id: FlowId, server: ServerId, cx: &mut Context<'_>) {
-        let Some(client) = self.table.get(id).map(|flow| flow.client) else { return };
-        let Ok(socket) = self.connect_to(server, client, cx) else { return };
-        let Some(flow) = self.table.get_mut(id) else { return };
+    /// A flow goes on with another server, unless no socket can be had for it.
+    fn go_on_with(&mut self, id: FlowId, server: ServerId, cx: &mut Context<'_>) -> Result<(), Errno> {
+        let Some(client) = self.table.get(id).map(|flow| flow.client) else { return Ok(()) };
+        let socket = self.connect_to(server, client, cx)?;
+        let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
         let before = flow.server;
         flow.goes_on_with(server, socket);
-        debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
-        cx.model.flow_moved(before, server);
+        if before != server {
+            debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
+            cx.model.flow_moved(before, server);
+        }
         let _ = self.wait_for_answers(id, cx);
+        Ok(())
     }
 
     /// Who gets whom may be another one: looks at every flow, a part of them in each turn.
     pub(crate) fn look_at_all(&mut self) {
-        self.to_look_at = self.table.ids();
+        self.to_look_at.at_all(|| self.table.ids());
     }
 
     /// Looks at some of those that are to be looked at.
     pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
-        let rest = self.to_look_at.len().saturating_sub(LOOKS_PER_TURN);
-        for id in self.to_look_at.split_off(rest) {
+        for id in self.to_look_at.take(LOOKS_PER_TURN, || self.table.ids()) {
             let Some(flow) = self.table.get(id).filter(|flow| flow.key.server.is_none()) else { continue };
-            if let Some((server, _)) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) {
-                self.go_on_with(id, server, cx);
+            let Some(onward) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) else { continue };
+            if let Err(errno) = self.go_on_with(id, onward.server, cx)
+                && onward.is_lost
+            {
+                // Nobody may ever look at it again. The next datagram begins another one, which tries what there is.
+                self.end(id, if is_ours(errno) { EndReason::Shortage } else { EndReason::ConnectFailed }, cx);
             }
         }
-        if rest == 0 {
+        if self.to_look_at.is_empty() {
             self.one_way.tidy(cx.model);
         }
     }
 
     /// Times are others now: looks at every flow by the time that it may be idle.
     pub(crate) fn hurry_all(&mut self, cx: &Context<'_>) {
+        // How servers are connected to may be another way, too, and these never end by themselves.
+        self.one_way = OneWay::default();
         for id in self.table.ids() {
             let settings = self.table.get(id).and_then(|flow| cx.model.handling(flow.service));
             if let Some(handling) = settings {
@@ -623,7 +653,7 @@ impl Flows {
         let may_move = flow.key.server.is_none() && reason != EndReason::Killed;
         let next = may_move.then(|| cx.model.flow_goes_on_with(flow.service, flow.client, &[flow.server])).flatten();
         if let Some((server, _)) = next {
-            self.go_on_with(id, server, cx);
+            let _ = self.go_on_with(id, server, cx);
         }
         let stays = |flow: &Flow<_>| next.is_none_or(|(server, _)| flow.server != server);
         if self.table.get(id).is_some_and(stays) {

@@ -37,7 +37,12 @@ impl OneWay {
         self.sockets.insert(server, Lane { socket, singly: false });
     }
 
-    /// Closes the sockets of servers that are gone, and of those whose connections are to be made anew.
+    /// Closes the socket of a server: the next datagram has another one made.
+    pub(super) fn remove(&mut self, server: ServerId) {
+        self.sockets.remove(server);
+    }
+
+    /// Closes the sockets of servers that are gone, or answer now.
     pub(super) fn tidy(&mut self, model: &Model) {
         self.sockets.retain(|server, _| model.is_one_way(server));
     }
