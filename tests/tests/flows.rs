@@ -233,6 +233,25 @@ fn a_lone_server_that_was_away_is_asked_again_when_it_is_there() {
 }
 
 #[test]
+fn an_answer_of_a_long_flow_speaks_for_its_server_as_that_of_a_new_one_does() {
+    let mut servers = DatagramServer::several(2);
+    let pool = "eject_failures = 3\neject_time = \"1h\"\neject_max_time = \"1h\"\nflows_on_loss = \"keep\"";
+    let balancer = Balancer::of_datagrams("", pool, &servers);
+    let client = balancer.datagrams();
+    let its = client.ask(b"before");
+    let server = servers.iter_mut().find(|server| server.address() == its).expect("one of them");
+    for round in 1..=5 {
+        server.stop();
+        client.send(b"lost");
+        wait::until("it is counted", || balancer.listed(its).connect_failures == round);
+        server.run();
+        assert_eq!(client.ask(b"after"), its);
+    }
+    assert_eq!(balancer.listed(its).health.ejections, 0, "there were never three failures in a row");
+    assert_eq!(balancer.service().total, 1);
+}
+
+#[test]
 fn servers_that_are_all_away_cost_no_time_though_a_sender_never_pauses() {
     let mut servers = DatagramServer::several(3);
     let balancer = Balancer::of_datagrams("", "eject_failures = 0", &servers);
