@@ -309,11 +309,12 @@ impl Model {
         if has_ring && of_old.max(before.points_at(&self.servers, settings.points_per_weight)) > self.points_in_the_loop
         {
             let after = before.blueprint(&self.servers, settings.points_per_weight);
-            return Err(self.remake(id, Step::Another(after), before.picker.passed_over(), work));
+            return Err(self.remake(id, Step::Another(after), before.passed_over(&before.picker, &self.servers), work));
         }
         after.rebuild(&self.servers, None)?;
         if let (Some(old), Some(new)) = (before.picker.ring(), after.picker.ring()) {
-            (work.report.moved, work.report.moves) = moves_between(old, new, &before.picker.passed_over());
+            (work.report.moved, work.report.moves) =
+                moves_between(old, new, &before.passed_over(&before.picker, &self.servers));
         }
         if !work.report.dry_run {
             let before = std::mem::replace(&mut self.pools[id], after);
@@ -463,7 +464,7 @@ impl Model {
         let is_large = changes > self.points_in_the_loop || changes > 0 && self.is_large(ring);
         if is_large && work.remade.is_none() {
             let step = Step::Server { address: server, weight: weight(false), id: known.unwrap_or_default() };
-            return Err(self.remake(pool, step, self.passed_over_with(pool, server), work));
+            return Err(self.remake(pool, step, its_pool.passed_over(&its_pool.picker, &self.servers), work));
         }
         let is_up = known.map_or(its_pool.newcomers_are_up(), |id| self.servers[id].is_up());
         let was_up = |picker: &Picker| usize::from(is_up && known.is_some_and(|id| picker.has(id)));
@@ -474,12 +475,17 @@ impl Model {
             (false, false) => {
                 (report.moved, report.moves) = match &mut work.remade {
                     Some(remade) => remade.take_moves(),
-                    None => moves_of_one(ring, server, weight(false), &self.passed_over_with(pool, server))?,
+                    None => moves_of_one(
+                        ring,
+                        server,
+                        weight(false),
+                        &its_pool.passed_over(&its_pool.picker, &self.servers),
+                    )?,
                 };
             }
             (true, true) => {
                 if let Some(ring) = its_pool.backups.ring() {
-                    let passed = its_pool.backups.passed_over();
+                    let passed = its_pool.passed_over(&its_pool.backups, &self.servers);
                     (report.moved, report.moves) = moves_of_one(ring, server, weight(true), &passed)?;
                 }
             }
@@ -495,16 +501,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-
-    /// Those who are passed over on the ring of a pool, with this server, if it is known and would be.
-    fn passed_over_with(&self, pool: PoolId, server: SocketAddr) -> BTreeSet<SocketAddr> {
-        let pool = &self.pools[pool];
-        let mut passed = pool.picker.passed_over();
-        if pool.members.get(&server).is_some_and(|id| !self.servers[*id].is_up()) && !pool.picker.uses_all() {
-            passed.insert(server);
-        }
-        passed
     }
 
     /// What the ring is made from that a change needs.

@@ -30,10 +30,10 @@ impl Model {
         starting
     }
 
-    /// The servers on the rings of the pools that are passed over, since they are not up.
+    /// The servers of pools with a ring that are passed over, or would be if they were on it, since they are not up.
     pub(crate) fn passed_over(&self) -> PassedOver {
         let pools = self.pools.values().filter(|pool| pool.picker.ring().is_some());
-        let passed = pools.map(|pool| (pool.name.clone(), pool.picker.passed_over()));
+        let passed = pools.map(|pool| (pool.name.clone(), pool.passed_over(&pool.picker, &self.servers)));
         passed.filter(|(_, servers)| !servers.is_empty()).collect()
     }
 

@@ -1,6 +1,5 @@
 //! What a pool picks with: its policy over the servers that are eligible, and how much they carry.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -189,15 +188,6 @@ impl Picker {
     /// How many of them are picked.
     pub(super) fn picked(&self) -> usize {
         if self.all { self.standings.len() } else { self.up }
-    }
-
-    /// Those on a ring that are passed over, since they are not up.
-    pub(super) fn passed_over(&self) -> BTreeSet<SocketAddr> {
-        if self.picked() == self.len() {
-            return BTreeSet::new();
-        }
-        let passed = self.standings.values().filter(|(_, standing)| !standing.up);
-        passed.map(|(address, _)| *address).collect()
     }
 
     /// A server has another number of sessions now.

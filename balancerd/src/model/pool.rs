@@ -1,6 +1,6 @@
 //! A pool: a named set of servers and the policy that picks among those that are eligible.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -230,6 +230,15 @@ impl Pool {
     /// The share of new clients that each server gets; those that get none are left out.
     pub(super) fn shares(&self, servers: &SlotMap<ServerId, Server>) -> HashMap<SocketAddr, f64> {
         self.serving().shares(|id| servers[id].is_up()).into_iter().collect()
+    }
+
+    /// The servers that one of its pickers passes over, or would if they were in it, since they are not up.
+    pub(super) fn passed_over(&self, picker: &Picker, servers: &SlotMap<ServerId, Server>) -> BTreeSet<SocketAddr> {
+        if picker.uses_all() {
+            return BTreeSet::new();
+        }
+        let passed = self.members.iter().filter(|(_, id)| !servers[**id].is_up());
+        passed.map(|(address, _)| *address).collect()
     }
 
     /// One number for what decides who gets whom, as far as servers and weights do. Who is up does not count.

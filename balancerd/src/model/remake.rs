@@ -37,7 +37,7 @@ pub(crate) struct Remake {
     /// The ring of now, if the pool has one.
     pub(super) before: Option<Arc<Ring<ServerId>>>,
     pub(super) step: Step,
-    /// The servers that are on a ring and are passed over, since they are not up.
+    /// The servers that are passed over, since they are not up.
     pub(super) passed: BTreeSet<SocketAddr>,
     /// The servers that are in the new ring in part, and their parts.
     pub(super) starting: BTreeMap<SocketAddr, u32>,
