@@ -44,7 +44,7 @@ mod tests {
     #[test]
     #[ignore = "a measurement"]
     fn nanoseconds_of_a_pick() {
-        println!("{:<44} {:>8} {:>8} {:>8}", "servers", 10, 100, 1000);
+        println!("{:<44} {:>8} {:>8} {:>8} {:>8}", "servers", 10, 100, 256, 1000);
         print("round robin, equal weights", |servers| round_robin(servers, |_| 1));
         print("round robin, 4 weights", |servers| round_robin(servers, |n| 1 + n % 4));
         print("round robin, all weights different", |servers| round_robin(servers, |n| 1 + n));
@@ -129,8 +129,8 @@ mod tests {
     }
 
     fn print(name: &str, nanoseconds: impl Fn(usize) -> f64) {
-        let [ten, hundred, thousand] = [10, 100, 1000].map(nanoseconds);
-        println!("{name:<44} {ten:>8.1} {hundred:>8.1} {thousand:>8.1}");
+        let [ten, hundred, middle, thousand] = [10, 100, 256, 1000].map(nanoseconds);
+        println!("{name:<44} {ten:>8.1} {hundred:>8.1} {middle:>8.1} {thousand:>8.1}");
     }
 
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
