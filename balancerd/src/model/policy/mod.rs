@@ -17,6 +17,7 @@
 mod bounded;
 mod fronts;
 mod least;
+mod loads;
 mod random;
 mod round_robin;
 
@@ -30,6 +31,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::hint::black_box;
     use std::net::SocketAddr;
+    use std::num::NonZeroU64;
     use std::time::Instant;
 
     use fastrand::Rng;
@@ -64,6 +66,11 @@ mod tests {
                     asked % 2 == 0
                 })
             })
+        });
+        print("round robin, nine tenths may not", |servers| {
+            let (mut policy, ids) = filled(servers, |n| 1 + n % 4);
+            let may: SecondaryMap<ServerId, bool> = ids.iter().zip(0..).map(|(id, n)| (*id, n % 10 == 0)).collect();
+            time(|| policy.pick(|id| may[id]))
         });
         print("least connections, pick", |servers| {
             let (mut policy, _, _) = least(servers);
@@ -103,6 +110,32 @@ mod tests {
                     asked > servers / 10
                 })
             })
+        });
+        print("least connections, all but one are full", |servers| {
+            let (mut policy, ids, _) = least(servers);
+            for id in &ids[1..] {
+                policy.set(*id, 1, NonZeroU64::new(1), 1);
+            }
+            policy.sessions(ids[0], 1_000_000);
+            time(|| (policy.passed_over(), policy.pick(|_| true)))
+        });
+        print("least connections, the first fills up", |servers| {
+            let (mut policy, ids, _) = least(servers);
+            let mut live = 0;
+            policy.set(ids[0], 1, NonZeroU64::new(1), live);
+            time(|| {
+                live = 1 - live;
+                policy.sessions(ids[0], live);
+            })
+        });
+        print("weighted random, nine tenths may not", |servers| {
+            let (mut policy, mut rng) = (WeightedRandom::new(), Rng::with_seed(1));
+            let ids = ids(servers);
+            let may: SecondaryMap<ServerId, bool> = ids.iter().zip(0..).map(|(id, n)| (*id, n % 10 == 0)).collect();
+            for id in ids {
+                policy.set(id, 1);
+            }
+            time(|| policy.pick(&mut rng, |id| may[id]))
         });
         print("weighted random", |servers| {
             let (mut policy, mut rng) = (WeightedRandom::new(), Rng::with_seed(1));
@@ -164,7 +197,7 @@ mod tests {
     fn least(servers: usize) -> (LeastConnections<ServerId>, Vec<ServerId>, Vec<u64>) {
         let (mut policy, ids) = (LeastConnections::new(), ids(servers));
         for (n, id) in ids.iter().enumerate() {
-            policy.set(*id, 1 + n as u32 % 4, 0);
+            policy.set(*id, 1 + n as u32 % 4, None, 0);
         }
         let live = vec![0; ids.len()];
         (policy, ids, live)
