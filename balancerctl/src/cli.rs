@@ -2,10 +2,11 @@
 //! completions are made from the same definitions (see `pages.rs`). The commands about servers and sessions are in
 //! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`. What a
 //! pool may be told of the health of its servers is in `health`, what pools and services may be told of connections in
-//! `connection`.
+//! `connection`, and of datagrams in `flow`.
 
 pub(crate) mod connection;
 pub(crate) mod file;
+pub(crate) mod flow;
 pub(crate) mod health;
 pub(crate) mod pool;
 pub(crate) mod server;
@@ -291,8 +292,8 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) pool: PoolArgs,
 
-    /// Further columns: since when a server is up or not, its last check, counts of checks and ejections, and how fast it
-    /// was in the last minutes
+    /// Further columns: since when a server is up or not, its last check, counts of checks and ejections, how fast it
+    /// was in the last minutes, and its datagrams if it had any
     #[arg(long)]
     pub(crate) wide: bool,
 }
@@ -464,6 +465,9 @@ mod tests {
             "pool set web --check http --check-status 600",
             "pool set web --check send --check-send x --check-send-hex 00",
             "pool set web --check send --check-expect-hex 0",
+            "pool set web --check dns --check-dns-name a..b",
+            "pool set web --check dns --check-dns-type ANY",
+            "pool set web --check-dns-type A",
             "pool set web --check-interval 2",
             "pool set web --check-timeout none",
             "pool set web --check-rise 0",

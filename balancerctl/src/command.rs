@@ -162,9 +162,10 @@ fn service(command: &ServiceCommand, socket: Option<&Path>, output: &Output) -> 
         ServiceCommand::Remove(arguments) => {
             change(Change::RemoveService { service: arguments.name.clone() }, arguments.dry_run, socket, output)
         }
-        ServiceCommand::List => {
+        ServiceCommand::List(arguments) => {
             let services = status(socket)?.services;
-            show(output, &text::services(&services), &Listed::Services(services))
+            let text = if arguments.wide { text::wide_services(&services) } else { text::services(&services) };
+            show(output, &text, &Listed::Services(services))
         }
     }
 }
@@ -172,7 +173,7 @@ fn service(command: &ServiceCommand, socket: Option<&Path>, output: &Output) -> 
 fn add_service(arguments: &ServiceAddArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let found = find(&arguments.addr)?;
     found.note.iter().for_each(|note| output.note(note));
-    let settings = arguments.settings((found.ip, arguments.port).into());
+    let settings = arguments.settings((found.ip, arguments.port).into())?;
     change(Change::AddService { service: arguments.name.clone(), settings }, arguments.dry_run, socket, output)
 }
 

@@ -11,12 +11,12 @@ use std::ops::Range;
 use toml_edit::{Array, Document, InlineTable, Item, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
-use wire::health::{OF_HTTP, OF_SEND};
+use wire::health::{OF_DNS, OF_HTTP, OF_SEND};
 use wire::settings::{Difference, Subject, differences};
 
 use values::{
-    Values, bare, bound_keys, has_place, inline, integer, is_usual, key_text, new_pool, new_server, pool_values,
-    server_values, service_values,
+    Values, bare, bound_keys, bound_service_keys, has_place, inline, integer, is_usual, key_text, new_pool, new_server,
+    pool_values, server_values, service_values,
 };
 
 mod values;
@@ -84,10 +84,21 @@ impl<'s> Wanted<'s> {
         for (pool, settings) in now.pools.iter().filter(|(pool, _)| said.pools.contains_key(*pool)) {
             let subject = Subject::Pool { pool: pool.clone() };
             let misplaced: Vec<&'static str> = bound_keys().filter(|key| !has_place(settings, key)).collect();
-            wanted.values.retain(|(other, key, _)| *other != subject || !misplaced.contains(key));
-            wanted.values.extend(misplaced.into_iter().map(|key| (subject.clone(), key, None)));
+            wanted.take_out(&subject, &misplaced);
+        }
+        // The same of what a service does not speak.
+        for (service, settings) in now.services.iter().filter(|(service, _)| said.services.contains_key(*service)) {
+            let subject = Subject::Service { service: service.clone() };
+            let misplaced: Vec<&'static str> = bound_service_keys().filter(|key| !settings.uses(key)).collect();
+            wanted.take_out(&subject, &misplaced);
         }
         wanted
+    }
+
+    /// These keys go, if they are there.
+    fn take_out(&mut self, subject: &Subject, keys: &[&'static str]) {
+        self.values.retain(|(other, key, _)| other != subject || !keys.contains(key));
+        self.values.extend(keys.iter().map(|key| (subject.clone(), *key, None)));
     }
 
     /// The value that a subject has now under a key of [`Difference`].
@@ -109,8 +120,8 @@ impl<'s> Wanted<'s> {
             name == key
                 || is_text
                 || (key == "key" && name.starts_with("subnet_"))
-                || (key == "send_proxy" && name.starts_with("send_proxy_"))
-                || (key == "accept_proxy" && name == "proxy_timeout")
+                || (key == "send_proxy" && name.starts_with("send_proxy_") && name != "send_proxy_in")
+                || (key == "accept_proxy" && ["proxy_timeout", "accept_proxy_in"].contains(&name))
         };
         // One that goes with another may differ by itself, too.
         for (name, value) in all.into_iter().filter(|(name, _)| goes_with(name)) {
@@ -385,7 +396,7 @@ impl<'d> Source<'d> {
                 (None, _) => return Err(EditError::NotFound(subject.clone())),
             };
             // What comes with a kind of check has usual values, too.
-            let goes_without_saying = OF_HTTP.contains(key) && is_usual(key, value);
+            let goes_without_saying = (OF_HTTP.contains(key) || OF_DNS.contains(key)) && is_usual(key, value);
             if place.get(key).is_some() || goes_without_saying {
                 continue;
             }

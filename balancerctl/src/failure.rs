@@ -9,6 +9,7 @@ use wire::{ClientError, PlaceError, Refusal};
 use crate::address::{AddressError, ServerError};
 use crate::check::FileError;
 use crate::cli::pool::PoolError;
+use crate::cli::service::ServiceError;
 use crate::compare::CompareError;
 use crate::demo::DemoError;
 use crate::import::ImportError;
@@ -65,6 +66,9 @@ pub(crate) enum Failure {
     /// Options that do not go together.
     #[error(transparent)]
     Usage(#[from] PoolError),
+    /// The same, of a service.
+    #[error(transparent)]
+    ServiceUsage(#[from] ServiceError),
     /// A configuration file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
@@ -161,7 +165,7 @@ impl Failure {
             Self::Address(AddressError::Unresolved { .. }) => "unresolved",
             Self::Address(_) => "address",
             Self::Start(error) => error.kind(),
-            Self::Usage(_) => "usage",
+            Self::Usage(_) | Self::ServiceUsage(_) => "usage",
             Self::File(FileError::Read { .. }) => "io",
             Self::File(FileError::Garbled(_)) => "garbled",
             Self::File(_) | Self::Import { .. } => "bad-file",

@@ -154,6 +154,8 @@ mod tests {
             replays: 0,
             removal: Some(RemovalReport { how, sessions: 5, left_ms }),
             ended: Ended::new(),
+            datagrams: wire::report::DatagramReport::default(),
+            flows_moved: 0,
         }
     }
 

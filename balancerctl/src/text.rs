@@ -1,14 +1,16 @@
 //! Reports as people read them: a table with a header line, or a few rows of a word and what it is. Programs get the
 //! reports themselves. What is short is here; `change` tells of changes and who moves, `list` has the tables of servers,
-//! services, pools and sessions, `explain` why a client gets its server, `settings` what differs from files and others.
+//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `settings`
+//! what differs from files and others.
 
 mod change;
+mod datagram;
 mod explain;
 mod list;
 mod settings;
 
 use comfy_table::{CellAlignment, Table, presets};
-use wire::report::{DigestReport, Ended, Phase, StatusReport, StoppingReport};
+use wire::report::{DigestReport, Ended, Phase, ServiceReport, StatusReport, StoppingReport};
 use wire::settings::{HashKey, Policy};
 
 use crate::quantity::{count, size, time};
@@ -16,7 +18,7 @@ use crate::start::Started;
 
 pub(crate) use change::change;
 pub(crate) use explain::explain;
-pub(crate) use list::{list, pools, services, sessions, wide_list};
+pub(crate) use list::{list, pools, services, sessions, wide_list, wide_services};
 pub(crate) use settings::{compared, reloaded, saved};
 
 /// A column: its heading, and whether numbers stand in it.
@@ -30,6 +32,9 @@ pub(crate) enum Align {
     /// Numbers.
     Right,
 }
+
+/// A column, and what of one thing stands in it.
+type Cell<'a, T> = (Column, Box<dyn Fn(&T) -> String + 'a>);
 
 /// A table without borders, two blanks between its columns, no wrapping: the same in a terminal and in a file.
 pub(crate) fn table<const N: usize>(columns: [Column; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
@@ -51,6 +56,12 @@ fn table_of(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> 
         });
     }
     table.trim_fmt()
+}
+
+/// The table of these columns, with a row for each thing.
+fn table_of_cells<T>(cells: &[Cell<'_, T>], things: &[T]) -> String {
+    let columns: Vec<Column> = cells.iter().map(|(column, _)| *column).collect();
+    table_of(&columns, things.iter().map(|thing| cells.iter().map(|(_, text)| text(thing)).collect()))
 }
 
 /// Rows of a word and what it is.
@@ -93,33 +104,29 @@ pub(crate) fn status(report: &StatusReport) -> String {
         lines.push(("connects without a port", report.port_shortages.to_string()));
     }
     let mut paragraphs = vec![rows(&lines)];
-    let columns = [
-        ("SERVICE", Align::Left),
-        ("LISTEN", Align::Left),
-        ("POOL", Align::Left),
-        ("ACCEPTING", Align::Left),
-        ("ACTIVE", Align::Right),
-        ("TOTAL", Align::Right),
-        ("IN", Align::Right),
-        ("OUT", Align::Right),
-        ("FAILED", Align::Right),
+    let mut cells: Vec<Cell<'_, ServiceReport>> = vec![
+        (("SERVICE", Align::Left), Box::new(|service| service.name.clone())),
+        (("LISTEN", Align::Left), Box::new(|service| listed(&service.addresses))),
+        (("POOL", Align::Left), Box::new(|service| service.settings.pool.clone())),
+        (("ACCEPTING", Align::Left), Box::new(list::accepting)),
+        (("ACTIVE", Align::Right), Box::new(|service| service.active.to_string())),
+        (("TOTAL", Align::Right), Box::new(|service| service.total.to_string())),
+        (("IN", Align::Right), Box::new(|service| size(service.bytes_in))),
+        (("OUT", Align::Right), Box::new(|service| size(service.bytes_out))),
+        (("FAILED", Align::Right), Box::new(|service| service.accept_failures.to_string())),
     ];
-    let line = |service: &wire::report::ServiceReport| {
-        [
-            service.name.clone(),
-            listed(&service.addresses),
-            service.settings.pool.clone(),
-            list::accepting(service),
-            service.active.to_string(),
-            service.total.to_string(),
-            size(service.bytes_in),
-            size(service.bytes_out),
-            service.accept_failures.to_string(),
-        ]
-    };
-    paragraphs.push(table(columns, report.services.iter().map(line)));
-    for service in report.services.iter().filter(|service| !service.ended.is_empty()) {
-        paragraphs.push(format!("sessions of {} that ended: {}", service.name, ended(&service.ended)));
+    if list::any_speaks_udp(&report.services) {
+        cells.insert(1, list::protocol());
+    }
+    paragraphs.push(table_of_cells(&cells, &report.services));
+    for service in &report.services {
+        if !service.ended.is_empty() {
+            paragraphs.push(format!("sessions of {} that ended: {}", service.name, ended(&service.ended)));
+        }
+        let lines = datagram::of_service(service);
+        if !lines.is_empty() {
+            paragraphs.push(lines.join("\n"));
+        }
     }
     paragraphs.extend(settings::deviations(&report.deviations));
     paragraphs.join("\n\n")
@@ -178,8 +185,8 @@ pub(crate) fn stopping(report: &StoppingReport, now: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::report::{EndReason, Hex, ServiceReport};
-    use wire::settings::ServiceSettings;
+    use wire::report::{DatagramReport, DropReason, EndReason, Hex};
+    use wire::settings::{Protocol, ServiceSettings};
 
     use super::*;
 
@@ -198,6 +205,8 @@ mod tests {
             bytes_out: 4,
             accept_failures: 5,
             ended: Ended::from([(EndReason::ClientClosed, 1)]),
+            datagrams: DatagramReport::default(),
+            receive_overflows: 0,
         }
     }
 
@@ -231,6 +240,35 @@ mod tests {
         }
         assert!(text.ends_with("sessions of tcp that ended: 1 client-closed"), "{text}");
         assert!(!text.contains("config file") && !text.contains("last reload"), "{text}");
+    }
+
+    #[test]
+    fn a_status_tells_of_datagrams_where_there_are_some() {
+        assert!(!super::status(&report()).contains("PROTOCOL"), "all is TCP");
+        let mut dns = ServiceReport { name: "dns".into(), ..service() };
+        dns.settings.protocol = Protocol::Udp;
+        dns.datagrams = DatagramReport {
+            datagrams_in: 10,
+            datagrams_out: 9,
+            dropped_in: [(DropReason::NoServer, 3), (DropReason::Denied, 1)].into(),
+            dropped_out: [(DropReason::TooLong, 2)].into(),
+        };
+        dns.receive_overflows = 5;
+        let text = super::status(&StatusReport { services: vec![dns, service()], ..report() });
+        let expected = "
+SERVICE  PROTOCOL  LISTEN   POOL     ACCEPTING  ACTIVE  TOTAL   IN  OUT  FAILED
+dns      udp       [::]:80  default  yes             1      2  3 B  4 B       5
+tcp      tcp       [::]:80  default  yes             1      2  3 B  4 B       5
+
+sessions of dns that ended: 1 client-closed
+
+datagrams of dns: 10 in, 9 out
+dropped on the way in: 3 no-server, 1 denied
+dropped on the way out: 2 too-long
+dropped by the kernel before they were read: 5
+
+sessions of tcp that ended: 1 client-closed";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::net::control::ControlId;
 use crate::net::listen::ListenerId;
 use crate::net::probe::ProbeId;
 use crate::net::tcp::{NewcomerId, SessionId, Side};
+use crate::net::udp::{DatagramListenerId, FlowId};
 
 /// Whose event it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub(crate) enum Source {
     Watch,
     /// A check of a server.
     Probe(ProbeId),
+    /// The listener of a service for datagrams.
+    DatagramListener(DatagramListenerId),
+    /// The server's side of a flow.
+    Flow(FlowId),
 }
 
 /// A slot's key is its generation in the upper 32 bits and its index in the lower ones. The upper four of the index
@@ -53,6 +58,8 @@ impl Source {
             Self::Watch => (7, 0),
             Self::Probe(id) => (8, id.data().as_ffi()),
             Self::Newcomer(id) => (9, id.data().as_ffi()),
+            Self::DatagramListener(id) => (10, id.data().as_ffi()),
+            Self::Flow(id) => (11, id.data().as_ffi()),
         };
         debug_assert_eq!(data & TAG_MASK, 0, "the index leaves room for the tag");
         Key(data | tag << TAG_SHIFT)
@@ -72,6 +79,8 @@ impl Source {
             7 => Self::Watch,
             8 => Self::Probe(KeyData::from_ffi(data).into()),
             9 => Self::Newcomer(KeyData::from_ffi(data).into()),
+            10 => Self::DatagramListener(KeyData::from_ffi(data).into()),
+            11 => Self::Flow(KeyData::from_ffi(data).into()),
             _ => return None,
         })
     }
@@ -90,6 +99,8 @@ mod tests {
         let mut listeners = SlotMap::<ListenerId, ()>::with_key();
         let mut probes = SlotMap::<ProbeId, ()>::with_key();
         let mut newcomers = SlotMap::<NewcomerId, ()>::with_key();
+        let mut datagram_listeners = SlotMap::<DatagramListenerId, ()>::with_key();
+        let mut flows = SlotMap::<FlowId, ()>::with_key();
         for _ in 0..3 {
             let (session, control) = (sessions.insert(()), controls.insert(()));
             for source in [
@@ -103,6 +114,8 @@ mod tests {
                 Source::Threads,
                 Source::Watch,
                 Source::Probe(probes.insert(())),
+                Source::DatagramListener(datagram_listeners.insert(())),
+                Source::Flow(flows.insert(())),
             ] {
                 assert_eq!(Source::of(source.key()), Some(source));
             }

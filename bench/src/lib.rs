@@ -8,5 +8,6 @@ pub mod paced;
 pub mod placement;
 pub mod process;
 pub mod response;
+pub mod rounds;
 pub mod servers;
 pub mod tables;

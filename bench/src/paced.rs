@@ -81,7 +81,7 @@ impl Paced {
     }
 
     /// Makes `rate` requests per second for `duration`, and waits until they are answered. One that fails, or has no answer
-    /// [`REST_LIMIT`] after the end, is an error.
+    /// `REST_LIMIT` after the end, is an error.
     ///
     /// # Errors
     /// When it is interrupted, or so many requests fail that the balancer must be broken.

@@ -22,6 +22,9 @@ use crate::clock;
 
 /// How long a program may take to end after SIGTERM before it gets SIGKILL.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
+const SETTLED: Duration = Duration::from_millis(300);
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running program with the processes it started itself, all in one process group.
 pub struct Process {
@@ -106,17 +109,29 @@ impl Process {
     /// # Errors
     /// When a process is gone, or the kernel does not count.
     pub fn processor_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
+        Ok(self.scheduled()?.0)
+    }
+
+    /// The processor time spent so far, and how long threads were ready and waited for a processor, over all threads.
+    ///
+    /// # Errors
+    /// As [`Process::processor_time`].
+    pub fn scheduled(&self) -> Result<(Duration, Duration)> {
+        let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for id in self.ids()? {
             for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
                 let path = task.context("list the threads")?.path().join("schedstat");
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-                let first = text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok());
-                nanoseconds += first.with_context(|| format!("no time in {}", path.display()))?;
+                let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+                let (Some(Ok(thread_ran)), Some(Ok(thread_waited))) = (fields.next(), fields.next()) else {
+                    bail!("no time in {}", path.display());
+                };
+                ran += thread_ran;
+                waited += thread_waited;
             }
         }
-        ensure!(nanoseconds > 0, "the kernel counts no time in schedstat");
-        Ok(Duration::from_nanos(nanoseconds))
+        ensure!(!ran.is_zero(), "the kernel counts no time in schedstat");
+        Ok((ran, waited))
     }
 
     /// How long the program's first thread has been on a processor, and how long it was ready and waited for one.
@@ -147,6 +162,24 @@ impl Process {
             memory.shared_out += field(&text, "Pss:").with_context(|| format!("no Pss in {path}"))?;
         }
         Ok(memory)
+    }
+
+    /// The memory in use once it has stayed the same for a while.
+    ///
+    /// # Errors
+    /// When a process is gone, or the memory in use keeps changing.
+    pub fn settled_memory(&self) -> Result<Memory> {
+        let mut last = self.memory()?;
+        let mut since = clock::now();
+        clock::retry(SETTLE_LIMIT, || {
+            let memory = self.memory()?;
+            if memory != last {
+                last = memory;
+                since = clock::now();
+            }
+            ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
+            Ok(memory)
+        })
     }
 
     /// Forgets how much memory the program had at most.

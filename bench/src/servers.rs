@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,10 @@ use crate::process::Process;
 
 /// Where Debian's nginx puts the program, which is not on everybody's search path.
 pub const NGINX: &str = "/usr/sbin/nginx";
+/// Where Debian's libnginx-mod-stream puts the module.
+pub const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+/// The connections of an nginx that relays or answers connections.
+pub const NGINX_CONNECTIONS: usize = 19_000;
 
 /// The running servers: one nginx HTTP process, so that it makes no difference which one a balancer picks.
 ///
@@ -56,6 +60,15 @@ pub fn free_port(ip: Ipv4Addr) -> Result<u16> {
     Ok(listener.local_addr().context("find a free port")?.port())
 }
 
+/// An address of the loopback interface to which nobody takes datagrams at the moment.
+///
+/// # Errors
+/// When there is none.
+pub fn free_udp_addr() -> Result<SocketAddrV4> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr().context("find a free port")?.port()))
+}
+
 /// The arguments that run nginx with the configuration at `path` and none of the system's files.
 #[must_use]
 pub fn nginx_arguments(directory: &Path, path: &Path) -> Vec<String> {
@@ -63,20 +76,20 @@ pub fn nginx_arguments(directory: &Path, path: &Path) -> Vec<String> {
     ["-p", &format!("{directory}/"), "-e", "stderr", "-c", &path.display().to_string()].map(str::to_owned).to_vec()
 }
 
-/// nginx's configuration as one worker in the foreground, up to its `events`.
+/// nginx's configuration as one worker in the foreground, up to its `events`, which `events` is the rest of.
 ///
 /// `user root` only matters for root, where a worker would otherwise give up the right to read `directory`.
 #[must_use]
-pub fn nginx_head(pid: &Path) -> String {
+pub fn nginx_head(pid: &Path, connections: usize, events: &str) -> String {
     format!(
         "daemon off;\nuser root;\nworker_processes 1;\npid {};\nerror_log stderr crit;\n\
-         events {{ worker_connections 19000; }}\n",
+         events {{ worker_connections {connections}; {events} }}\n",
         pid.display()
     )
 }
 
 fn configuration(directory: &Path, addrs: &[SocketAddrV4], locations: &str) -> String {
-    let mut text = nginx_head(&directory.join("servers.pid"));
+    let mut text = nginx_head(&directory.join("servers.pid"), NGINX_CONNECTIONS, "");
     let directory = directory.display();
     text.push_str("http {\n    access_log off;\n    sendfile on;\n    keepalive_timeout 1h;\n");
     text.push_str("    keepalive_requests 1000000000;\n    open_file_cache max=10;\n");

@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod client;
 pub mod config;
+pub mod datagrams;
 pub mod load;
 pub mod loopback;
 pub mod namespace;
@@ -23,6 +24,7 @@ pub mod wait;
 
 pub use balancer::{Balancer, Setup};
 pub use client::Client;
+pub use datagrams::{DatagramClient, DatagramServer};
 pub use process::Process;
 pub use server::Server;
 

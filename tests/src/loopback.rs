@@ -1,6 +1,6 @@
 //! Loopback addresses that nobody else uses at this moment.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The next address of this process: `127.64.0.0/10`, a part of it for each process that runs tests. Two processes may
@@ -28,6 +28,26 @@ pub fn free() -> SocketAddr {
 #[must_use]
 pub fn free_at(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr()).expect("a port")
+}
+
+/// This address, which others use too, or all, with a port that is free for connections and datagrams. The kernel chooses
+/// none of these for anybody, so none is taken between this and its use.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_of_both(ip: IpAddr) -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    let is_free = |address: &SocketAddr| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+    (0..COUNT)
+        .map(|_| {
+            let number = (std::process::id() % COUNT * 61 + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT + FIRST;
+            SocketAddr::new(ip, u16::try_from(number).expect("it is below 2^16"))
+        })
+        .find(is_free)
+        .expect("a port")
 }
 
 /// The client with this number: `127.0.0.0/10`, where no balancer and no server is.

@@ -43,6 +43,22 @@ impl Program {
     /// # Panics
     /// When it does not start.
     pub fn start(port: u16, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
+        Self::start_when(port, command, |address| is_bound("tcp", address, "0A"))
+    }
+
+    /// The same for one that takes datagrams.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_datagrams(port: u16, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
+        Self::start_when(port, command, |address| is_bound("udp", address, "07"))
+    }
+
+    fn start_when(
+        port: u16,
+        command: impl FnOnce(SocketAddr, &Path) -> Command,
+        is_there: impl Fn(SocketAddr) -> bool,
+    ) -> Self {
         let address = SocketAddr::new(loopback::fresh(), port);
         let directory = tempfile::tempdir().expect("a directory");
         let mut command = command(address, directory.path());
@@ -54,7 +70,7 @@ impl Program {
                 let said = fs::read_to_string(directory.path().join("output")).unwrap_or_default();
                 panic!("{command:?} ended with {status}: {said}");
             }
-            is_listening(address)
+            is_there(address)
         });
         Self { address, directory, _process: process }
     }
@@ -73,10 +89,11 @@ impl Program {
 }
 
 /// Asks the kernel and not the program, which may take a connection that says nothing for a client.
-fn is_listening(address: SocketAddr) -> bool {
+fn is_bound(table: &str, address: SocketAddr, state: &str) -> bool {
     let SocketAddr::V4(address) = address else { panic!("programs listen on IPv4") };
-    // proc_net_tcp: the address as one number of this machine, the port, and 0A for a listener.
+    // proc_net_tcp: the address as one number of this machine, the port, and the state of a listener: 0A, or 07 where there
+    // are no connections.
     let number = u32::from_ne_bytes(address.ip().octets());
-    let wanted = format!("{number:08X}:{:04X} 00000000:0000 0A", address.port());
-    fs::read_to_string("/proc/net/tcp").expect("the table").contains(&wanted)
+    let wanted = format!("{number:08X}:{:04X} 00000000:0000 {state}", address.port());
+    fs::read_to_string(format!("/proc/net/{table}")).expect("the table").contains(&wanted)
 }

@@ -1,8 +1,11 @@
 //! Waiting for a condition: the one place of the tests that reads the clock, and only to give up at last.
 
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long anything may take before it counts as never. No test is about speed, so it is generous.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -42,4 +45,11 @@ pub fn until(what: &str, mut look: impl FnMut() -> bool) {
 pub fn a_moment() {
     let status = Command::new("sleep").arg("1").status().expect("sleep runs");
     assert!(status.success());
+}
+
+/// Whether something is there to be read within a fifth of a second: for what may be lost, and is asked for again then.
+#[must_use]
+pub fn until_readable(socket: impl AsFd) -> bool {
+    let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    poll(&mut descriptors, PollTimeout::from(200_u8)).is_ok_and(|ready| ready > 0)
 }

@@ -3,12 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use tests::{Balancer, Server, wait};
+use tests::program::Program;
+use tests::programs::installed;
+use tests::{Balancer, Server, loopback, namespace, wait};
 use wire::control::{Change, PoolValues, ServerValues};
+use wire::dns::{DnsCheck, RecordType};
 use wire::health::{CheckKind, CheckText, HttpCheck, InitialHealth, OnDown, WhenAllDown};
 use wire::report::{EndReason, HealthReport, HealthState, Skip};
 use wire::settings::{AdminState, ServerSettings};
@@ -131,7 +138,6 @@ fn the_status_of_an_answer_decides() {
 fn what_is_expected_must_come() {
     let (server, is_good) = answering(b"noise and +PONG\r\n", b"-LOADING\r\n");
     let balancer = Balancer::of([&server]);
-    let text = |text: &str| CheckText::new(text).expect("short");
     set_pool(&balancer, often(CheckKind::Send { send: text("PING\r\n"), expect: text("+PONG") }));
     wait_for_checks(&balancer, &server, 3);
     assert_eq!(health(&balancer, &server).state, HealthState::Up);
@@ -182,6 +188,226 @@ fn a_new_server_serves_at_once_or_after_its_first_pass() {
     let got: BTreeSet<_> = balancer.served(0..50).into_iter().collect();
     assert_eq!(got.len(), 2);
     assert_eq!(balancer.listed(late.address()).connect_failures, 0);
+}
+
+/// A server of datagrams that gives each the answer that is made of it, where there is one. Its port is closed when this is
+/// dropped.
+struct Datagrams {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Datagrams {
+    fn at(address: SocketAddr, answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> Self {
+        let socket = UdpSocket::bind(address).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while !flag.load(Ordering::SeqCst) {
+                let Ok((count, from)) = socket.recv_from(&mut buffer) else { continue };
+                if let Some(answer) = answer(&buffer[..count]) {
+                    // Who asked may have gone.
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        Self { is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.thread.take().expect("it runs").join().expect("it ends in order");
+    }
+}
+
+fn text(text: &str) -> CheckText {
+    CheckText::new(text).expect("short")
+}
+
+/// Waits until the last check of a server passed or failed with these words.
+fn wait_for_result(balancer: &Balancer, server: SocketAddr, expected: Result<&str, &str>) {
+    wait::until(&format!("a check says {expected:?}"), || {
+        let last = balancer.listed(server).health.last_check;
+        last.is_some_and(|last| if last.passed { Ok(&*last.result) } else { Err(&*last.result) } == expected)
+    });
+}
+
+/// Checks by datagrams, which do not wait for long.
+fn often_by_datagrams(kind: CheckKind) -> PoolValues {
+    PoolValues { check_timeout_ms: Some(100), ..often(kind) }
+}
+
+#[test]
+fn a_server_of_datagrams_is_known_by_its_answers() {
+    // The port of a server for connections is free for datagrams.
+    let server = Server::start();
+    let (address, balancer) = (server.address(), Balancer::of([&server]));
+    let before = balancer.descriptors();
+    let says = |answer: &'static [u8]| {
+        Datagrams::at(address, move |asked| {
+            assert_eq!(asked, b"PING");
+            Some(answer.to_vec())
+        })
+    };
+    let good = says(b"noise and +PONG");
+    set_pool(&balancer, often_by_datagrams(CheckKind::Udp { send: text("PING"), expect: text("+PONG") }));
+    wait_for_checks(&balancer, &server, 3);
+    assert_eq!(health(&balancer, &server).state, HealthState::Up);
+    wait_for_result(&balancer, address, Ok("the expected answer"));
+    drop(good);
+    wait_for(&balancer, &server, HealthState::Down);
+    assert_eq!(health(&balancer, &server).reason.as_deref(), Some("connection refused"));
+    let silent = Datagrams::at(address, |_| None);
+    wait_for_result(&balancer, address, Err("what is expected did not come within 100ms"));
+    drop(silent);
+    let wrong = says(b"-LOADING");
+    wait_for_result(&balancer, address, Err("\"-LOADING\" came without what is expected"));
+    assert_eq!(health(&balancer, &server).state, HealthState::Down);
+    drop(wrong);
+    let _good = says(b"+PONG");
+    wait_for(&balancer, &server, HealthState::Up);
+    assert_eq!(server.accepted(), 0, "no check connects");
+    set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
+    wait::until("nothing is left behind", || balancer.descriptors() <= before);
+}
+
+#[test]
+fn silence_passes_where_no_datagram_is_expected_and_a_closed_port_does_not() {
+    let server = Server::start();
+    let (address, balancer) = (server.address(), Balancer::of([&server]));
+    let before = balancer.descriptors();
+    let silent = Datagrams::at(address, |asked| {
+        assert_eq!(asked, b"");
+        None
+    });
+    set_pool(&balancer, often_by_datagrams(CheckKind::Udp { send: text(""), expect: text("") }));
+    wait_for_result(&balancer, address, Ok("no error within 100ms"));
+    drop(silent);
+    set_pool(&balancer, PoolValues { check_timeout_ms: Some(3_600_000), ..PoolValues::default() });
+    wait_for(&balancer, &server, HealthState::Down);
+    assert_eq!(health(&balancer, &server).reason.as_deref(), Some("connection refused"), "it waits for nothing");
+    let _open = Datagrams::at(address, |_| Some(Vec::new()));
+    wait_for(&balancer, &server, HealthState::Up);
+    wait_for_result(&balancer, address, Ok("an answer"));
+    set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
+    wait::until("nothing is left behind", || balancer.descriptors() <= before);
+}
+
+#[test]
+fn the_rcode_of_an_answer_decides_and_garbage_is_none() {
+    let server = Server::start();
+    let (address, balancer) = (server.address(), Balancer::of([&server]));
+    let answering = |flags: [u8; 2]| {
+        Datagrams::at(address, move |asked| {
+            let mut answer = asked.to_vec();
+            answer[2..4].copy_from_slice(&flags);
+            Some(answer)
+        })
+    };
+    let noerror = answering([0x81, 0x80]);
+    set_pool(&balancer, often_by_datagrams(CheckKind::Dns(DnsCheck::default())));
+    wait_for_result(&balancer, address, Ok("rcode NOERROR"));
+    drop(noerror);
+    let servfail = answering([0x81, 0x82]);
+    wait_for(&balancer, &server, HealthState::Down);
+    wait_for_result(&balancer, address, Err("rcode SERVFAIL"));
+    drop(servfail);
+    let garbage = Datagrams::at(address, |_| Some(b"\xff".repeat(11)));
+    let quoted = "\\xff".repeat(11);
+    wait_for_result(&balancer, address, Err(&format!("\"{quoted}\" came instead of the answer: it ends too soon")));
+    drop(garbage);
+    let _nxdomain = answering([0x81, 0x83]);
+    wait_for(&balancer, &server, HealthState::Up);
+    wait_for_result(&balancer, address, Ok("rcode NXDOMAIN"));
+}
+
+#[test]
+fn dnsmasq_is_up_as_long_as_it_answers_the_question() {
+    let Some([dnsmasq]) = installed(["dnsmasq"]) else { return };
+    let server = Program::start(5353, |address, _| {
+        let mut command = Command::new(&dnsmasq);
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+        ]);
+        command.args(["--log-facility=-", "--pid-file=", "--local=/example/", "--address=/www.example/192.0.2.1"]);
+        // Whom it becomes if root runs this test.
+        command.arg("--user=nobody");
+        command.args([format!("--port={}", address.port()), format!("--listen-address={}", address.ip())]);
+        command
+    });
+    let (address, balancer) = (server.address(), Balancer::start());
+    balancer.add(address);
+    let ask = |name: &str| {
+        let dns = DnsCheck { name: name.to_owned(), records: RecordType::A };
+        set_pool(&balancer, PoolValues { check_timeout_ms: Some(5_000), ..often(CheckKind::Dns(dns)) });
+    };
+    let wait_for = |state| wait::until("its health is another", || balancer.listed(address).health.state == state);
+    ask("www.example");
+    wait_for_result(&balancer, address, Ok("rcode NOERROR"));
+    ask("nobody.example");
+    wait_for_result(&balancer, address, Ok("rcode NXDOMAIN"));
+    assert_eq!(balancer.listed(address).health.state, HealthState::Up);
+    // It has nobody to ask for other names.
+    ask(".");
+    wait_for_result(&balancer, address, Err("rcode REFUSED"));
+    wait_for(HealthState::Down);
+    ask("www.example");
+    wait_for(HealthState::Up);
+    drop(server);
+    wait_for(HealthState::Down);
+    assert_eq!(balancer.listed(address).health.reason.as_deref(), Some("connection refused"));
+}
+
+#[test]
+fn who_is_not_reached_is_down_though_no_answer_is_expected() {
+    namespace::inside("who_is_not_reached_is_down_though_no_answer_is_expected", || {
+        namespace::run("ip link add here type veth peer name there");
+        namespace::run("ip link set here up");
+        namespace::run("ip link set there up");
+        namespace::run("ip address add 10.9.9.1/24 dev here");
+        // That a neighbour does not answer is known after three questions, a second apart if nobody says something else.
+        namespace::run("ip ntable change name arp_cache dev here retrans 20");
+        let [gone, cut_off, ours] =
+            ["10.9.9.2:53", "192.0.2.1:53", "127.0.0.1:40000"].map(|text| text.parse().expect("an address"));
+        namespace::run("ip route add unreachable 192.0.2.0/24");
+        let balancer = Balancer::start();
+        for server in [gone, cut_off, ours] {
+            balancer.add(server);
+        }
+        // Where there is one port alone, the check of that port begins there, and would hear what it says itself.
+        namespace::set("ipv4/ip_local_port_range", "40000 40000");
+        let kind = CheckKind::Udp { send: text("hello"), expect: text("") };
+        set_pool(&balancer, PoolValues { check_timeout_ms: Some(10_000), check_interval_ms: Some(200), ..often(kind) });
+        for (server, reason) in
+            [(gone, "no route to host"), (cut_off, "no route to host"), (ours, "connection refused")]
+        {
+            wait::until("it is down", || balancer.listed(server).health.state == HealthState::Down);
+            assert_eq!(balancer.listed(server).health.reason.as_deref(), Some(reason), "{server}");
+        }
+        namespace::set("ipv4/ip_local_port_range", "32768 60999");
+    });
+}
+
+#[test]
+fn a_server_of_datagrams_may_be_checked_by_connections_at_another_port() {
+    let ip = loopback::fresh();
+    let (elsewhere, there) = (Server::start_at(ip), loopback::free_at(ip));
+    let _serving = Datagrams::at(there, |_| None);
+    let balancer = Balancer::start();
+    balancer.add(there);
+    let port = NonZeroU16::new(elsewhere.address().port());
+    set_pool(&balancer, PoolValues { check_port: Some(port), ..often(CheckKind::Tcp) });
+    wait_for_result(&balancer, there, Ok("connected"));
+    elsewhere.refuse();
+    wait::until("it is down", || balancer.listed(there).health.state == HealthState::Down);
 }
 
 #[test]

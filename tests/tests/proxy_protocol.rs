@@ -180,7 +180,7 @@ fn the_address_of_the_header_decides_the_server_and_is_the_clients() {
     used.dedup();
     assert_eq!(used.len(), 4, "not all at the server of the one address that they come from");
     balancer.wait_for_ends(EndReason::ClientClosed, 240);
-    wait::until("its descriptors are back", || balancer.descriptors() == descriptors);
+    wait::until("its descriptors are back", || balancer.descriptors() <= descriptors);
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn what_is_truncated_or_too_long_or_none_is_closed_and_counted() {
     client.reset();
     wait_for_ended(&balancer, EndReason::ClientReset, 1);
     assert_eq!((server.accepted(), balancer.service().active), (0, 0));
-    wait::until("its descriptors are back", || balancer.descriptors() == descriptors);
+    wait::until("its descriptors are back", || balancer.descriptors() <= descriptors);
     let table = String::from_utf8(balancer.ctl("service list").stdout).expect("text");
     assert!(table.contains(&format!(" {bad}\n")) && table.contains("PROXY header of"), "{table}");
 }
@@ -518,7 +518,7 @@ fn those_who_say_nothing_keep_nobody_out() {
     }
     drop(silent);
     balancer.wait_for_all_sessions(0);
-    wait::until("its descriptors are back", || balancer.descriptors() == descriptors);
+    wait::until("its descriptors are back", || balancer.descriptors() <= descriptors);
 }
 
 #[test]
@@ -1017,7 +1017,7 @@ fn nothing_is_left_of_any_of_them() {
     wait::until("all have ended", || balancer.service().ended.values().sum::<u64>() == 300);
     assert_eq!((balancer.service().active, balancer.service().total), (0, 300));
     wait::until("no server has one", || servers.iter().all(|server| server.living() == 0));
-    wait::until("its descriptors are back", || balancer.descriptors() == descriptors);
+    wait::until("its descriptors are back", || balancer.descriptors() <= descriptors);
     balancer.assert_quiet();
 }
 

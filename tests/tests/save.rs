@@ -273,3 +273,50 @@ fn whatever_commands_do_the_file_comes_to_say_it() {
         }
     }
 }
+
+#[test]
+fn what_commands_say_of_datagrams_is_saved_and_what_has_no_place_then_is_taken_out() {
+    let address = loopback::free();
+    let (ip, port) = (address.ip(), address.port());
+    let text = format!(
+        "[service.dns]\nlisten = \"{address}\"\npool = \"dns\"\nsplice = false  # so it was\nidle_timeout = \"10m\"\n\n\
+         [pool.dns]\n# the servers come by command\n"
+    );
+    let balancer = WithFile::start(&text);
+    done(&balancer.ctl("service remove dns"));
+    let add = format!("service add dns {ip} {port} --pool dns --protocol udp --answers 1 --flow-timeout 5s");
+    done(&balancer.ctl(&add));
+    // The other half of the port is free.
+    done(&balancer.ctl(&format!("service add dns-tcp {ip} {port} --pool dns")));
+    refused(
+        &balancer.ctl(&format!("service add more {ip} {port} --pool dns --protocol udp")),
+        "service dns listens at",
+    );
+    refused(&balancer.ctl("pool set dns --one-way"), "pool dns is one-way");
+    done(&balancer.ctl("pool set dns --flows-on-loss keep --send-proxy v2 --send-proxy-in first-datagram"));
+    refused(&balancer.ctl("pool set dns --send-proxy v1"), "pool dns gives v1, and service dns speaks UDP");
+    done(&balancer.ctl("save"));
+    let expected = format!(
+        "[service.dns]\nlisten = \"{address}\"\npool = \"dns\"\nprotocol = \"udp\"\nflow_timeout = \"5s\"\nanswers = 1\n\n\
+         [pool.dns]\nsend_proxy = \"v2\"\nflows_on_loss = \"keep\"\nsend_proxy_in = \"first-datagram\"\n\
+         # the servers come by command\n\n\
+         [service.dns-tcp]\nlisten = \"{address}\"\nprotocol = \"tcp\"\npool = \"dns\"\n"
+    );
+    assert_eq!(balancer.text(), expected);
+    let status = balancer.json("status");
+    assert_eq!(status["deviations"], Value::Array(Vec::new()));
+    let flows = &status["services"][0]["settings"]["flows"];
+    assert_eq!((&flows["timeout_ms"], &flows["answers"]), (&Value::from(5000), &Value::from(1)));
+    let list = done(&balancer.ctl("service list"));
+    assert!(list.contains("PROTOCOL") && list.contains("dns has flow timeout 5s, flows of 1 answer"), "{list}");
+    // Both at one time, by reload: one service in place of two.
+    fs::write(
+        balancer.file(),
+        format!("[service.dns]\nlisten = \"{address}\"\nprotocol = \"tcp+udp\"\npool = \"dns\"\n[pool.dns]\n"),
+    )
+    .expect("written");
+    let changes = done(&balancer.ctl("reload"));
+    for line in ["service dns: protocol udp -> tcp+udp", "service dns: answers 1 -> none", "service dns-tcp: gone"] {
+        assert!(changes.contains(line), "{line} in:\n{changes}");
+    }
+}

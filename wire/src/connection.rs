@@ -7,6 +7,21 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+/// Keys of a service, as a file calls them, that mean something where it speaks TCP alone.
+pub const OF_TCP: [&str; 11] = [
+    "proxy_timeout",
+    "splice",
+    "idle_timeout",
+    "half_closed_timeout",
+    "max_age",
+    "backlog",
+    "defer_accept",
+    "fast_open",
+    "keepalive",
+    "user_timeout",
+    "congestion",
+];
+
 /// Addresses that connections to servers come from at most.
 pub const MAX_SOURCES: usize = 64;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::AddressFault;
 use crate::connection::ServerSide;
+use crate::flow::{FlowPolicy, HeaderScope, OnLoss, OnReturn};
 use crate::health::{CheckKind, CheckSettings, EjectionSettings, HealthSettings, InitialHealth, OnDown, WhenAllDown};
 use crate::report::{
     ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
@@ -288,6 +289,16 @@ pub struct PoolValues {
     pub replay: Option<u32>,
     /// Addresses that connections come from.
     pub source: Option<Vec<IpAddr>>,
+    /// Whether its servers do not answer datagrams.
+    pub one_way: Option<bool>,
+    /// Whether a server is picked for each datagram.
+    pub per_datagram: Option<bool>,
+    /// What becomes of the flows of a server that is lost.
+    pub flows_on_loss: Option<OnLoss>,
+    /// What becomes of flows when a server comes (back).
+    pub flows_on_return: Option<OnReturn>,
+    /// Which datagrams have a header.
+    pub send_proxy_in: Option<HeaderScope>,
 }
 
 impl ServerValues {
@@ -343,6 +354,13 @@ impl PoolValues {
                 replay: self.replay.unwrap_or(before.server_side.replay),
                 source: self.source.clone().unwrap_or_else(|| before.server_side.source.clone()),
                 ..before.server_side.clone()
+            },
+            flows: FlowPolicy {
+                one_way: self.one_way.unwrap_or(before.flows.one_way),
+                per_datagram: self.per_datagram.unwrap_or(before.flows.per_datagram),
+                on_loss: self.flows_on_loss.unwrap_or(before.flows.on_loss),
+                on_return: self.flows_on_return.unwrap_or(before.flows.on_return),
+                send_proxy_in: self.send_proxy_in.unwrap_or(before.flows.send_proxy_in),
             },
             servers: before.servers.clone(),
         }

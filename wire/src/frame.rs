@@ -13,7 +13,7 @@ use crate::encoding::{EncodingError, decode, encode};
 use crate::settings::FILE_LIMIT;
 
 /// The version of the control protocol. Both ends must have the same one: messages do not describe themselves.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The first bytes of a greeting.
 const MAGIC: [u8; 4] = *b"BALC";
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_3() {
+    fn golden_bytes_of_version_4() {
         let add = Request::Change {
             change: Change::Add {
                 pool: "web".to_owned(),
@@ -377,7 +377,7 @@ mod tests {
             dry_run: false,
         };
         let bytes = [
-            b"\x06\0\0\0BALC\x03\0".as_slice(),
+            b"\x06\0\0\0BALC\x04\0".as_slice(),
             b"\x29\0\0\0",            // 41 bytes follow
             b"\x02\0\0\0",            // Request::Change
             b"\0\0\0\0",              // Change::Add

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::dns::DnsCheck;
+
 /// Bytes that a check sends, or expects, at most.
 pub const MAX_CHECK_TEXT: usize = 1024;
 
@@ -40,11 +42,14 @@ pub const OF_CHECKS: [&str; 8] = [
     "check_initial",
 ];
 
-/// Keys of a pool that mean something for the check `send` alone.
+/// Keys of a pool that mean something for the checks `send` and `udp` alone.
 pub const OF_SEND: [&str; 4] = ["check_send", "check_send_hex", "check_expect", "check_expect_hex"];
 
 /// Keys of a pool that mean something for the check `http` alone.
 pub const OF_HTTP: [&str; 4] = ["check_method", "check_path", "check_host", "check_status"];
+
+/// Keys of a pool that mean something for the check `dns` alone.
+pub const OF_DNS: [&str; 2] = ["check_dns_name", "check_dns_type"];
 
 /// The health of a pool's servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,11 +123,20 @@ pub enum CheckKind {
     },
     /// It asks by HTTP/1.1.
     Http(HttpCheck),
+    /// It sends a datagram and looks for something in those that come.
+    Udp {
+        /// What is sent, which may be nothing: then the datagram is empty.
+        send: CheckText,
+        /// What must come; when that is nothing, silence is as good.
+        expect: CheckText,
+    },
+    /// It asks by DNS, in a datagram.
+    Dns(DnsCheck),
 }
 
 impl CheckKind {
     /// The names in files, commands and JSON.
-    pub const NAMES: [&'static str; 4] = ["none", "tcp", "send", "http"];
+    pub const NAMES: [&'static str; 6] = ["none", "tcp", "send", "http", "udp", "dns"];
 
     /// The name.
     #[must_use]
@@ -132,6 +146,17 @@ impl CheckKind {
             Self::Tcp => "tcp",
             Self::Send { .. } => "send",
             Self::Http(_) => "http",
+            Self::Udp { .. } => "udp",
+            Self::Dns(_) => "dns",
+        }
+    }
+
+    /// What is sent and what is expected, where the check is about that.
+    #[must_use]
+    pub fn texts(&self) -> Option<(&CheckText, &CheckText)> {
+        match self {
+            Self::Send { send, expect } | Self::Udp { send, expect } => Some((send, expect)),
+            Self::None | Self::Tcp | Self::Http(_) | Self::Dns(_) => None,
         }
     }
 
@@ -140,8 +165,9 @@ impl CheckKind {
     pub fn uses(&self, key: &str) -> bool {
         let is_wanted = |keys: &[&str], wanted: bool| wanted || !keys.contains(&key);
         is_wanted(&OF_CHECKS, *self != Self::None)
-            && is_wanted(&OF_SEND, matches!(self, Self::Send { .. }))
+            && is_wanted(&OF_SEND, self.texts().is_some())
             && is_wanted(&OF_HTTP, matches!(self, Self::Http(_)))
+            && is_wanted(&OF_DNS, matches!(self, Self::Dns(_)))
     }
 }
 
@@ -436,17 +462,25 @@ mod tests {
 
     #[test]
     fn a_check_makes_use_of_its_own_keys() {
-        let send = CheckKind::Send { send: CheckText::default(), expect: CheckText::default() };
-        let kinds = [CheckKind::None, CheckKind::Tcp, send, CheckKind::Http(HttpCheck::default())];
+        let text = CheckText::default;
+        let kinds = [
+            CheckKind::None,
+            CheckKind::Tcp,
+            CheckKind::Send { send: text(), expect: text() },
+            CheckKind::Http(HttpCheck::default()),
+            CheckKind::Udp { send: text(), expect: text() },
+            CheckKind::Dns(DnsCheck::default()),
+        ];
         assert_eq!(kinds.each_ref().map(CheckKind::name), CheckKind::NAMES);
         let users = |key: &str| kinds.each_ref().map(|kind| kind.uses(key));
         for (key, expected) in [
-            ("policy", [true; 4]),
-            ("check", [true; 4]),
-            ("eject_time", [true; 4]),
-            ("check_rise", [false, true, true, true]),
-            ("check_expect_hex", [false, false, true, false]),
-            ("check_status", [false, false, false, true]),
+            ("policy", [true; 6]),
+            ("check", [true; 6]),
+            ("eject_time", [true; 6]),
+            ("check_rise", [false, true, true, true, true, true]),
+            ("check_expect_hex", [false, false, true, false, true, false]),
+            ("check_status", [false, false, false, true, false, false]),
+            ("check_dns_name", [false, false, false, false, false, true]),
         ] {
             assert_eq!(users(key), expected, "{key}");
         }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::control::{Change, Removal};
-use crate::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings};
+use crate::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Transport};
 
 /// Why a session ended. Every session ends with exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,11 +56,15 @@ pub enum EndReason {
     HalfClosedTimeout,
     /// It was as old as a session may be.
     MaxAge,
+    /// The flow had as many datagrams as it was to have.
+    Complete,
+    /// The listener that it came by was closed.
+    Unlistened,
 }
 
 impl EndReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::ClientClosed,
         Self::ServerClosed,
         Self::ClientReset,
@@ -82,6 +86,8 @@ impl EndReason {
         Self::HeaderTimeout,
         Self::HalfClosedTimeout,
         Self::MaxAge,
+        Self::Complete,
+        Self::Unlistened,
     ];
 
     /// The name as it stands in logs, in JSON and in the documents.
@@ -109,6 +115,8 @@ impl EndReason {
             Self::HeaderTimeout => "header-timeout",
             Self::HalfClosedTimeout => "half-closed-timeout",
             Self::MaxAge => "max-age",
+            Self::Complete => "complete",
+            Self::Unlistened => "unlistened",
         }
     }
 }
@@ -121,6 +129,96 @@ impl fmt::Display for EndReason {
 
 /// Sessions that ended, by reason; a reason that never came is absent.
 pub type Ended = BTreeMap<EndReason, u64>;
+
+/// Why a datagram did not go on. Each that did not is counted with exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropReason {
+    /// It would have begun a flow, and no server was eligible.
+    NoServer,
+    /// The service's networks do not let the client in.
+    Denied,
+    /// It would have begun a flow, and the client had as many as one may have.
+    ClientLimit,
+    /// It would have begun a flow, and the service, or all together, had as many as there may be.
+    Full,
+    /// It would have begun a flow, and the service had as many new ones in this second as it may have.
+    Rate,
+    /// It would have begun a flow, and the balancer is stopping.
+    Stopping,
+    /// The balancer was short of descriptors, ports or memory.
+    Shortage,
+    /// It had to begin with a PROXY protocol header, and did not.
+    BadHeader,
+    /// It was longer than what it was read into.
+    Truncated,
+    /// The kernel had no room for it on the way out.
+    SendBufferFull,
+    /// It was longer than the way allows, or longer than a datagram with its header may be.
+    TooLong,
+    /// An ICMP error said that the other side is not there.
+    Unreachable,
+    /// The kernel did not send it for another reason.
+    SendFailed,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::NoServer,
+        Self::Denied,
+        Self::ClientLimit,
+        Self::Full,
+        Self::Rate,
+        Self::Stopping,
+        Self::Shortage,
+        Self::BadHeader,
+        Self::Truncated,
+        Self::SendBufferFull,
+        Self::TooLong,
+        Self::Unreachable,
+        Self::SendFailed,
+    ];
+
+    /// The name as it stands in logs, in JSON and in the documents.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoServer => "no-server",
+            Self::Denied => "denied",
+            Self::ClientLimit => "client-limit",
+            Self::Full => "full",
+            Self::Rate => "rate",
+            Self::Stopping => "stopping",
+            Self::Shortage => "shortage",
+            Self::BadHeader => "bad-header",
+            Self::Truncated => "truncated",
+            Self::SendBufferFull => "send-buffer-full",
+            Self::TooLong => "too-long",
+            Self::Unreachable => "unreachable",
+            Self::SendFailed => "send-failed",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Datagrams: those that went on, and those that did not, by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramReport {
+    /// Those of clients that were sent to servers.
+    pub datagrams_in: u64,
+    /// Those of servers that were sent to clients.
+    pub datagrams_out: u64,
+    /// Those of clients that went no further; a reason that never came is absent.
+    pub dropped_in: BTreeMap<DropReason, u64>,
+    /// Those of servers that went no further.
+    pub dropped_out: BTreeMap<DropReason, u64>,
+}
 
 /// A 64-bit number that is text of 16 hexadecimal digits in JSON, where numbers are exact only to 2^53.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -225,6 +323,10 @@ pub struct ServiceReport {
     pub accept_failures: u64,
     /// Sessions that ended, by reason.
     pub ended: Ended,
+    /// Its datagrams.
+    pub datagrams: DatagramReport,
+    /// Datagrams of clients that the kernel had no room for while they waited to be read.
+    pub receive_overflows: u64,
 }
 
 /// Why a service does not accept.
@@ -342,6 +444,10 @@ pub struct ServerReport {
     pub removal: Option<RemovalReport>,
     /// Sessions that ended, by reason.
     pub ended: Ended,
+    /// Its datagrams.
+    pub datagrams: DatagramReport,
+    /// Flows that went on with another server.
+    pub flows_moved: u64,
 }
 
 /// Whether a server is up: for checks and for clients. Only one that is up gets new sessions.
@@ -445,6 +551,8 @@ pub struct RemovalReport {
 pub struct SessionReport {
     /// Its number.
     pub session: u64,
+    /// What it speaks: with `udp` it is a flow.
+    pub transport: Transport,
     /// The service.
     pub service: String,
     /// The pool.
@@ -463,6 +571,10 @@ pub struct SessionReport {
     pub bytes_in: u64,
     /// Bytes that the server sent and the client took.
     pub bytes_out: u64,
+    /// Datagrams of a flow's client that were sent to its server.
+    pub datagrams_in: u64,
+    /// Datagrams of its server that were sent to its client.
+    pub datagrams_out: u64,
 }
 
 /// What a reload did or would do.
@@ -648,6 +760,15 @@ mod tests {
         }
         let all: Vec<usize> = EndReason::ALL.iter().map(|reason| *reason as usize).collect();
         assert_eq!(all, (0..EndReason::ALL.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_of_drops_are_those_in_json() {
+        for reason in DropReason::ALL {
+            assert_eq!(serde_json::to_string(&reason).expect("a name"), format!("\"{reason}\""));
+        }
+        let all: Vec<usize> = DropReason::ALL.iter().map(|reason| *reason as usize).collect();
+        assert_eq!(all, (0..DropReason::ALL.len()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::connection::{ClientSide, ServerSide, SocketSettings};
+use crate::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
+use crate::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 use crate::quantity::{size, time};
 
@@ -77,6 +78,9 @@ pub struct ServiceSettings {
     /// The connections of its clients.
     #[serde(default)]
     pub client_side: ClientSide,
+    /// The flows of its clients, where it speaks UDP.
+    #[serde(default)]
+    pub flows: FlowSettings,
 }
 
 fn yes() -> bool {
@@ -104,16 +108,96 @@ impl ServiceSettings {
             proxy_timeout_ms: DEFAULT_PROXY_TIMEOUT_MS,
             splice: true,
             client_side: ClientSide::default(),
+            flows: FlowSettings::default(),
         }
+    }
+
+    /// Whether a key of a file means something beside the others: not that of what it does not speak, or of headers that
+    /// nobody sends.
+    #[must_use]
+    pub fn uses(&self, key: &str) -> bool {
+        let is_wanted = |keys: &[&str], has| has || !keys.contains(&key);
+        is_wanted(&OF_TCP, self.protocol.has(Transport::Tcp))
+            && is_wanted(&OF_FLOWS, self.protocol.has(Transport::Udp))
+            && is_wanted(&["proxy_timeout", "accept_proxy_in"], !self.accept_proxy.is_empty())
     }
 }
 
 /// What a service speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
+    #[default]
+    #[serde(rename = "tcp")]
     Tcp,
+    /// UDP.
+    #[serde(rename = "udp")]
+    Udp,
+    /// Both, on the same addresses and with the same pool.
+    #[serde(rename = "tcp+udp")]
+    TcpAndUdp,
+}
+
+impl Protocol {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::TcpAndUdp];
+
+    /// The name in files, commands and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::TcpAndUdp => "tcp+udp",
+        }
+    }
+
+    /// What is listened for: one of both, or both.
+    #[must_use]
+    pub fn transports(self) -> &'static [Transport] {
+        match self {
+            Self::Tcp => &[Transport::Tcp],
+            Self::Udp => &[Transport::Udp],
+            Self::TcpAndUdp => &[Transport::Tcp, Transport::Udp],
+        }
+    }
+
+    /// Whether this is among what is listened for.
+    #[must_use]
+    pub fn has(self, transport: Transport) -> bool {
+        self.transports().contains(&transport)
+    }
+
+    /// Whether two services that speak this and that cannot have one address and port.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.transports().iter().any(|transport| other.has(*transport))
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What one listener, or one session, speaks. A flow of datagrams is a session that speaks UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// A pool: its policy, and its servers.
@@ -138,6 +222,9 @@ pub struct PoolSettings {
     /// The connections to its servers.
     #[serde(default)]
     pub server_side: ServerSide,
+    /// How datagrams go to its servers.
+    #[serde(default)]
+    pub flows: FlowPolicy,
     /// The servers by address.
     pub servers: BTreeMap<SocketAddr, ServerSettings>,
 }
@@ -153,6 +240,7 @@ impl Default for PoolSettings {
             send_proxy: None,
             health: HealthSettings::default(),
             server_side: ServerSide::default(),
+            flows: FlowPolicy::default(),
             servers: BTreeMap::new(),
         }
     }
@@ -163,10 +251,29 @@ impl PoolSettings {
     #[must_use]
     pub fn without_servers(&self) -> Self {
         // Not a clone of the whole: a pool may have very many servers.
-        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, .. } = *self;
+        let Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, flows, .. } = *self;
         let (health, server_side) = (self.health.clone(), self.server_side.clone());
         let servers = BTreeMap::new();
-        Self { policy, key, max_load, points_per_weight, slow_start_ms, send_proxy, health, server_side, servers }
+        Self {
+            policy,
+            key,
+            max_load,
+            points_per_weight,
+            slow_start_ms,
+            send_proxy,
+            health,
+            server_side,
+            flows,
+            servers,
+        }
+    }
+
+    /// Whether a key of a file about flows means something beside the others: without flows none is moved, and only the
+    /// header of version 2 is one of datagrams.
+    #[must_use]
+    pub fn uses_flow_key(&self, key: &str) -> bool {
+        let has_header = matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
+        (!self.flows.one_way || !OF_MOVES.contains(&key)) && (has_header || key != "send_proxy_in")
     }
 }
 
@@ -496,8 +603,8 @@ impl fmt::Display for Difference {
                 f,
                 "{}: {key} {} -> {}",
                 self.subject,
-                from.as_deref().unwrap_or(none),
-                to.as_deref().unwrap_or(none)
+                from.as_deref().map_or(none, visible),
+                to.as_deref().map_or(none, visible)
             ),
             (None, None, _) => write!(f, "{}: new", self.subject),
             (None, Some(_), _) => write!(f, "{}: gone", self.subject),
@@ -505,12 +612,19 @@ impl fmt::Display for Difference {
     }
 }
 
+/// A value of a [`Difference`] for people: nothing at all is hard to see.
+#[must_use]
+pub fn visible(value: &str) -> &str {
+    if value.is_empty() { "\"\"" } else { value }
+}
+
 /// Keys of a pool that mean nothing with another policy than `consistent-hash`, and that a file has only with that one.
 const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
 
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
 /// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
-/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not.
+/// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not, or what
+/// a service is set to for a protocol that it does not speak.
 #[must_use]
 pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
     let mut found = Found { subject: Subject::Balancer, all: Vec::new() };
@@ -526,7 +640,9 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
             let checks = &new.health.check.kind;
             let is_off = |key: &str| *checks == CheckKind::None && OF_CHECKS.contains(&key);
             let counts = |key: &str| {
-                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && !is_off(key)
+                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
+                    && !is_off(key)
+                    && new.uses_flow_key(key)
             };
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
                 if counts(key) {
@@ -548,7 +664,9 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         found.subject = Subject::Service { service: name.clone() };
         if let Some((old, new)) = found.both(from.services.get(name), to.services.get(name)) {
             for ((key, was), (_, is)) in service_values(old).into_iter().zip(service_values(new)) {
-                found.value(key, was, is);
+                if new.uses(key) {
+                    found.value(key, was, is);
+                }
             }
         }
     }
@@ -579,7 +697,27 @@ fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
     ];
     values.extend(health_values(&pool.health));
     values.extend(server_side_values(&pool.server_side));
+    values.extend(flow_policy_values(pool.flows));
     values
+}
+
+fn flow_policy_values(flows: FlowPolicy) -> Values<5> {
+    [
+        ("one_way", Some(flows.one_way.to_string())),
+        ("per_datagram", Some(flows.per_datagram.to_string())),
+        ("flows_on_loss", Some(flows.on_loss.to_string())),
+        ("flows_on_return", Some(flows.on_return.to_string())),
+        ("send_proxy_in", Some(flows.send_proxy_in.to_string())),
+    ]
+}
+
+fn flow_values(flows: FlowSettings) -> Values<4> {
+    [
+        ("flow_timeout", Some(time(flows.timeout_ms.get()))),
+        ("requests", number(flows.requests)),
+        ("answers", number(flows.answers)),
+        ("accept_proxy_in", Some(flows.accept_proxy_in.to_string())),
+    ]
 }
 
 fn server_side_values(side: &ServerSide) -> Vec<(&'static str, Option<String>)> {
@@ -623,16 +761,15 @@ fn socket_values(socket: &SocketSettings) -> [(&'static str, Option<String>); 5]
 fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)> {
     let HealthSettings { check, ejection, when_all_down, on_down } = health;
     let nothing = (CheckText::default(), CheckText::default());
-    let (send, expect) = match &check.kind {
-        CheckKind::Send { send, expect } => (send, expect),
-        _ => (&nothing.0, &nothing.1),
-    };
+    let (send, expect) = check.kind.texts().unwrap_or((&nothing.0, &nothing.1));
+    let is_empty_datagram = matches!(check.kind, CheckKind::Udp { .. }) && send.is_empty();
     let text = |text: &CheckText| text.text().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
     let hex = |text: &CheckText| text.text().is_none().then(|| text.hex());
     let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    let dns = if let CheckKind::Dns(dns) = &check.kind { Some(dns) } else { None };
     vec![
         ("check", Some(check.kind.name().to_owned())),
-        ("check_send", text(send)),
+        ("check_send", if is_empty_datagram { Some(String::new()) } else { text(send) }),
         ("check_send_hex", hex(send)),
         ("check_expect", text(expect)),
         ("check_expect_hex", hex(expect)),
@@ -640,6 +777,8 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
         ("check_path", http.map(|http| http.path.clone())),
         ("check_host", http.and_then(|http| http.host.clone())),
         ("check_status", http.and_then(|http| list(&http.status))),
+        ("check_dns_name", dns.map(|dns| dns.name.clone())),
+        ("check_dns_type", number(dns.map(|dns| dns.records))),
         ("check_interval", Some(time(check.interval_ms))),
         ("check_undecided_interval", check.undecided_interval_ms.map(time)),
         ("check_down_interval", check.down_interval_ms.map(time)),
@@ -659,7 +798,7 @@ fn health_values(health: &HealthSettings) -> Vec<(&'static str, Option<String>)>
 
 fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String>)> {
     let mut values = vec![
-        ("protocol", Some("tcp".to_owned())),
+        ("protocol", Some(service.protocol.to_string())),
         ("listen", list(&service.listen)),
         ("pool", Some(service.pool.clone())),
         ("max_sessions", number(service.max_sessions)),
@@ -672,6 +811,7 @@ fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String
         ("splice", Some(service.splice.to_string())),
     ];
     values.extend(client_side_values(&service.client_side));
+    values.extend(flow_values(service.flows));
     values
 }
 
@@ -723,7 +863,10 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
+    use crate::flow::{HeaderScope, OnLoss, OnReturn};
+
     use super::*;
+    use crate::dns::DnsCheck;
 
     fn settings() -> Settings {
         let servers = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().expect("an address"));
@@ -803,6 +946,73 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_datagrams_is_told_where_there_are_any() {
+        let texts = |from: &Settings, to: &Settings| -> Vec<String> {
+            differences(from, to).iter().map(ToString::to_string).collect()
+        };
+        let mut of_tcp = settings();
+        let service = of_tcp.services.get_mut("web").expect("a service");
+        service.flows.answers = NonZeroU32::new(1);
+        service.flows.accept_proxy_in = HeaderScope::FirstDatagram;
+        let pool = of_tcp.pools.get_mut("web").expect("a pool");
+        pool.flows.send_proxy_in = HeaderScope::FirstDatagram;
+        assert_eq!(texts(&settings(), &of_tcp), Vec::<String>::new());
+        let mut of_udp = of_tcp.clone();
+        let service = of_udp.services.get_mut("web").expect("a service");
+        service.protocol = Protocol::Udp;
+        service.splice = false;
+        service.client_side.idle_timeout_ms = NonZeroU64::new(600_000);
+        service.client_side.socket.receive_buffer = NonZeroU32::new(65_536);
+        service.flows.timeout_ms = NonZeroU64::new(1500).expect("not 0");
+        service.flows.requests = NonZeroU32::new(2);
+        let pool = of_udp.pools.get_mut("web").expect("a pool");
+        pool.flows.per_datagram = true;
+        pool.flows.on_loss = OnLoss::Keep;
+        pool.flows.on_return = OnReturn::Move;
+        assert_eq!(
+            texts(&settings(), &of_udp),
+            [
+                "pool web: per_datagram false -> true",
+                "pool web: flows_on_loss move -> keep",
+                "pool web: flows_on_return stay -> move",
+                "service web: protocol tcp -> udp",
+                "service web: receive_buffer none -> 64KiB",
+                "service web: flow_timeout 1m -> 1s 500ms",
+                "service web: requests none -> 2",
+                "service web: answers none -> 1",
+            ]
+        );
+        let mut one_way = of_udp.clone();
+        one_way.services.get_mut("web").expect("a service").accept_proxy.push("::1/128".parse().expect("a network"));
+        let pool = one_way.pools.get_mut("web").expect("a pool");
+        pool.send_proxy = Some(SendProxy::V2 { crc32c: false, unique_id: false });
+        pool.flows = FlowPolicy { one_way: true, per_datagram: true, ..pool.flows };
+        (pool.flows.on_loss, pool.flows.on_return) = (OnLoss::Move, OnReturn::Stay);
+        assert_eq!(
+            texts(&of_udp, &one_way),
+            [
+                "pool web: send_proxy none -> v2",
+                "pool web: one_way false -> true",
+                "service web: accept_proxy none -> ::1/128",
+            ]
+        );
+        assert_eq!(
+            texts(&settings(), &one_way).last().expect("some"),
+            "service web: accept_proxy_in each-datagram -> first-datagram"
+        );
+    }
+
+    #[test]
+    fn services_that_share_a_protocol_overlap() {
+        use Protocol::{Tcp, TcpAndUdp, Udp};
+        for (one, other, overlaps) in
+            [(Tcp, Tcp, true), (Tcp, Udp, false), (Udp, Udp, true), (Tcp, TcpAndUdp, true), (TcpAndUdp, Udp, true)]
+        {
+            assert_eq!((one.overlaps(other), other.overlaps(one)), (overlaps, overlaps), "{one} and {other}");
+        }
+    }
+
+    #[test]
     fn how_servers_are_checked_that_are_not_is_no_difference() {
         let mut off = settings();
         off.pools.get_mut("web").expect("a pool").health.check.interval_ms = 7000;
@@ -813,6 +1023,37 @@ mod tests {
         assert_eq!(texts, ["pool web: check none -> tcp", "pool web: check_interval 2s -> 7s"]);
         let texts: Vec<String> = differences(&on, &settings()).iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["pool web: check tcp -> none"]);
+    }
+
+    #[test]
+    fn what_a_check_by_datagrams_does_is_told() {
+        let of = |kind: CheckKind| {
+            let mut changed = settings();
+            changed.pools.get_mut("web").expect("a pool").health.check.kind = kind;
+            changed
+        };
+        let text = |text: &str| CheckText::new(text).expect("short");
+        let udp = of(CheckKind::Udp { send: text("ping"), expect: text("") });
+        let empty = of(CheckKind::Udp { send: text(""), expect: text("\0") });
+        let dns = of(CheckKind::Dns(DnsCheck::default()));
+        for (from, to, expected) in [
+            (&settings(), &udp, &["check none -> udp", "check_send none -> ping"][..]),
+            (&udp, &empty, &["check_send ping -> \"\"", "check_expect_hex none -> 00"]),
+            (&settings(), &empty, &["check none -> udp", "check_send none -> \"\"", "check_expect_hex none -> 00"]),
+            (
+                &udp,
+                &dns,
+                &[
+                    "check udp -> dns",
+                    "check_send ping -> none",
+                    "check_dns_name none -> .",
+                    "check_dns_type none -> NS",
+                ],
+            ),
+        ] {
+            let texts: Vec<String> = differences(from, to).iter().map(ToString::to_string).collect();
+            assert_eq!(texts, expected.iter().map(|text| format!("pool web: {text}")).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -98,6 +98,16 @@ impl ClientSideArgs {
             ..usual
         }
     }
+
+    /// The keys of a file that are said.
+    pub(super) fn said(&self) -> [(&'static str, bool); 4] {
+        [
+            ("idle_timeout", self.idle_timeout.is_some()),
+            ("half_closed_timeout", self.half_closed_timeout.is_some()),
+            ("max_age", self.max_age.is_some()),
+            ("keepalive", self.keepalive.is_some()),
+        ]
+    }
 }
 
 fn connect_timeout(text: &str) -> Result<OrNone<NonZeroU64>, String> {
@@ -116,7 +126,7 @@ fn keepalive(text: &str) -> Result<u64, String> {
 }
 
 /// A time in milliseconds.
-fn within(text: &str, range: RangeInclusive<u64>) -> Result<NonZeroU64, String> {
+pub(super) fn within(text: &str, range: RangeInclusive<u64>) -> Result<NonZeroU64, String> {
     let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let in_range = NonZeroU64::new(milliseconds(read)).filter(|time| range.contains(&time.get()));
     in_range.ok_or_else(|| format!("it is from {} to {}", time(*range.start()), time(*range.end())))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 use wire::control::PoolValues;
+use wire::dns::{DnsCheck, RecordType};
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, OnDown,
     StatusRange, WhenAllDown,
@@ -17,19 +18,20 @@ use super::{OrNone, milliseconds, one_of};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Health")]
 pub(crate) struct HealthArgs {
-    /// How servers are checked: not at all, by a connect, by sending and expecting something, or by HTTP
+    /// How servers are checked: not at all, by a connect, by sending and expecting something, by HTTP, by a datagram, or
+    /// by DNS
     #[arg(long, value_name = "KIND", group = "values", value_parser = PossibleValuesParser::new(CheckKind::NAMES))]
     check: Option<String>,
 
-    /// What is sent, with --check send
-    #[arg(long, value_name = "TEXT", requires = "check", value_parser = text)]
+    /// What is sent, with --check send or udp, where it may be empty
+    #[arg(long, value_name = "TEXT", requires = "check", value_parser = datagram)]
     check_send: Option<CheckText>,
 
     /// The same in hexadecimal digits, with or without blanks
     #[arg(long, value_name = "DIGITS", requires = "check", conflicts_with = "check_send", value_parser = digits)]
     check_send_hex: Option<CheckText>,
 
-    /// What must be in what comes, with --check send
+    /// What must be in what comes, with --check send or udp
     #[arg(long, value_name = "TEXT", requires = "check", value_parser = text)]
     check_expect: Option<CheckText>,
 
@@ -52,6 +54,14 @@ pub(crate) struct HealthArgs {
     /// The statuses that pass, with --check http, such as 200, 2xx or 200,204-206; 200-399 without this
     #[arg(long, value_name = "STATUS", requires = "check", value_delimiter = ',')]
     check_status: Vec<StatusRange>,
+
+    /// The name that is asked for, with --check dns; . without this
+    #[arg(long, value_name = "NAME", requires = "check", value_parser = domain)]
+    check_dns_name: Option<String>,
+
+    /// The type of records that is asked for, with --check dns; NS without this
+    #[arg(long, value_name = "TYPE", requires = "check", value_parser = one_of(&RecordType::ALL, RecordType::name))]
+    check_dns_type: Option<RecordType>,
 
     /// The time from one check to the next, from 10ms to 1d
     #[arg(long, value_name = "TIME", group = "values", value_parser = humantime::parse_duration)]
@@ -119,14 +129,20 @@ pub(crate) struct HealthArgs {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoHealth {
     /// What is sent or expected has no meaning.
-    #[error("--check-send and --check-expect go with --check send alone")]
+    #[error("--check-send and --check-expect go with --check send and --check udp alone")]
     NotSend,
     /// What is asked for by HTTP has no meaning.
     #[error("--check-method, --check-path, --check-host and --check-status go with --check http alone")]
     NotHttp,
+    /// What is asked for by DNS has no meaning.
+    #[error("--check-dns-name and --check-dns-type go with --check dns alone")]
+    NotDns,
     /// A check that would do nothing.
-    #[error("--check send needs --check-send, --check-expect or both")]
+    #[error("--check send needs --check-send, --check-expect or both, and neither is empty")]
     Nothing,
+    /// A check that is not said what to send.
+    #[error("--check udp needs --check-send, which may be empty")]
+    NoDatagram,
 }
 
 impl HealthArgs {
@@ -163,20 +179,35 @@ impl HealthArgs {
             || self.check_path.is_some()
             || self.check_host.is_some()
             || !self.check_status.is_empty();
+        let has_dns = self.check_dns_name.is_some() || self.check_dns_type.is_some();
+        let texts = || (send.cloned().unwrap_or_default(), expect.cloned().unwrap_or_default());
         let kind = match self.check.as_deref() {
-            Some("send") if !has_texts => return Err(NoHealth::Nothing),
-            Some("send") => {
-                CheckKind::Send { send: send.cloned().unwrap_or_default(), expect: expect.cloned().unwrap_or_default() }
+            Some("send") if !has_texts || send.is_some_and(CheckText::is_empty) => return Err(NoHealth::Nothing),
+            Some("udp") if send.is_none() => return Err(NoHealth::NoDatagram),
+            Some(kind @ ("send" | "udp")) => {
+                let (send, expect) = texts();
+                if kind == "udp" { CheckKind::Udp { send, expect } } else { CheckKind::Send { send, expect } }
             }
             _ if has_texts => return Err(NoHealth::NotSend),
             Some("http") => CheckKind::Http(self.http()),
-            _ if has_http => return Err(NoHealth::NotHttp),
+            Some("dns") => CheckKind::Dns(self.dns()),
             Some("tcp") => CheckKind::Tcp,
             Some(_) => CheckKind::None,
+            // Options of a kind need one.
             None => return Ok(None),
         };
-        let is_http = matches!(kind, CheckKind::Http(_));
-        if has_http && !is_http { Err(NoHealth::NotHttp) } else { Ok(Some(kind)) }
+        if has_http && !matches!(kind, CheckKind::Http(_)) {
+            return Err(NoHealth::NotHttp);
+        }
+        if has_dns && !matches!(kind, CheckKind::Dns(_)) { Err(NoHealth::NotDns) } else { Ok(Some(kind)) }
+    }
+
+    fn dns(&self) -> DnsCheck {
+        let usual = DnsCheck::default();
+        DnsCheck {
+            name: self.check_dns_name.clone().unwrap_or(usual.name),
+            records: self.check_dns_type.unwrap_or(usual.records),
+        }
     }
 
     fn http(&self) -> HttpCheck {
@@ -208,6 +239,10 @@ fn text(text: &str) -> Result<CheckText, String> {
     bytes.ok_or_else(|| format!("it has 1 to {MAX_CHECK_TEXT} bytes"))
 }
 
+fn datagram(text: &str) -> Result<CheckText, String> {
+    CheckText::new(text).ok_or_else(|| format!("it has at most {MAX_CHECK_TEXT} bytes"))
+}
+
 fn digits(text: &str) -> Result<CheckText, String> {
     let bytes = CheckText::from_hex(text).filter(|bytes| !bytes.is_empty());
     bytes.ok_or_else(|| format!("write 1 to {MAX_CHECK_TEXT} pairs of hexadecimal digits, such as \"0d 0a\""))
@@ -223,6 +258,10 @@ fn path(text: &str) -> Result<String, String> {
 
 fn host(text: &str) -> Result<String, String> {
     checked(text, HttpCheck::is_host, "it is no name of a host")
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    checked(text, DnsCheck::is_name, "it is no name of a domain, such as www.example.com")
 }
 
 fn checked(text: &str, is_right: fn(&str) -> bool, rule: &str) -> Result<String, String> {
@@ -255,6 +294,14 @@ mod tests {
             (&["--check", "http", "--check-expect-hex", "00"], NoHealth::NotSend),
             (&["--check", "none", "--check-path", "/"], NoHealth::NotHttp),
             (&["--check", "send", "--check-send", "x", "--check-status", "200"], NoHealth::NotHttp),
+            (&["--check", "send", "--check-send", ""], NoHealth::Nothing),
+            (&["--check", "send", "--check-send", "", "--check-expect", "x"], NoHealth::Nothing),
+            (&["--check", "udp"], NoHealth::NoDatagram),
+            (&["--check", "udp", "--check-expect", "x"], NoHealth::NoDatagram),
+            (&["--check", "udp", "--check-send", "x", "--check-path", "/"], NoHealth::NotHttp),
+            (&["--check", "dns", "--check-send", "x"], NoHealth::NotSend),
+            (&["--check", "http", "--check-dns-name", "."], NoHealth::NotDns),
+            (&["--check", "udp", "--check-send", "", "--check-dns-type", "A"], NoHealth::NotDns),
         ] {
             assert_eq!(values(words), Err(error), "{words:?}");
         }
@@ -284,6 +331,16 @@ mod tests {
             (
                 "--check http --check-method HEAD --check-path /up --check-host a.example --check-status 2xx,304",
                 of_kind(CheckKind::Http(http)),
+            ),
+            ("--check udp --check-send= ", of_kind(CheckKind::Udp { send: text(""), expect: text("") })),
+            (
+                "--check udp --check-send-hex 5049 --check-expect OK",
+                of_kind(CheckKind::Udp { send: text("PI"), expect: text("OK") }),
+            ),
+            ("--check dns", of_kind(CheckKind::Dns(DnsCheck::default()))),
+            (
+                "--check dns --check-dns-name a.example --check-dns-type AAAA",
+                of_kind(CheckKind::Dns(DnsCheck { name: "a.example".into(), records: RecordType::Aaaa })),
             ),
             ("--check-interval 5s", PoolValues { check_interval_ms: Some(5000), ..none.clone() }),
             (

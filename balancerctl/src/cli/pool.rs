@@ -9,6 +9,7 @@ use wire::control::PoolValues;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, SendProxy};
 
 use super::connection::{NoneAndSome, ServerSideArgs};
+use super::flow::{FlowPolicyArgs, NoFlows};
 use super::health::{HealthArgs, NoHealth};
 use super::{OrNone, milliseconds, one_of};
 
@@ -108,6 +109,12 @@ pub(crate) enum PoolError {
     /// What a header of version 2 has, and it is not that.
     #[error("--send-proxy-crc32c and --send-proxy-unique-id go with --send-proxy v2 alone")]
     NoVersion2,
+    /// Which datagrams have a header of version 2, and none has.
+    #[error("--send-proxy-in goes with --send-proxy v2 alone: there is no other header of datagrams")]
+    NoHeader,
+    /// Those of datagrams do not.
+    #[error(transparent)]
+    Flows(#[from] NoFlows),
     /// Those of health do not.
     #[error(transparent)]
     Health(#[from] NoHealth),
@@ -171,6 +178,9 @@ pub(crate) struct PoolAddArgs {
 
     #[command(flatten)]
     connections: ServerSideArgs,
+
+    #[command(flatten)]
+    flows: FlowPolicyArgs,
 }
 
 impl PoolAddArgs {
@@ -181,8 +191,16 @@ impl PoolAddArgs {
     pub(crate) fn settings(&self) -> Result<PoolSettings, PoolError> {
         let max_load = self.max_load.map(Some);
         let send_proxy = self.pick.send_proxy(self.send_proxy)?.map(Some);
-        let values = PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health, &self.connections)? };
-        Ok(values.over(&PoolSettings::default()))
+        let values = PoolValues { max_load, send_proxy, ..self.values()? };
+        let settings = values.over(&PoolSettings::default());
+        match values.send_proxy_in {
+            Some(_) if !settings.uses_flow_key("send_proxy_in") => Err(PoolError::NoHeader),
+            _ => Ok(settings),
+        }
+    }
+
+    fn values(&self) -> Result<PoolValues, PoolError> {
+        values(&self.pick, &self.health, &self.connections, &self.flows)
     }
 }
 
@@ -200,7 +218,11 @@ Examples:
                                           Only servers that say so get clients
   balancerctl pool add api --replay 16KiB
                                           What a server got that then resets goes to another one
-  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG";
+  balancerctl pool add syslog --one-way --policy round-robin
+                                          For datagrams that nobody answers
+  balancerctl pool add redis --check send --check-send $'PING\\r\\n' --check-expect +PONG
+  balancerctl pool add dns --check dns --check-dns-name www.example.com --check-dns-type A
+                                          Only servers that answer the question get clients";
 
 /// Arguments of `pool remove`.
 #[derive(Debug, Args)]
@@ -246,6 +268,9 @@ pub(crate) struct PoolSetArgs {
 
     #[command(flatten)]
     connections: ServerSideArgs,
+
+    #[command(flatten)]
+    flows: FlowPolicyArgs,
 }
 
 impl PoolSetArgs {
@@ -258,18 +283,29 @@ impl PoolSetArgs {
         let version = self.send_proxy.and_then(|OrNone(version)| version);
         let header = self.pick.send_proxy(version)?;
         let send_proxy = self.send_proxy.map(|_| header);
-        Ok(PoolValues { max_load, send_proxy, ..values(&self.pick, &self.health, &self.connections)? })
+        let others = values(&self.pick, &self.health, &self.connections, &self.flows)?;
+        // Without a word of the header it may be there already.
+        if others.send_proxy_in.is_some() && send_proxy.is_some() && !matches!(header, Some(SendProxy::V2 { .. })) {
+            return Err(PoolError::NoHeader);
+        }
+        Ok(PoolValues { max_load, send_proxy, ..others })
     }
 }
 
 /// What `pool add` and `pool set` have in common.
-fn values(pick: &PickArgs, health: &HealthArgs, connections: &ServerSideArgs) -> Result<PoolValues, PoolError> {
+fn values(
+    pick: &PickArgs,
+    health: &HealthArgs,
+    connections: &ServerSideArgs,
+    flows: &FlowPolicyArgs,
+) -> Result<PoolValues, PoolError> {
+    let others = flows.values(connections.values(health.values()?)?)?;
     Ok(PoolValues {
         policy: pick.policy,
         key: pick.key()?,
         points_per_weight: pick.points_per_weight,
         slow_start_ms: pick.slow_start.map(milliseconds),
-        ..connections.values(health.values()?)?
+        ..others
     })
 }
 
@@ -292,7 +328,9 @@ Examples:
   balancerctl pool set web --connect-timeout 500ms --tries 5
                                           Go on to the next server sooner, and further
   balancerctl pool set web --source 10.0.0.8 --source 10.0.0.9
-                                          Twice the source ports";
+                                          Twice the source ports
+  balancerctl pool set dns --flows-on-return move
+                                          Flows go back to their server as soon as it is back";
 
 const LIST_EXAMPLES: &str = "\
 Examples:

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, ServiceSettings};
+use wire::connection::OF_TCP;
+use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, Protocol, ServiceSettings};
 
 use super::connection::ClientSideArgs;
-use super::{PoolArgs, milliseconds};
+use super::flow::FlowArgs;
+use super::{PoolArgs, milliseconds, one_of};
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -18,7 +20,7 @@ pub(crate) enum ServiceCommand {
     ///
     /// Clients are served by a pool, which several services may share.
     #[command(after_help = ADD_EXAMPLES)]
-    Add(ServiceAddArgs),
+    Add(Box<ServiceAddArgs>),
 
     /// Listen no more for a service
     ///
@@ -30,9 +32,10 @@ pub(crate) enum ServiceCommand {
     ///
     /// WAITS FOR says why clients wait in the kernel's queue, if they do. REFUSED counts the clients that were not let
     /// in: their network is denied, they had as many sessions as one client may have, or the PROXY header that they had
-    /// to begin with was none or did not come.
+    /// to begin with was none or did not come. Datagrams that were not let through are counted by themselves: --wide
+    /// tells how many, and why.
     #[command(after_help = LIST_EXAMPLES)]
-    List,
+    List(ServiceListArgs),
 }
 
 pub(super) const EXAMPLES: &str = "\
@@ -58,6 +61,10 @@ pub(crate) struct ServiceAddArgs {
 
     #[command(flatten)]
     pool: PoolArgs,
+
+    /// What it speaks; with udp a flow of datagrams is a session, and who would have to wait is dropped
+    #[arg(long, default_value_t = Protocol::Tcp, value_parser = one_of(&Protocol::ALL, Protocol::name))]
+    protocol: Protocol,
 
     /// Sessions at a time; further clients wait
     #[arg(long, value_name = "N")]
@@ -96,15 +103,33 @@ pub(crate) struct ServiceAddArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    // The last, since its heading holds for what follows.
+    // The last, since their headings hold for what follows.
     #[command(flatten)]
     connections: ClientSideArgs,
+
+    #[command(flatten)]
+    flows: FlowArgs,
+}
+
+/// Options that do not go together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ServiceError {
+    /// One of TCP, for a service that does not speak it.
+    #[error("--{0} is about TCP, and this is --protocol udp")]
+    NoTcp(String),
+    /// One of UDP, for a service that does not speak it.
+    #[error("--{0} is about UDP; it goes with --protocol udp or --protocol tcp+udp")]
+    NoUdp(String),
 }
 
 impl ServiceAddArgs {
     /// How the service is to be that listens there.
-    pub(crate) fn settings(&self, listen: SocketAddr) -> ServiceSettings {
-        ServiceSettings {
+    ///
+    /// # Errors
+    /// When options do not go together.
+    pub(crate) fn settings(&self, listen: SocketAddr) -> Result<ServiceSettings, ServiceError> {
+        let settings = ServiceSettings {
+            protocol: self.protocol,
             max_sessions: self.max_sessions,
             sessions_per_second: self.sessions_per_second,
             sessions_per_client: self.sessions_per_client,
@@ -114,9 +139,27 @@ impl ServiceAddArgs {
             proxy_timeout_ms: self.proxy_timeout.map_or(DEFAULT_PROXY_TIMEOUT_MS, milliseconds),
             splice: !self.no_splice,
             client_side: self.connections.settings(),
+            flows: self.flows.settings(),
             ..ServiceSettings::new(vec![listen], &self.pool.pool)
+        };
+        let proxy_timeout = [("proxy_timeout", self.proxy_timeout.is_some())];
+        let said = proxy_timeout.into_iter().chain(self.connections.said()).chain(self.flows.said());
+        let splice = [("splice", self.no_splice)];
+        match said.chain(splice).find(|(key, is_said)| *is_said && !settings.uses(key)) {
+            None => Ok(settings),
+            Some(("splice", _)) => Err(ServiceError::NoTcp("no-splice".to_owned())),
+            Some((key, _)) if OF_TCP.contains(&key) => Err(ServiceError::NoTcp(key.replace('_', "-"))),
+            Some((key, _)) => Err(ServiceError::NoUdp(key.replace('_', "-"))),
         }
     }
+}
+
+/// Arguments of `service list`.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceListArgs {
+    /// Further columns: sessions since the start, bytes, and datagrams if there were any
+    #[arg(long)]
+    pub(crate) wide: bool,
 }
 
 const ADD_EXAMPLES: &str = "\
@@ -130,7 +173,9 @@ Examples:
   balancerctl service add web 0.0.0.0 8080 --accept-proxy 10.0.0.5
                                           Behind a balancer that says who the client is
   balancerctl service add web 0.0.0.0 8080 --idle-timeout 10m --max-age 1day
-                                          No session is idle for longer, or lives for longer";
+                                          No session is idle for longer, or lives for longer
+  balancerctl service add dns :: 53 --protocol tcp+udp --pool dns --answers 1 --flow-timeout 5s
+                                          Questions over both; a flow ends with its answer";
 
 /// Arguments of `service remove`.
 #[derive(Debug, Args)]
@@ -152,6 +197,7 @@ Examples:
 const LIST_EXAMPLES: &str = "\
 Examples:
   balancerctl service list                Where they listen, and what limits them
+  balancerctl service list --wide         How much have they carried, and what was dropped?
   balancerctl service list --json         The same for programs, with every counter";
 
 /// A network, or an address, which is a network of its own.
@@ -165,6 +211,49 @@ fn network(text: &str) -> Result<IpNet, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        add: ServiceAddArgs,
+    }
+
+    fn settings(options: &str) -> Result<ServiceSettings, String> {
+        let words = ["x", "dns", "::", "53"].into_iter().chain(options.split_whitespace());
+        let line = <Line as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        line.add.settings("[::]:53".parse().expect("an address")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_go_with_what_the_service_speaks() {
+        assert_eq!(settings("").map(|service| service.protocol), Ok(Protocol::Tcp));
+        for protocol in Protocol::ALL {
+            assert_eq!(settings(&format!("--protocol {protocol}")).map(|service| service.protocol), Ok(protocol));
+        }
+        for option in [
+            "no-splice",
+            "idle-timeout 1h",
+            "half-closed-timeout 1m",
+            "max-age 1day",
+            "keepalive 0s",
+            "proxy-timeout 5s --accept-proxy ::1",
+        ] {
+            let name = option.split(' ').next().expect("a word");
+            let words = format!("--{name} is about TCP, and this is --protocol udp");
+            assert_eq!(settings(&format!("--{option} --protocol udp")), Err(words));
+            assert!(
+                settings(&format!("--{option}")).is_ok() && settings(&format!("--{option} --protocol tcp+udp")).is_ok()
+            );
+        }
+        for option in
+            ["flow-timeout 1s", "requests 1", "answers 1", "accept-proxy-in first-datagram --accept-proxy ::1"]
+        {
+            let name = option.split(' ').next().expect("a word");
+            let words = format!("--{name} is about UDP; it goes with --protocol udp or --protocol tcp+udp");
+            assert_eq!(settings(&format!("--{option}")), Err(words));
+            assert!(settings(&format!("--{option} --protocol udp")).is_ok());
+        }
+    }
 
     #[test]
     fn an_address_is_a_network_and_a_network_has_no_host() {

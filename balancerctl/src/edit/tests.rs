@@ -6,6 +6,8 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64};
 use proptest::prelude::*;
 use toml::{Table, Value as Toml};
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::dns::{DnsCheck, RecordType};
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
     StatusRange, WhenAllDown,
@@ -60,8 +62,9 @@ fn texts(table: &Table, key: &str) -> Vec<String> {
 fn service(table: &Table) -> ServiceSettings {
     let small = |key: &str| number(table, key).and_then(|number| NonZeroU32::new(number as u32));
     let networks = |key: &str| texts(table, key).iter().map(|one| one.parse().expect("a network")).collect();
-    ServiceSettings {
-        protocol: Protocol::Tcp,
+    let usual = FlowSettings::default();
+    let service = ServiceSettings {
+        protocol: one_of(table, "protocol", &Protocol::ALL, Protocol::name),
         listen: texts(table, "listen").iter().map(|one| one.parse().expect("an address")).collect(),
         pool: word(table, "pool").expect("a pool").to_owned(),
         max_sessions: limit(table, "max_sessions"),
@@ -79,7 +82,19 @@ fn service(table: &Table) -> ServiceSettings {
         },
         splice: table.get("splice").is_none_or(|splice| splice.as_bool().expect("true or false")),
         client_side: client_side(table),
-    }
+        flows: FlowSettings {
+            timeout_ms: time_limit(table, "flow_timeout").unwrap_or(usual.timeout_ms),
+            requests: small("requests"),
+            answers: small("answers"),
+            accept_proxy_in: scope(table, "accept_proxy_in"),
+        },
+    };
+    assert!(table.keys().all(|key| service.uses(key)), "{table:?}");
+    service
+}
+
+fn scope(table: &Table, key: &str) -> HeaderScope {
+    one_of(table, key, &HeaderScope::ALL, HeaderScope::name)
 }
 
 fn pool(table: &Table) -> PoolSettings {
@@ -111,7 +126,7 @@ fn pool(table: &Table) -> PoolSettings {
     };
     let factor = |value: &Toml| value.as_float().or(value.as_integer().map(|number| number as f64));
     let servers = table.get("servers").map(|servers| servers.as_array().expect("a list").clone()).unwrap_or_default();
-    PoolSettings {
+    let pool = PoolSettings {
         policy,
         key,
         max_load: table.get("max_load").and_then(factor).and_then(LoadFactor::from_number),
@@ -121,8 +136,17 @@ fn pool(table: &Table) -> PoolSettings {
         send_proxy,
         health: health(table),
         server_side: server_side(table),
+        flows: FlowPolicy {
+            one_way: flag("one_way"),
+            per_datagram: flag("per_datagram"),
+            on_loss: one_of(table, "flows_on_loss", &OnLoss::ALL, OnLoss::name),
+            on_return: one_of(table, "flows_on_return", &OnReturn::ALL, OnReturn::name),
+            send_proxy_in: scope(table, "send_proxy_in"),
+        },
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
-    }
+    };
+    assert!(table.keys().all(|key| pool.uses_flow_key(key)), "{table:?}");
+    pool
 }
 
 fn time_limit(table: &Table, key: &str) -> Option<NonZeroU64> {
@@ -232,6 +256,16 @@ fn check_kind(table: &Table) -> CheckKind {
             host: word(table, "check_host").map(ToOwned::to_owned),
             status: if status.is_empty() { usual.status } else { status },
         }),
+        Some("udp") => CheckKind::Udp { send: bytes("check_send"), expect: bytes("check_expect") },
+        Some("dns") => {
+            let usual = DnsCheck::default();
+            CheckKind::Dns(DnsCheck {
+                name: word(table, "check_dns_name").map_or(usual.name, ToOwned::to_owned),
+                records: word(table, "check_dns_type").map_or(usual.records, |name| {
+                    RecordType::ALL.into_iter().find(|records| records.name() == name).expect("a type")
+                }),
+            })
+        }
         Some(other) => panic!("{other} is no check"),
     }
 }
@@ -424,6 +458,9 @@ fn any_check() -> impl Strategy<Value = CheckSettings> {
     let kind = prop_oneof![
         Just(CheckKind::Tcp),
         (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Udp { send, expect }),
+        (prop::sample::select(vec![".", "a.example."]), prop::sample::select(RecordType::ALL.as_slice()))
+            .prop_map(|(name, records)| CheckKind::Dns(DnsCheck { name: name.to_owned(), records })),
         http.prop_map(|(method, path, has_host, status)| CheckKind::Http(HttpCheck {
             method: method.to_owned(),
             path: path.to_owned(),
@@ -565,10 +602,20 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         any_server_side(),
         prop::collection::btree_map(prop::sample::select(addresses), any_server(), 0..5),
     )
-        .prop_flat_map(|values| (Just(values), any::<bool>()))
+        .prop_flat_map(|values| (Just(values), any_flow_policy(), any::<bool>()))
         .prop_map(
-            |((policy, key, load, points, slow_start_ms, send_proxy, health, server_side, servers), is_plain)| {
+            |(
+                (policy, key, load, points, slow_start_ms, send_proxy, health, server_side, servers),
+                flows,
+                is_plain,
+            )| {
                 let usual = PoolSettings::default();
+                // What means nothing cannot be said.
+                let has_header = matches!(send_proxy, Some(SendProxy::V2 { .. }));
+                let flows = FlowPolicy {
+                    send_proxy_in: if has_header { flows.send_proxy_in } else { HeaderScope::default() },
+                    ..flows
+                };
                 if is_plain {
                     PoolSettings { servers, ..usual }
                 } else if policy == Policy::ConsistentHash {
@@ -583,13 +630,53 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
                         send_proxy,
                         health,
                         server_side,
+                        flows,
                         servers,
                     }
                 } else {
-                    PoolSettings { policy, slow_start_ms, send_proxy, health, server_side, servers, ..usual }
+                    PoolSettings { policy, slow_start_ms, send_proxy, health, server_side, flows, servers, ..usual }
                 }
             },
         )
+}
+
+fn any_flow_policy() -> impl Strategy<Value = FlowPolicy> {
+    let on_loss = prop::sample::select(OnLoss::ALL.as_slice());
+    let on_return = prop::sample::select(OnReturn::ALL.as_slice());
+    let send_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
+    let flows = (any::<bool>(), any::<bool>(), on_loss, on_return, send_proxy_in);
+    flows.prop_map(|(one_way, per_datagram, on_loss, on_return, send_proxy_in)| match one_way {
+        true => FlowPolicy { one_way, per_datagram, send_proxy_in, ..FlowPolicy::default() },
+        false => FlowPolicy { one_way, per_datagram, on_loss, on_return, send_proxy_in },
+    })
+}
+
+fn any_flows() -> impl Strategy<Value = FlowSettings> {
+    let some = || (0u32..3).prop_map(NonZeroU32::new);
+    let timeout_ms =
+        prop::sample::select(vec![FlowSettings::default().timeout_ms, NonZeroU64::MIN.saturating_add(1499)]);
+    let accept_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
+    (timeout_ms, some(), some(), accept_proxy_in).prop_map(|(timeout_ms, requests, answers, accept_proxy_in)| {
+        FlowSettings { timeout_ms, requests, answers, accept_proxy_in }
+    })
+}
+
+/// Without what means nothing, which cannot be said.
+fn sayable(mut service: ServiceSettings) -> ServiceSettings {
+    let usual = ServiceSettings::new(Vec::new(), "");
+    if !service.uses("splice") {
+        let SocketSettings { send_buffer, receive_buffer, .. } = service.client_side.socket;
+        let socket = SocketSettings { send_buffer, receive_buffer, ..SocketSettings::default() };
+        service.client_side = ClientSide { socket, ..usual.client_side };
+        (service.splice, service.proxy_timeout_ms) = (usual.splice, usual.proxy_timeout_ms);
+    }
+    if !service.uses("answers") {
+        service.flows = usual.flows;
+    }
+    if !service.uses("accept_proxy_in") {
+        service.flows.accept_proxy_in = usual.flows.accept_proxy_in;
+    }
+    service
 }
 
 fn any_service() -> impl Strategy<Value = ServiceSettings> {
@@ -607,15 +694,21 @@ fn any_service() -> impl Strategy<Value = ServiceSettings> {
         0u32..2,
         proxies,
         any_client_side(),
+        prop::sample::select(Protocol::ALL.as_slice()),
+        any_flows(),
     )
-        .prop_map(|(listen, deny, limit, (accept_proxy, proxy_timeout_ms), client_side)| ServiceSettings {
-            deny,
-            accept_proxy,
-            proxy_timeout_ms,
-            sessions_per_client: NonZeroU32::new(limit),
-            splice: limit == 0,
-            client_side,
-            ..ServiceSettings::new(listen, "a")
+        .prop_map(|(listen, deny, limit, (accept_proxy, proxy_timeout_ms), client_side, protocol, flows)| {
+            sayable(ServiceSettings {
+                protocol,
+                deny,
+                accept_proxy,
+                proxy_timeout_ms,
+                sessions_per_client: NonZeroU32::new(limit),
+                splice: limit == 0,
+                client_side,
+                flows,
+                ..ServiceSettings::new(listen, "a")
+            })
         })
 }
 
@@ -780,6 +873,23 @@ servers = []
         "[pool.web]\ncheck = \"send\"\ncheck_interval = \"5s\"\nservers = []\ncheck_send = \"PONG\\r\\n\"\n\
          check_expect_hex = \"00\"\n",
         "text takes the place of digits"
+    );
+    let tcp = "[pool.web]\ncheck = \"tcp\"\nservers = []\n";
+    let mut now = read(tcp);
+    now.pools.get_mut("web").expect("a pool").health.check.kind =
+        CheckKind::Udp { send: CheckText::default(), expect: CheckText::default() };
+    assert_eq!(
+        edit(tcp, &read(tcp), &now).expect("it can be edited"),
+        "[pool.web]\ncheck = \"udp\"\nservers = []\ncheck_send = \"\"\n"
+    );
+    assert_eq!(
+        with(CheckKind::Udp { send: CheckText::default(), expect: CheckText::default() }),
+        "[pool.web]\ncheck = \"udp\"\ncheck_interval = \"5s\"\nservers = []\ncheck_send = \"\"\n",
+        "what would be missing is said"
+    );
+    assert_eq!(
+        with(CheckKind::Dns(DnsCheck { records: RecordType::A, ..DnsCheck::default() })),
+        "[pool.web]\ncheck = \"dns\"\ncheck_interval = \"5s\"\nservers = []\ncheck_dns_type = \"A\"\n"
     );
 }
 

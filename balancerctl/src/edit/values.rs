@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 
 use toml_edit::{Array, Key, Value};
-use wire::connection::{ClientSide, ServerSide, SocketSettings};
-use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_HTTP, OF_SEND};
+use wire::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
+use wire::dns::DnsCheck;
+use wire::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
+use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_DNS, OF_HTTP, OF_SEND};
 use wire::quantity;
 use wire::settings::{
     AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
@@ -15,12 +17,20 @@ pub(super) const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_
 
 /// Keys of a pool that have a place beside some others alone.
 pub(super) fn bound_keys() -> impl Iterator<Item = &'static str> {
-    OF_CONSISTENT_HASH.into_iter().chain(OF_CHECKS).chain(OF_SEND).chain(OF_HTTP)
+    let of_checks = OF_CHECKS.into_iter().chain(OF_SEND).chain(OF_HTTP).chain(OF_DNS);
+    OF_CONSISTENT_HASH.into_iter().chain(of_checks).chain(OF_MOVES).chain(["send_proxy_in"])
+}
+
+/// Keys of a service that have a place beside some others alone.
+pub(super) fn bound_service_keys() -> impl Iterator<Item = &'static str> {
+    OF_TCP.into_iter().chain(OF_FLOWS)
 }
 
 /// Whether a file of this pool may have the key.
 pub(super) fn has_place(pool: &PoolSettings, key: &str) -> bool {
-    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)) && pool.health.check.kind.uses(key)
+    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
+        && pool.health.check.kind.uses(key)
+        && pool.uses_flow_key(key)
 }
 
 pub(super) type Values = Vec<(&'static str, Option<Value>)>;
@@ -62,7 +72,30 @@ pub(super) fn pool_values(pool: &PoolSettings) -> Values {
     ];
     values.extend(health_values(&pool.health));
     values.extend(server_side_values(&pool.server_side));
+    values.extend(flow_policy_values(pool.flows));
     values
+}
+
+fn flow_policy_values(flows: FlowPolicy) -> Values {
+    vec![
+        ("one_way", Some(flows.one_way.into())),
+        ("per_datagram", Some(flows.per_datagram.into())),
+        ("flows_on_loss", Some(flows.on_loss.name().into())),
+        ("flows_on_return", Some(flows.on_return.name().into())),
+        ("send_proxy_in", Some(flows.send_proxy_in.name().into())),
+    ]
+}
+
+/// What is as usual is not said.
+fn flow_values(flows: FlowSettings) -> Values {
+    let usual = FlowSettings::default();
+    let says_scope = flows.accept_proxy_in != usual.accept_proxy_in;
+    vec![
+        ("flow_timeout", (flows.timeout_ms != usual.timeout_ms).then(|| time(flows.timeout_ms.get()))),
+        ("requests", flows.requests.map(|number| integer(number.get()))),
+        ("answers", flows.answers.map(|number| integer(number.get()))),
+        ("accept_proxy_in", says_scope.then(|| flows.accept_proxy_in.name().into())),
+    ]
 }
 
 fn server_side_values(side: &ServerSide) -> Values {
@@ -109,16 +142,15 @@ fn socket_values(socket: &SocketSettings) -> Values {
 
 fn health_values(health: &HealthSettings) -> Values {
     let HealthSettings { check, ejection, when_all_down, on_down } = health;
-    let (send, expect) = match &check.kind {
-        CheckKind::Send { send, expect } => (Some(send), Some(expect)),
-        _ => (None, None),
-    };
+    let (send, expect) = check.kind.texts().unzip();
+    let is_empty_datagram = matches!(&check.kind, CheckKind::Udp { send, .. } if send.is_empty());
     let http = if let CheckKind::Http(http) = &check.kind { Some(http) } else { None };
+    let dns = if let CheckKind::Dns(dns) = &check.kind { Some(dns) } else { None };
     let text = |text: Option<&CheckText>| text.filter(|text| !text.is_empty()).and_then(CheckText::text).map(quoted);
     let hex = |text: Option<&CheckText>| text.filter(|text| text.text().is_none()).map(|text| text.hex().into());
     vec![
         ("check", Some(check.kind.name().into())),
-        ("check_send", text(send)),
+        ("check_send", if is_empty_datagram { Some("".into()) } else { text(send) }),
         ("check_send_hex", hex(send)),
         ("check_expect", text(expect)),
         ("check_expect_hex", hex(expect)),
@@ -126,6 +158,8 @@ fn health_values(health: &HealthSettings) -> Values {
         ("check_path", http.map(|http| http.path.as_str().into())),
         ("check_host", http.and_then(|http| http.host.as_deref()).map(Value::from)),
         ("check_status", http.and_then(|http| one_or_many(&http.status))),
+        ("check_dns_name", dns.map(|dns| dns.name.as_str().into())),
+        ("check_dns_type", dns.map(|dns| dns.records.name().into())),
         ("check_interval", Some(time(check.interval_ms))),
         ("check_undecided_interval", check.undecided_interval_ms.map(time)),
         ("check_down_interval", check.down_interval_ms.map(time)),
@@ -158,11 +192,10 @@ fn quoted(text: &str) -> Value {
 }
 
 pub(super) fn service_values(service: &ServiceSettings) -> Values {
-    // It has no place in a file without the other.
-    let says_timeout = !service.accept_proxy.is_empty() && service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
+    let says_timeout = service.proxy_timeout_ms != DEFAULT_PROXY_TIMEOUT_MS;
     let mut values = vec![
         ("listen", one_or_many(&service.listen)),
-        ("protocol", Some("tcp".into())),
+        ("protocol", Some(service.protocol.name().into())),
         ("pool", Some(service.pool.as_str().into())),
         ("max_sessions", service.max_sessions.map(|limit| integer(limit.get()))),
         ("sessions_per_second", service.sessions_per_second.map(|limit| integer(limit.get()))),
@@ -174,6 +207,9 @@ pub(super) fn service_values(service: &ServiceSettings) -> Values {
         ("splice", (!service.splice).then(|| false.into())),
     ];
     values.extend(client_side_values(&service.client_side));
+    values.extend(flow_values(service.flows));
+    // What has no place in a file beside the others.
+    values.iter_mut().filter(|(key, _)| !service.uses(key)).for_each(|(_, value)| *value = None);
     values
 }
 
@@ -214,6 +250,9 @@ pub(super) fn is_usual(key: &str, value: &Value) -> bool {
     let said = |usual: PoolSettings| pool_values(&usual).into_iter().find(|(other, _)| *other == key)?.1;
     if OF_HTTP.contains(&key) {
         usual.health.check.kind = CheckKind::Http(HttpCheck::default());
+    }
+    if OF_DNS.contains(&key) {
+        usual.health.check.kind = CheckKind::Dns(DnsCheck::default());
     }
     said(usual).is_some_and(|usual| bare(&usual) == bare(value))
 }

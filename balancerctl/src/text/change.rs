@@ -7,8 +7,9 @@ use wire::control::{Change, PoolValues, Removal, ServerValues};
 use wire::health::{CheckKind, HealthSettings};
 use wire::quantity::{size, time as exact};
 use wire::report::{ChangeReport, MoveReport};
-use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, SendProxy};
+use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, Protocol, SendProxy};
 
+use super::datagram::{of_flow_policy, of_flows, unusual_flow_policy};
 use super::{Align, listed, table};
 use crate::quantity::{count, share, time};
 
@@ -55,11 +56,11 @@ fn first(report: &ChangeReport) -> String {
         (Change::SetPool { pool, values }, false) => format!("set pool {pool} to {}; {moved}", of_values(values)),
         (Change::AddService { service, settings }, dry_run) => {
             let adding = if dry_run { "adding" } else { "added" };
-            let to = format!("{} to pool {}", listed(&settings.listen), settings.pool);
-            format!(
-                "{adding} service {service}: {}",
-                listed([to].into_iter().chain(of_client_side(&settings.client_side)))
-            )
+            let protocol =
+                if settings.protocol == Protocol::Tcp { String::new() } else { format!("{} ", settings.protocol) };
+            let to = format!("{protocol}{} to pool {}", listed(&settings.listen), settings.pool);
+            let unusual = of_client_side(&settings.client_side).into_iter().chain(of_flows(settings));
+            format!("{adding} service {service}: {}", listed([to].into_iter().chain(unusual)))
         }
         (Change::RemoveService { service }, true) => format!("removing service {service}"),
         (Change::RemoveService { service }, false) => format!("removed service {service}"),
@@ -99,6 +100,7 @@ fn of_values(values: &PoolValues) -> String {
     all.extend(values.send_proxy.map(send_proxy));
     all.extend(of_health(values));
     all.extend(of_connects(values));
+    all.extend(of_flow_policy(values));
     listed(all)
 }
 
@@ -216,7 +218,8 @@ fn of_check(kind: &CheckKind) -> String {
     match kind {
         CheckKind::None => "no checks".to_owned(),
         CheckKind::Http(http) => format!("check http {} {}", http.method, http.path),
-        CheckKind::Tcp | CheckKind::Send { .. } => format!("check {}", kind.name()),
+        CheckKind::Dns(dns) => format!("check dns {} {}", dns.records, dns.name),
+        CheckKind::Tcp | CheckKind::Send { .. } | CheckKind::Udp { .. } => format!("check {}", kind.name()),
     }
 }
 
@@ -277,6 +280,7 @@ pub(super) fn of_pool(settings: &PoolSettings) -> String {
     }
     all.extend(of_health(&unusual_health(&settings.health)));
     all.extend(of_server_side(&settings.server_side));
+    all.extend(of_flow_policy(&unusual_flow_policy(settings)));
     listed(all)
 }
 
@@ -342,6 +346,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::num::{NonZeroU8, NonZeroU32, NonZeroU64};
 
+    use wire::dns::DnsCheck;
     use wire::health::{HttpCheck, InitialHealth, OnDown, WhenAllDown};
     use wire::report::Hex;
     use wire::settings::{HashKey, LoadFactor, Policy, ServerSettings, ServiceSettings};
@@ -452,6 +457,7 @@ its sessions would go on until they end: 1 alive; nothing was changed";
         assert_eq!(of_pool(&none.over(&pool)), words, "what does not count is not said");
         let http = HttpCheck { path: "/health".into(), ..HttpCheck::default() };
         assert_eq!(of_check(&CheckKind::Http(http)), "check http GET /health");
+        assert_eq!(of_check(&CheckKind::Dns(DnsCheck::default())), "check dns NS .");
         let address = Some(server());
         let values = ServerValues { backup: Some(true), check_address: Some(address), ..ServerValues::default() };
         assert_eq!(of_server(&values), "backup, checked at 10.0.0.1:80");
@@ -545,6 +551,8 @@ its sessions would go on until they end: 1 alive; nothing was changed";
             ..PoolValues::default()
         };
         let listen = vec!["0.0.0.0:25".parse().expect("an address")];
+        let mut dns = ServiceSettings { protocol: Protocol::TcpAndUdp, ..ServiceSettings::new(listen.clone(), "web") };
+        dns.flows.answers = NonZeroU32::new(1);
         for (one, done, dry) in [
             (
                 Change::Set { pool: pool.clone(), server: server(), values },
@@ -578,6 +586,13 @@ its sessions would go on until they end: 1 alive; nothing was changed";
                 Change::AddService { service: service.clone(), settings: ServiceSettings::new(listen, "web") },
                 "added service mail: 0.0.0.0:25 to pool web\nlive sessions stay where they are",
                 "adding service mail: 0.0.0.0:25 to pool web\n\
+                 no live session would be touched; nothing was changed",
+            ),
+            (
+                Change::AddService { service: service.clone(), settings: dns },
+                "added service mail: tcp+udp 0.0.0.0:25 to pool web, flows of 1 answer\n\
+                 live sessions stay where they are",
+                "adding service mail: tcp+udp 0.0.0.0:25 to pool web, flows of 1 answer\n\
                  no live session would be touched; nothing was changed",
             ),
             (

@@ -6,15 +6,13 @@ use wire::report::{
     CheckReport, EndReason, HealthState, ListReport, PoolReport, QuantilesReport, ServerReport, ServiceReport,
     SessionReport, TimingReport, Waiting,
 };
-use wire::settings::{DEFAULT_POOL, PoolSettings, Subject};
+use wire::settings::{DEFAULT_POOL, PoolSettings, Subject, Transport};
 
 use super::change::{of_client_side, of_pool};
+use super::datagram::{self, of_flows};
 use super::settings::deviations;
-use super::{Align, Column, listed, table, table_of};
+use super::{Align, Cell, listed, table, table_of_cells};
 use crate::quantity::{share, short_time, size, time};
-
-/// A column of the servers, and what of one stands in it.
-type Cell<'a> = (Column, Box<dyn Fn(&ServerReport) -> String + 'a>);
 
 /// The answer to `list`.
 pub(crate) fn list(report: &ListReport) -> String {
@@ -26,11 +24,15 @@ pub(crate) fn list(report: &ListReport) -> String {
 pub(crate) fn wide_list(report: &ListReport) -> String {
     let mut cells = cells(report);
     cells.extend(wide_cells());
-    list_of(report, &cells, Vec::new())
+    if report.servers.iter().any(datagram::has_any) {
+        cells.extend(datagram::cells(|server: &ServerReport| &server.datagrams));
+        cells.push((("FLOWS MOVED", Align::Right), Box::new(|server| server.flows_moved.to_string())));
+    }
+    list_of(report, &cells, report.servers.iter().filter_map(datagram::of_server).collect())
 }
 
 /// A table of these columns, and lines below it.
-fn list_of(report: &ListReport, cells: &[Cell<'_>], not_up: Vec<String>) -> String {
+fn list_of(report: &ListReport, cells: &[Cell<'_, ServerReport>], below: Vec<String>) -> String {
     let mut paragraphs = Vec::new();
     // The pool that everybody begins with needs no introduction.
     if report.pool != DEFAULT_POOL || report.settings != PoolSettings::default() {
@@ -41,12 +43,10 @@ fn list_of(report: &ListReport, cells: &[Cell<'_>], not_up: Vec<String>) -> Stri
         let hint = format!("pool {} has no servers; add one with `balancerctl add ADDR PORT{pool}`", report.pool);
         paragraphs.push(hint);
     } else {
-        let columns: Vec<Column> = cells.iter().map(|(column, _)| *column).collect();
-        let line = |server| cells.iter().map(|(_, text)| text(server)).collect();
-        paragraphs.push(table_of(&columns, report.servers.iter().map(line)));
+        paragraphs.push(table_of_cells(cells, &report.servers));
     }
     let leaving: Vec<String> = report.servers.iter().filter_map(leaving).collect();
-    let lines = [not_up, leaving].concat();
+    let lines = [below, leaving].concat();
     if !lines.is_empty() {
         paragraphs.push(lines.join("\n"));
     }
@@ -55,13 +55,13 @@ fn list_of(report: &ListReport, cells: &[Cell<'_>], not_up: Vec<String>) -> Stri
 }
 
 /// The columns; those that would say the same of every server of a plain pool are left out.
-fn cells(report: &ListReport) -> Vec<Cell<'_>> {
+fn cells(report: &ListReport) -> Vec<Cell<'_, ServerReport>> {
     let deviates = |address| {
         report.deviations.iter().any(|one| matches!(&one.subject, Subject::Server { server, .. } if *server == address))
     };
     let name =
         move |server: &ServerReport| format!("{}{}", server.server, if deviates(server.server) { "*" } else { "" });
-    let mut cells: Vec<Cell<'_>> = vec![
+    let mut cells: Vec<Cell<'_, ServerReport>> = vec![
         (("SERVER", Align::Left), Box::new(name)),
         (("WEIGHT", Align::Right), Box::new(|server| server.weight.to_string())),
     ];
@@ -89,7 +89,7 @@ fn cells(report: &ListReport) -> Vec<Cell<'_>> {
 }
 
 /// The columns that `--wide` adds: all about health, and how fast a server was.
-fn wide_cells() -> Vec<Cell<'static>> {
+fn wide_cells() -> Vec<Cell<'static, ServerReport>> {
     let last = |text: fn(&CheckReport) -> String| {
         move |server: &ServerReport| server.health.last_check.as_ref().map_or_else(|| "-".to_owned(), text)
     };
@@ -190,36 +190,64 @@ const REFUSED: [EndReason; 4] =
 
 /// The answer to `service list`.
 pub(crate) fn services(services: &[ServiceReport]) -> String {
+    services_of(services, Vec::new(), Vec::new())
+}
+
+/// The answer to `service list --wide`.
+pub(crate) fn wide_services(services: &[ServiceReport]) -> String {
+    let mut cells: Vec<Cell<'_, ServiceReport>> = vec![
+        (("TOTAL", Align::Right), Box::new(|service| service.total.to_string())),
+        (("IN", Align::Right), Box::new(|service| size(service.bytes_in))),
+        (("OUT", Align::Right), Box::new(|service| size(service.bytes_out))),
+    ];
+    if any_speaks_udp(services) {
+        cells.extend(datagram::cells(|service: &ServiceReport| &service.datagrams));
+    }
+    services_of(services, cells, services.iter().flat_map(datagram::of_service).collect())
+}
+
+/// Whether one of them has, or had, flows.
+pub(super) fn any_speaks_udp(services: &[ServiceReport]) -> bool {
+    services.iter().any(|service| service.settings.protocol.has(Transport::Udp))
+}
+
+/// The column of what services speak.
+pub(super) fn protocol() -> Cell<'static, ServiceReport> {
+    (("PROTOCOL", Align::Left), Box::new(|service| service.settings.protocol.to_string()))
+}
+
+/// The table of services with further columns, and lines below it.
+fn services_of(services: &[ServiceReport], wide: Vec<Cell<'_, ServiceReport>>, below: Vec<String>) -> String {
     if services.is_empty() {
         return "there are no services; add one with `balancerctl service add NAME ADDR PORT`".to_owned();
     }
-    let columns = [
-        ("SERVICE", Align::Left),
-        ("LISTEN", Align::Left),
-        ("POOL", Align::Left),
-        ("ACTIVE", Align::Right),
-        ("PER SECOND", Align::Right),
-        ("PER CLIENT", Align::Right),
-        ("WAITS FOR", Align::Left),
-        ("REFUSED", Align::Right),
-    ];
     let limit = |limit: Option<std::num::NonZeroU32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-    let line = |service: &ServiceReport| {
-        let refused = REFUSED.iter().filter_map(|reason| service.ended.get(reason));
-        [
-            format!("{}{}", service.name, if service.leaving { " (leaving)" } else { "" }),
-            listed(&service.addresses),
-            service.settings.pool.clone(),
-            of_limit(service.active, service.settings.max_sessions.map(std::num::NonZeroU64::get)),
-            limit(service.settings.sessions_per_second),
-            limit(service.settings.sessions_per_client),
-            service.waiting.map_or_else(|| "-".to_owned(), |waiting| waits_for(waiting).to_owned()),
-            refused.sum::<u64>().to_string(),
-        ]
+    let name = |service: &ServiceReport| format!("{}{}", service.name, if service.leaving { " (leaving)" } else { "" });
+    let active = |service: &ServiceReport| {
+        of_limit(service.active, service.settings.max_sessions.map(std::num::NonZeroU64::get))
     };
-    let mut paragraphs = vec![table(columns, services.iter().map(line))];
+    let waits = |service: &ServiceReport| service.waiting.map_or_else(|| "-".to_owned(), |it| waits_for(it).to_owned());
+    let refused = |service: &ServiceReport| {
+        let refused = REFUSED.iter().filter_map(|reason| service.ended.get(reason));
+        refused.sum::<u64>().to_string()
+    };
+    let mut cells: Vec<Cell<'_, ServiceReport>> = vec![
+        (("SERVICE", Align::Left), Box::new(name)),
+        (("LISTEN", Align::Left), Box::new(|service| listed(&service.addresses))),
+        (("POOL", Align::Left), Box::new(|service| service.settings.pool.clone())),
+        (("ACTIVE", Align::Right), Box::new(active)),
+        (("PER SECOND", Align::Right), Box::new(move |service| limit(service.settings.sessions_per_second))),
+        (("PER CLIENT", Align::Right), Box::new(move |service| limit(service.settings.sessions_per_client))),
+        (("WAITS FOR", Align::Left), Box::new(waits)),
+        (("REFUSED", Align::Right), Box::new(refused)),
+    ];
+    if any_speaks_udp(services) {
+        cells.insert(1, protocol());
+    }
+    cells.extend(wide);
+    let mut paragraphs = vec![table_of_cells(&cells, services)];
     let of_one = |service| networks(service).into_iter().chain(proxies(service)).chain(connections(service));
-    let lines: Vec<String> = services.iter().flat_map(of_one).collect();
+    let lines: Vec<String> = services.iter().flat_map(of_one).chain(below).collect();
     if !lines.is_empty() {
         paragraphs.push(lines.join("\n"));
     }
@@ -240,14 +268,17 @@ fn networks(service: &ServiceReport) -> Option<String> {
 /// Whose connections say who the client is, if some do.
 fn proxies(service: &ServiceReport) -> Option<String> {
     let networks = &service.settings.accept_proxy;
-    let wait = time(service.settings.proxy_timeout_ms);
-    (!networks.is_empty())
-        .then(|| format!("{} waits {wait} for the PROXY header of {}", service.name, listed(networks)))
+    let takes = match service.settings.protocol.has(Transport::Tcp) {
+        true => format!("waits {} for", time(service.settings.proxy_timeout_ms)),
+        false => "takes".to_owned(),
+    };
+    (!networks.is_empty()).then(|| format!("{} {takes} the PROXY header of {}", service.name, listed(networks)))
 }
 
-/// What of the connections of its clients is not the usual.
+/// What of the connections and flows of its clients is not the usual.
 fn connections(service: &ServiceReport) -> Option<String> {
-    let unusual = of_client_side(&service.settings.client_side);
+    let mut unusual = of_client_side(&service.settings.client_side);
+    unusual.extend(of_flows(&service.settings));
     (!unusual.is_empty()).then(|| format!("{} has {}", service.name, listed(unusual)))
 }
 
@@ -284,33 +315,25 @@ pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
     if sessions.is_empty() {
         return "there are no such sessions".to_owned();
     }
-    let columns = [
-        ("CLIENT", Align::Left),
-        ("SERVER", Align::Left),
-        ("SERVICE", Align::Left),
-        ("AGE", Align::Right),
-        ("IDLE", Align::Right),
-        ("IN", Align::Right),
-        ("OUT", Align::Right),
-        ("SESSION", Align::Right),
-    ];
-    let line = |session: &SessionReport| {
-        [
-            session.client.to_string(),
-            match session.server {
-                Some(server) if session.connected => server.to_string(),
-                Some(server) => format!("{server} (connecting)"),
-                None => "- (waiting for its header)".to_owned(),
-            },
-            session.service.clone(),
-            time(session.age_ms),
-            time(session.idle_ms),
-            size(session.bytes_in),
-            size(session.bytes_out),
-            session.session.to_string(),
-        ]
+    let server = |session: &SessionReport| match session.server {
+        Some(server) if session.connected => server.to_string(),
+        Some(server) => format!("{server} (connecting)"),
+        None => "- (waiting for its header)".to_owned(),
     };
-    let mut text = table(columns, sessions.iter().map(line));
+    let mut cells: Vec<Cell<'_, SessionReport>> = vec![
+        (("CLIENT", Align::Left), Box::new(|session| session.client.to_string())),
+        (("SERVER", Align::Left), Box::new(server)),
+        (("SERVICE", Align::Left), Box::new(|session| session.service.clone())),
+        (("AGE", Align::Right), Box::new(|session| time(session.age_ms))),
+        (("IDLE", Align::Right), Box::new(|session| time(session.idle_ms))),
+        (("IN", Align::Right), Box::new(|session| size(session.bytes_in))),
+        (("OUT", Align::Right), Box::new(|session| size(session.bytes_out))),
+        (("SESSION", Align::Right), Box::new(|session| session.session.to_string())),
+    ];
+    if sessions.iter().any(|session| session.transport == Transport::Udp) {
+        cells.insert(3, (("PROTOCOL", Align::Left), Box::new(|session| session.transport.to_string())));
+    }
+    let mut text = table_of_cells(&cells, sessions);
     if sessions.len() as u64 >= u64::from(limit) {
         text.push_str("\n\nthere may be more; --limit shows them");
     }
@@ -321,8 +344,8 @@ pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
 mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
-    use wire::report::{Ended, HealthReport, Hex, RemovalReport, ServerState};
-    use wire::settings::{Difference, LoadFactor, Policy};
+    use wire::report::{DatagramReport, DropReason, Ended, HealthReport, Hex, RemovalReport, ServerState};
+    use wire::settings::{Difference, LoadFactor, Policy, Protocol};
 
     use super::super::tests::service;
     use super::*;
@@ -348,6 +371,8 @@ mod tests {
             replays: 0,
             removal: None,
             ended: Ended::new(),
+            datagrams: DatagramReport::default(),
+            flows_moved: 0,
         }
     }
 
@@ -572,6 +597,7 @@ web   a, b          3      2       5  0000000000000007  round-robin, slow start 
     fn sessions_end_with_their_number() {
         let session = SessionReport {
             session: 4711,
+            transport: Transport::Tcp,
             service: "tcp".into(),
             pool: "default".into(),
             client: "192.0.2.7:5000".parse().expect("an address"),
@@ -581,11 +607,83 @@ web   a, b          3      2       5  0000000000000007  round-robin, slow start 
             idle_ms: 5,
             bytes_in: 0,
             bytes_out: 2048,
+            datagrams_in: 0,
+            datagrams_out: 0,
         };
         let expected = "\
 CLIENT          SERVER                    SERVICE        AGE  IDLE   IN      OUT  SESSION
 192.0.2.7:5000  10.0.0.1:80 (connecting)  tcp      1 min 1 s  5 ms  0 B  2.0 KiB     4711";
         assert_eq!(sessions(std::slice::from_ref(&session), 2), expected);
-        assert!(sessions(&[session], 1).ends_with("\n\nthere may be more; --limit shows them"));
+        assert!(sessions(std::slice::from_ref(&session), 1).ends_with("\n\nthere may be more; --limit shows them"));
+        let flow = SessionReport { session: 7, transport: Transport::Udp, connected: true, ..session.clone() };
+        let expected = "\
+CLIENT          SERVER                    SERVICE  PROTOCOL        AGE  IDLE   IN      OUT  SESSION
+192.0.2.7:5000  10.0.0.1:80 (connecting)  tcp      tcp       1 min 1 s  5 ms  0 B  2.0 KiB     4711
+192.0.2.7:5000  10.0.0.1:80               tcp      udp       1 min 1 s  5 ms  0 B  2.0 KiB        7";
+        assert_eq!(sessions(&[session, flow], 3), expected);
+    }
+
+    fn some_datagrams() -> DatagramReport {
+        DatagramReport {
+            datagrams_in: 10,
+            datagrams_out: 9,
+            dropped_in: [(DropReason::Full, 3), (DropReason::Rate, 1)].into(),
+            dropped_out: [(DropReason::SendBufferFull, 2)].into(),
+        }
+    }
+
+    #[test]
+    fn services_show_what_they_speak_and_what_became_of_datagrams() {
+        let mut dns = service();
+        dns.name = "dns".into();
+        dns.settings.protocol = Protocol::Udp;
+        dns.settings.flows.answers = NonZeroU32::new(1);
+        dns.settings.accept_proxy = vec!["10.0.0.5/32".parse().expect("a network")];
+        dns.datagrams = some_datagrams();
+        let expected = "\
+SERVICE  PROTOCOL  LISTEN   POOL     ACTIVE  PER SECOND  PER CLIENT  WAITS FOR  REFUSED
+dns      udp       [::]:80  default       1           -           -  -                0
+tcp      tcp       [::]:80  default       1           -           -  -                0
+
+dns takes the PROXY header of 10.0.0.5/32
+dns has flows of 1 answer";
+        assert_eq!(services(&[dns.clone(), service()]), expected);
+        dns.settings.accept_proxy.clear();
+        let expected = "\
+SERVICE  PROTOCOL  LISTEN   POOL     ACTIVE  PER SECOND  PER CLIENT  WAITS FOR  REFUSED  TOTAL   IN  OUT  DATAGRAMS IN  \
+OUT  DROPPED IN  OUT
+dns      udp       [::]:80  default       1           -           -  -                0      2  3 B  4 B            10    \
+9           4    2
+
+dns has flows of 1 answer
+datagrams of dns: 10 in, 9 out
+dropped on the way in: 3 full, 1 rate
+dropped on the way out: 2 send-buffer-full";
+        assert_eq!(wide_services(&[dns]), expected);
+        let expected = "\
+SERVICE  LISTEN   POOL     ACTIVE  PER SECOND  PER CLIENT  WAITS FOR  REFUSED  TOTAL   IN  OUT
+tcp      [::]:80  default       1           -           -  -                0      2  3 B  4 B";
+        assert_eq!(wide_services(&[service()]), expected);
+    }
+
+    #[test]
+    fn a_wide_list_counts_datagrams_where_there_were_some() {
+        let quiet = server("10.0.0.1:80", 1, ServerState::Ready, 0, 0);
+        let mut busy = server("10.0.0.2:80", 1, ServerState::Ready, 0, 0);
+        busy.datagrams = some_datagrams();
+        busy.flows_moved = 7;
+        assert!(!wide_list(&pool(vec![quiet.clone()])).contains("DATAGRAMS"));
+        let text = wide_list(&pool(vec![quiet, busy]));
+        let mut lines = text.lines();
+        for end in [
+            "RESENT  DATAGRAMS IN  OUT  DROPPED IN  OUT  FLOWS MOVED",
+            "             0    0           0    0            0",
+            "            10    9           4    2            7",
+            "",
+            "datagrams of 10.0.0.2:80 dropped on the way in: 3 full, 1 rate; dropped on the way out: 2 send-buffer-full",
+        ] {
+            assert!(lines.next().is_some_and(|line| line.ends_with(end)), "{end:?} in:\n{text}");
+        }
+        assert!(!list(&pool(Vec::new())).contains("DATAGRAMS"));
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use wire::report::{PoolMovesReport, ReloadReport};
-use wire::settings::Difference;
+use wire::settings::{Difference, visible};
 
 use super::change::moves;
 use super::{Align, rows, table};
@@ -15,9 +15,9 @@ use crate::save::Saved;
 pub(super) fn deviations(deviations: &[Difference]) -> Option<String> {
     let line = |one: &Difference| {
         let none = "nothing";
-        let said = one.from.as_deref().unwrap_or(none);
+        let said = one.from.as_deref().map_or(none, visible);
         let what = match (&one.key, &one.from, &one.to) {
-            (Some(key), _, Some(value)) => format!("{key} is {value}, the file says {said}"),
+            (Some(key), _, Some(value)) => format!("{key} is {}, the file says {said}", visible(value)),
             (Some(key), _, None) => format!("{key} is not set, the file says {said}"),
             (None, None, _) => "was added, the file does not have it".to_owned(),
             (None, Some(_), _) => "was removed, the file has it".to_owned(),

@@ -439,6 +439,10 @@ fn reports_are_printed_as_they_are_for_programs() {
                             "keepalive_ms": 60_000, "user_timeout_ms": null, "congestion": null, "send_buffer": null,
                             "receive_buffer": null
                         }
+                    },
+                    "flows": {
+                        "one_way": false, "per_datagram": false, "on_loss": "move", "on_return": "stay",
+                        "send_proxy_in": "each-datagram"
                     }
                 }
             }),
@@ -484,6 +488,8 @@ fn leaving(active: u64) -> Response {
         replays: 0,
         removal: None,
         ended: Ended::new(),
+        datagrams: wire::report::DatagramReport::default(),
+        flows_moved: 0,
     }]))
 }
 

@@ -2,9 +2,11 @@
 //! `settings` calls it.
 
 use toml::Spanned;
+use toml::de::DeValue;
+use wire::dns::DnsCheck;
 use wire::health::{
-    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, MAX_STATUSES, OF_CHECKS, OF_HTTP,
-    OF_SEND, StatusRange,
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, MAX_STATUSES, OF_CHECKS, OF_DNS,
+    OF_HTTP, OF_SEND, StatusRange,
 };
 use wire::quantity::time as human;
 
@@ -26,9 +28,12 @@ pub(super) fn read(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> HealthSet
 fn read_check(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> CheckSettings {
     let default = CheckSettings::default();
     let kind = pool.take("check", value::check_kind, faults);
-    let send = read_text(pool, ["check_send", "check_send_hex"], faults);
-    let expect = read_text(pool, ["check_expect", "check_expect_hex"], faults);
+    // A datagram may be empty, if that is said; a connection says something or nothing.
+    let sent = if kind == Some("udp") { value::check_datagram } else { value::check_text };
+    let send = read_text(pool, ["check_send", "check_send_hex"], sent, faults);
+    let expect = read_text(pool, ["check_expect", "check_expect_hex"], value::check_text, faults);
     let http = read_http(pool, faults);
+    let dns = read_dns(pool, faults);
     // What a wrong kind was to be is not known, and so not what goes with it.
     if kind.is_some() || pool.value("check").is_none() {
         check_keys(pool, kind.unwrap_or(default.kind.name()), faults);
@@ -38,6 +43,8 @@ fn read_check(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> CheckSettings 
             Some("tcp") => CheckKind::Tcp,
             Some("send") => CheckKind::Send { send, expect },
             Some("http") => CheckKind::Http(http),
+            Some("udp") => CheckKind::Udp { send, expect },
+            Some("dns") => CheckKind::Dns(dns),
             _ => CheckKind::None,
         },
         interval_ms: pool.take("check_interval", value::interval, faults).unwrap_or(default.interval_ms),
@@ -52,8 +59,13 @@ fn read_check(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> CheckSettings 
 }
 
 /// Bytes that may be there as text or in hexadecimal digits.
-fn read_text(pool: &Section<'_, '_>, [as_text, as_hex]: [&'static str; 2], faults: &mut Faults<'_>) -> CheckText {
-    let text = pool.take(as_text, value::check_text, faults);
+fn read_text(
+    pool: &Section<'_, '_>,
+    [as_text, as_hex]: [&'static str; 2],
+    text: fn(&DeValue<'_>) -> Result<CheckText, String>,
+    faults: &mut Faults<'_>,
+) -> CheckText {
+    let text = pool.take(as_text, text, faults);
     let hex = pool.take(as_hex, value::check_hex, faults);
     if let (Some(one), Some(other)) = (pool.place(as_text), pool.place(as_hex)) {
         faults.note(one.max(other), || {
@@ -82,21 +94,41 @@ fn read_http(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> HttpCheck {
     }
 }
 
+fn read_dns(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> DnsCheck {
+    let default = DnsCheck::default();
+    DnsCheck {
+        name: pool.take("check_dns_name", value::check_dns_name, faults).unwrap_or(default.name),
+        records: pool.take("check_dns_type", value::check_dns_type, faults).unwrap_or(default.records),
+    }
+}
+
 /// Whether the keys of checks go with the kind.
 fn check_keys(pool: &Section<'_, '_>, kind: &str, faults: &mut Faults<'_>) {
     let is = format!("the check of this pool is \"{kind}\"");
-    if kind != "send" {
-        refuse(pool, &OF_SEND, &format!("check = \"send\", and {is}"), faults);
-    } else if OF_SEND.iter().all(|key| pool.value(key).is_none()) {
+    let is_there = |key: &&str| pool.value(key).is_some();
+    let needed = match kind {
+        "send" if !OF_SEND.iter().any(is_there) => Some("check_send, check_expect or both"),
+        "udp" if !["check_send", "check_send_hex"].iter().any(is_there) => {
+            Some("check_send; \"\" is an empty datagram")
+        }
+        _ => None,
+    };
+    if let Some(needed) = needed {
         faults.note(pool.place("check").unwrap_or(pool.at), || {
-            format!("{}: \"send\" needs check_send, check_expect or both", pool.path.key("check"))
+            format!("{}: \"{kind}\" needs {needed}", pool.path.key("check"))
         });
+    }
+    if kind != "send" && kind != "udp" {
+        refuse(pool, &OF_SEND, &format!("check = \"send\" or \"udp\", and {is}"), faults);
     }
     if kind != "http" {
         refuse(pool, &OF_HTTP, &format!("check = \"http\", and {is}"), faults);
     }
+    if kind != "dns" {
+        refuse(pool, &OF_DNS, &format!("check = \"dns\", and {is}"), faults);
+    }
     if kind == "none" {
-        refuse(pool, &OF_CHECKS, &format!("check = \"tcp\", \"send\" or \"http\", and {is}"), faults);
+        refuse(pool, &OF_CHECKS, &format!("a check, and {is}"), faults);
     }
 }
 

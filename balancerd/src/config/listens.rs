@@ -6,9 +6,18 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// Who has bound what.
+use wire::settings::{Protocol, Transport};
+
+/// Who has bound what. The ports of TCP are none of UDP.
 #[derive(Debug, Default)]
 pub(super) struct Listens<'d> {
+    tcp: Bound<'d>,
+    udp: Bound<'d>,
+}
+
+/// The same of one transport.
+#[derive(Debug, Default)]
+struct Bound<'d> {
     exact: HashMap<Exact, Holder<'d>>,
     ports: HashMap<u16, Port<'d>>,
 }
@@ -36,7 +45,22 @@ pub(super) struct Holder<'d> {
 
 impl<'d> Listens<'d> {
     /// Takes an address for a service, unless the kernel would refuse it because of another: then that one is the error.
-    pub(super) fn claim(&mut self, holder: Holder<'d>) -> Result<(), Holder<'d>> {
+    pub(super) fn claim(&mut self, protocol: Protocol, holder: Holder<'d>) -> Result<(), Holder<'d>> {
+        protocol.transports().iter().try_for_each(|transport| match transport {
+            Transport::Tcp => self.tcp.claim(holder),
+            Transport::Udp => self.udp.claim(holder),
+        })
+    }
+
+    /// The service that a connection or a datagram to this address would come to, as far as addresses tell, without asking
+    /// which ones this machine has.
+    pub(super) fn answers_at(&self, address: SocketAddr) -> Option<Holder<'d>> {
+        self.tcp.answers_at(address).or_else(|| self.udp.answers_at(address))
+    }
+}
+
+impl<'d> Bound<'d> {
+    fn claim(&mut self, holder: Holder<'d>) -> Result<(), Holder<'d>> {
         let (ip, number, _) = exact(holder.address);
         if number == 0 {
             // The kernel chooses a free one.
@@ -61,9 +85,7 @@ impl<'d> Listens<'d> {
         Ok(())
     }
 
-    /// The service that a connection to this address would come to, as far as addresses tell, without asking which ones
-    /// this machine has.
-    pub(super) fn answers_at(&self, address: SocketAddr) -> Option<Holder<'d>> {
+    fn answers_at(&self, address: SocketAddr) -> Option<Holder<'d>> {
         let (ip, number, _) = exact(address);
         let at_wildcard = || {
             let port = self.ports.get(&number).filter(|_| ip.is_loopback())?;
@@ -114,9 +136,13 @@ mod tests {
                     }
                 });
                 let mut listens = Listens::default();
-                assert_eq!(listens.claim(holder("a", one, 80)), Ok(()));
-                assert_eq!(listens.claim(holder("b", other, 80)).is_ok(), by_kernel, "{one} and {other}");
-                assert_eq!(listens.claim(holder("c", other, 81)), Ok(()), "another port");
+                assert_eq!(listens.claim(Protocol::Tcp, holder("a", one, 80)), Ok(()));
+                assert_eq!(
+                    listens.claim(Protocol::Tcp, holder("b", other, 80)).is_ok(),
+                    by_kernel,
+                    "{one} and {other}"
+                );
+                assert_eq!(listens.claim(Protocol::Tcp, holder("c", other, 81)), Ok(()), "another port");
             }
         }
     }
@@ -124,8 +150,36 @@ mod tests {
     #[test]
     fn port_0_never_collides() {
         let mut listens = Listens::default();
-        assert_eq!(listens.claim(holder("a", "0.0.0.0", 0)), Ok(()));
-        assert_eq!(listens.claim(holder("b", "0.0.0.0", 0)), Ok(()));
+        assert_eq!(listens.claim(Protocol::Tcp, holder("a", "0.0.0.0", 0)), Ok(()));
+        assert_eq!(listens.claim(Protocol::Tcp, holder("b", "0.0.0.0", 0)), Ok(()));
+    }
+
+    #[test]
+    fn only_what_shares_a_transport_collides() {
+        use Protocol::{Tcp, TcpAndUdp, Udp};
+        for (one, other, collide) in [
+            (Tcp, Tcp, true),
+            (Tcp, Udp, false),
+            (Udp, Tcp, false),
+            (Udp, Udp, true),
+            (TcpAndUdp, Tcp, true),
+            (TcpAndUdp, Udp, true),
+            (Tcp, TcpAndUdp, true),
+            (Udp, TcpAndUdp, true),
+        ] {
+            let mut listens = Listens::default();
+            assert_eq!(listens.claim(one, holder("a", "0.0.0.0", 53)), Ok(()));
+            assert_eq!(listens.claim(other, holder("b", "127.0.0.1", 53)).is_err(), collide, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_looked_for_among_the_listeners_of_both_transports() {
+        for protocol in Protocol::ALL {
+            let mut listens = Listens::default();
+            listens.claim(protocol, holder("a", "0.0.0.0", 53)).expect("free");
+            assert!(listens.answers_at(holder("", "127.0.0.1", 53).address).is_some(), "{protocol}");
+        }
     }
 
     #[test]
@@ -141,7 +195,7 @@ mod tests {
             ("10.0.0.1", "10.0.0.2", false),
         ] {
             let mut listens = Listens::default();
-            listens.claim(holder("a", listen, 80)).expect("free");
+            listens.claim(Protocol::Tcp, holder("a", listen, 80)).expect("free");
             let found = |port| listens.answers_at(holder("", server, port).address).is_some();
             assert_eq!((found(80), found(81)), (answers, false), "{listen} and {server}");
         }

@@ -3,6 +3,7 @@
 
 mod connection;
 pub(crate) mod file;
+mod flow;
 mod health;
 mod listens;
 mod section;

@@ -1,7 +1,7 @@
 //! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
 //! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
 //! What a pool says of the health of its servers is in `health`, what services and pools say of connections in
-//! `connection`.
+//! `connection`, and of datagrams in `flow`.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,9 +16,10 @@ use wire::settings::{
 };
 
 use super::file::File;
+use super::flow::User;
 use super::listens::{Holder, Listens};
 use super::section::{Faults, Named, Path, Section, line};
-use super::{connection, health, value};
+use super::{connection, flow, health, value};
 
 /// The keys of each section.
 pub(super) const ROOT: &[&str] = &["balancer", "service", "pool"];
@@ -48,6 +49,10 @@ pub(super) const SERVICE: &[&str] = &[
     "congestion",
     "send_buffer",
     "receive_buffer",
+    "flow_timeout",
+    "requests",
+    "answers",
+    "accept_proxy_in",
 ];
 /// Of `[pool.NAME]`.
 pub(super) const POOL: &[&str] = &[
@@ -70,6 +75,8 @@ pub(super) const POOL: &[&str] = &[
     "check_path",
     "check_host",
     "check_status",
+    "check_dns_name",
+    "check_dns_type",
     "check_interval",
     "check_undecided_interval",
     "check_down_interval",
@@ -97,6 +104,11 @@ pub(super) const POOL: &[&str] = &[
     "congestion",
     "send_buffer",
     "receive_buffer",
+    "one_way",
+    "per_datagram",
+    "flows_on_loss",
+    "flows_on_return",
+    "send_proxy_in",
     "servers",
 ];
 /// Of a server.
@@ -121,11 +133,12 @@ pub(super) fn read(document: &DeTable<'_>, faults: &mut Faults<'_>) -> File {
     let pools = root.tables("pool", faults);
     let names = pools.iter().map(|pool| pool.name).collect();
     let mut listens = Listens::default();
-    let mut used = HashSet::new();
+    let (mut used, mut users) = (HashSet::new(), Vec::new());
     for service in root.tables("service", faults) {
         let path = named(&root.path.key("service"), service, faults);
-        let settings = read_service(path, service, &names, &mut listens, faults);
+        let (settings, user) = read_service(path, service, &names, &mut listens, faults);
         used.insert(settings.pool.clone());
+        users.extend(user);
         file.settings.services.insert(service.name.to_owned(), settings);
     }
     if file.settings.services.is_empty() && faults.none_yet() {
@@ -138,7 +151,7 @@ pub(super) fn read(document: &DeTable<'_>, faults: &mut Faults<'_>) -> File {
         if services_are_right && !used.contains(pool.name) {
             faults.note(pool.at, || format!("{path}: no service uses this pool"));
         }
-        file.settings.pools.insert(pool.name.to_owned(), read_pool(path, pool, &listens, faults));
+        file.settings.pools.insert(pool.name.to_owned(), read_pool(path, pool, &listens, &users, faults));
     }
     file
 }
@@ -162,13 +175,14 @@ fn table<'d, 'i>(section: &Section<'d, 'i>, key: &str, faults: &mut Faults<'_>) 
     None
 }
 
+/// A service, and what its pool has to suit if that is known.
 fn read_service<'d>(
     path: Path,
     named: Named<'d, '_>,
     pools: &BTreeSet<&str>,
     listens: &mut Listens<'d>,
     faults: &mut Faults<'_>,
-) -> ServiceSettings {
+) -> (ServiceSettings, Option<User<'d>>) {
     let section = Section::open(path, named.at, named.table, SERVICE, faults);
     section.require("listen", "where clients connect, an address and a port such as \"0.0.0.0:80\"", faults);
     section.require("pool", "the name of the pool that serves it", faults);
@@ -176,7 +190,13 @@ fn read_service<'d>(
     not_empty(&section, "allow", "that would keep everybody out; to let everybody in leave the key out", faults);
     if section.value("accept_proxy").is_none() {
         let with = "accept_proxy, the networks whose connections begin with a PROXY protocol header";
-        refuse(&section, &["proxy_timeout"], with, faults);
+        refuse(&section, &["proxy_timeout", "accept_proxy_in"], with, faults);
+    }
+    let protocol = section.take("protocol", value::protocol, faults);
+    // What a wrong one was to be is not known, and so not what goes with it.
+    let known = protocol.or(section.value("protocol").is_none().then_some(Protocol::Tcp));
+    if let Some(protocol) = known {
+        flow::check_protocol(&section, protocol, faults);
     }
 
     let listen = section.list("listen", value::listen_address, faults);
@@ -187,7 +207,8 @@ fn read_service<'d>(
         // Addresses with port 0 do not collide, but two times the same one is a slip all the same.
         let of_port_0 = if holder.address.port() == 0 { twice() } else { None };
         let before = of_port_0.map(|other| Holder { at: other.span().start, ..holder });
-        if let Some(other) = before.or(listens.claim(holder).err()) {
+        let claim = || known.and_then(|protocol| listens.claim(protocol, holder).err());
+        if let Some(other) = before.or_else(claim) {
             let text = faults.text();
             faults.note(at, || format!("{}: {}", section.path.key("listen"), collision(text, holder, other)));
         }
@@ -198,8 +219,10 @@ fn read_service<'d>(
             format!("{}: {}", section.path.key("pool"), no_such_pool(pool.get_ref(), pools))
         });
     }
-    ServiceSettings {
-        protocol: section.take("protocol", value::protocol, faults).unwrap_or(Protocol::Tcp),
+    let user =
+        known.zip(pool.as_ref()).map(|(protocol, pool)| User::of(&section, named.name, protocol, pool.get_ref()));
+    let settings = ServiceSettings {
+        protocol: known.unwrap_or(Protocol::Tcp),
         listen: listen.into_iter().map(Spanned::into_inner).collect(),
         pool: pool.map(Spanned::into_inner).unwrap_or_default(),
         max_sessions: section.take("max_sessions", value::limit_64, faults),
@@ -217,7 +240,9 @@ fn read_service<'d>(
             .unwrap_or(DEFAULT_PROXY_TIMEOUT_MS),
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
         client_side: connection::read_client_side(&section, faults),
-    }
+        flows: flow::read_flows(&section, faults),
+    };
+    (settings, user)
 }
 
 pub(super) fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
@@ -254,7 +279,13 @@ fn no_such_pool(name: &str, pools: &BTreeSet<&str>) -> String {
     }
 }
 
-fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &mut Faults<'_>) -> PoolSettings {
+fn read_pool(
+    path: Path,
+    named: Named<'_, '_>,
+    listens: &Listens<'_>,
+    users: &[User<'_>],
+    faults: &mut Faults<'_>,
+) -> PoolSettings {
     let section = Section::open(path, named.at, named.table, POOL, faults);
     let default = PoolSettings::default();
     let policy = section.take("policy", value::policy, faults);
@@ -284,6 +315,7 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
         }),
         health: health::read(&section, faults),
         server_side: connection::read_server_side(&section, faults),
+        flows: flow::read_flow_policy(&section, faults),
         servers: read_servers(&section, listens, faults),
     };
     // What a wrong policy or key was to be is not known, and so not what goes with it.
@@ -298,7 +330,9 @@ fn read_pool(path: Path, named: Named<'_, '_>, listens: &Listens<'_>, faults: &m
         && (send_proxy.is_some() || section.value("send_proxy").is_none())
     {
         refuse(&section, &OF_SEND_PROXY_V2, "send_proxy = \"v2\"", faults);
+        refuse(&section, &["send_proxy_in"], "send_proxy = \"v2\"", faults);
     }
+    flow::check_users(&section, &pool, users.iter().filter(|user| user.pool == named.name), faults);
     let weights: u64 = pool.servers.values().map(|server| u64::from(server.weight)).sum();
     let points = weights.saturating_mul(u64::from(pool.points_per_weight.get()));
     if pool.policy == Policy::ConsistentHash && points > ring::MAX_POINTS as u64 {

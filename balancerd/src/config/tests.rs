@@ -6,9 +6,10 @@ use std::{fs, io};
 
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::control::MAX_SERVERS;
+use wire::dns::{DnsCheck, RecordType};
 use wire::health::{
-    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
-    WhenAllDown,
+    CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OF_CHECKS, OF_DNS,
+    OF_HTTP, OF_SEND, OnDown, WhenAllDown,
 };
 use wire::settings::{
     AdminState, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
@@ -178,10 +179,11 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
         "5:1: pool.web.polcy: unknown key; did you mean \"policy\"? Keys here: policy, key, subnet_ipv4, subnet_ipv6, \
          max_load, points_per_weight, slow_start, send_proxy, send_proxy_crc32c, send_proxy_unique_id, check, \
          check_send, check_send_hex, check_expect, check_expect_hex, \
-         check_method, check_path, check_host, check_status, check_interval, check_undecided_interval, \
+         check_method, check_path, check_host, check_status, check_dns_name, check_dns_type, check_interval, check_undecided_interval, \
          check_down_interval, check_timeout, check_rise, check_fall, check_port, check_initial, eject_failures, \
          eject_time, eject_max_time, eject_max_percent, when_all_down, on_down, connect_timeout, tries, replay, source, \
-         transparent, fast_open, mark, device, keepalive, user_timeout, congestion, send_buffer, receive_buffer, servers"
+         transparent, fast_open, mark, device, keepalive, user_timeout, congestion, send_buffer, receive_buffer, one_way, \
+         per_datagram, flows_on_loss, flows_on_return, send_proxy_in, servers"
     );
     assert_eq!(
         wrong("[servce.web]\n"),
@@ -201,7 +203,8 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
         wrong_service("\"tls\\n\" = true"),
         "4:1: service.web.\"tls\\n\": unknown key. Keys here: listen, protocol, pool, max_sessions, sessions_per_second, \
          sessions_per_client, allow, deny, accept_proxy, proxy_timeout, splice, idle_timeout, half_closed_timeout, \
-         max_age, backlog, defer_accept, fast_open, keepalive, user_timeout, congestion, send_buffer, receive_buffer"
+         max_age, backlog, defer_accept, fast_open, keepalive, user_timeout, congestion, send_buffer, receive_buffer, \
+         flow_timeout, requests, answers, accept_proxy_in"
     );
 }
 
@@ -325,8 +328,14 @@ fn values_of_another_type_or_range_are_told() {
             "sessions_per_client = 4294967296",
             "23: service.web.sessions_per_client: expected an integer from 1 to 4294967295, found 4294967296",
         ),
-        ("protocol = \"udp\"", "12: service.web.protocol: expected \"tcp\", found \"udp\""),
-        ("protocol = \"TCP\"", "12: service.web.protocol: expected \"tcp\", found \"TCP\"; did you mean \"tcp\"?"),
+        (
+            "protocol = \"dtls\"",
+            "12: service.web.protocol: expected one of \"tcp\", \"udp\", \"tcp+udp\", found \"dtls\"",
+        ),
+        (
+            "protocol = \"UDP\"",
+            "12: service.web.protocol: expected one of \"tcp\", \"udp\", \"tcp+udp\", found \"UDP\"; did you mean \"udp\"?",
+        ),
         ("splice = \"no\"", "10: service.web.splice: expected true or false, found \"no\""),
         (
             "allow = []",
@@ -497,6 +506,194 @@ fn keys_that_make_no_sense_together_are_told() {
     );
 }
 
+#[test]
+fn what_a_file_says_of_datagrams_is_read() {
+    use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+    let file = good(
+        r#"
+        [service.dns]
+        listen = "0.0.0.0:53"
+        protocol = "tcp+udp"
+        pool = "dns"
+        splice = false
+        accept_proxy = "10.0.0.5"
+        accept_proxy_in = "first-datagram"
+        flow_timeout = "1s 500ms"
+        requests = 2
+        answers = 1
+
+        [service.syslog]
+        listen = "0.0.0.0:514"
+        protocol = "udp"
+        pool = "syslog"
+        max_sessions = 5
+        receive_buffer = "1MiB"
+
+        [pool.dns]
+        per_datagram = true
+        flows_on_loss = "keep"
+        flows_on_return = "move"
+        send_proxy = "v2"
+        send_proxy_in = "first-datagram"
+
+        [pool.syslog]
+        one_way = true
+        "#,
+    );
+    let of = |name: &str| &file.settings.services[name];
+    assert_eq!((of("dns").protocol, of("syslog").protocol), (Protocol::TcpAndUdp, Protocol::Udp));
+    let flows = FlowSettings {
+        timeout_ms: NonZeroU64::new(1500).expect("not 0"),
+        requests: NonZeroU32::new(2),
+        answers: NonZeroU32::new(1),
+        accept_proxy_in: HeaderScope::FirstDatagram,
+    };
+    assert_eq!((of("dns").flows, of("syslog").flows), (flows, FlowSettings::default()));
+    let policy = FlowPolicy {
+        one_way: false,
+        per_datagram: true,
+        on_loss: OnLoss::Keep,
+        on_return: OnReturn::Move,
+        send_proxy_in: HeaderScope::FirstDatagram,
+    };
+    assert_eq!(file.settings.pools["dns"].flows, policy);
+    assert_eq!(file.settings.pools["syslog"].flows, FlowPolicy { one_way: true, ..FlowPolicy::default() });
+}
+
+#[test]
+fn values_of_flows_are_told() {
+    for (line, error) in [
+        (
+            "flow_timeout = \"50ms\"",
+            "4:16: service.web.flow_timeout: expected a time from 100ms to 1day such as \"60s\" or \"500ms\", found \"50ms\"",
+        ),
+        (
+            "requests = 0",
+            "4:12: service.web.requests: expected an integer from 1 to 4294967295, found 0; for no limit leave the key out",
+        ),
+        ("answers = -1", "4:11: service.web.answers: expected an integer from 1 to 4294967295, found -1"),
+        (
+            "accept_proxy_in = \"first\"\naccept_proxy = \"::1\"",
+            "4:19: service.web.accept_proxy_in: expected one of \"each-datagram\", \"first-datagram\", found \"first\"",
+        ),
+        (
+            "accept_proxy_in = \"first-datagram\"",
+            "4:1: service.web.accept_proxy_in: it goes with accept_proxy, the networks whose connections begin with a PROXY protocol header",
+        ),
+    ] {
+        assert_eq!(wrong_service(&format!("{line}\nprotocol = \"udp\"")), error);
+    }
+    for (line, error) in [
+        ("one_way = 1", "5:11: pool.web.one_way: expected true or false, found 1"),
+        ("per_datagram = \"yes\"", "5:16: pool.web.per_datagram: expected true or false, found \"yes\""),
+        (
+            "flows_on_loss = \"stay\"",
+            "5:17: pool.web.flows_on_loss: expected one of \"move\", \"keep\", found \"stay\"",
+        ),
+        (
+            "flows_on_return = \"mov\"",
+            "5:19: pool.web.flows_on_return: expected one of \"stay\", \"move\", found \"mov\"; did you mean \"move\"?",
+        ),
+        ("send_proxy_in = \"each-datagram\"", "5:1: pool.web.send_proxy_in: it goes with send_proxy = \"v2\""),
+        (
+            "send_proxy_in = \"each-datagram\"\nsend_proxy = \"v1\"",
+            "5:1: pool.web.send_proxy_in: it goes with send_proxy = \"v2\"",
+        ),
+    ] {
+        assert_eq!(wrong_pool(&format!("[pool.web]\n{line}\n")), error);
+    }
+}
+
+#[test]
+fn keys_of_one_protocol_are_none_of_the_other() {
+    for line in ["flow_timeout = \"1s\"", "requests = 1", "answers = 1", "accept_proxy_in = \"first-datagram\""] {
+        let key = line.split_once(' ').expect("a key").0;
+        let line = format!("{line}\naccept_proxy = \"::1\"");
+        let words = "it goes with protocol = \"udp\" or \"tcp+udp\", and the protocol of this service is \"tcp\"";
+        assert_eq!(wrong_service(&line), format!("4:1: service.web.{key}: {words}"));
+        good(&format!("{SERVICE}protocol = \"tcp+udp\"\n{line}\n[pool.web]\n"));
+    }
+    for line in [
+        "splice = true",
+        "idle_timeout = \"1h\"",
+        "half_closed_timeout = \"1m\"",
+        "max_age = \"1day\"",
+        "backlog = 5",
+        "defer_accept = \"5s\"",
+        "fast_open = 0",
+        "keepalive = \"0s\"",
+        "user_timeout = \"30s\"",
+        "congestion = \"bbr\"",
+        "proxy_timeout = \"5s\"\naccept_proxy = \"::1\"",
+    ] {
+        let key = line.split_once(' ').expect("a key").0;
+        let words = "it goes with protocol = \"tcp\" or \"tcp+udp\", and the protocol of this service is \"udp\"";
+        let more = if key == "idle_timeout" { "; for flows give flow_timeout" } else { "" };
+        let text = format!("{line}\nprotocol = \"udp\"");
+        assert_eq!(wrong_service(&text), format!("4:1: service.web.{key}: {words}{more}"));
+        good(&format!("{SERVICE}protocol = \"tcp+udp\"\n{line}\n[pool.web]\n"));
+    }
+    assert!(wrong_service("splice = true\nprotocol = \"upd\"").starts_with("5:12: service.web.protocol: "));
+}
+
+#[test]
+fn a_pool_that_does_not_suit_what_its_service_speaks_is_told_with_the_line_of_that() {
+    let text = |service: &str, pool: &str| format!("{SERVICE}{service}\n[pool.web]\n{pool}\n");
+    assert_eq!(
+        wrong(&text("protocol = \"tcp+udp\"", "one_way = true")),
+        "6:1: pool.web.one_way: this pool serves service \"web\", which speaks TCP, in line 4; one_way is for \
+         protocol = \"udp\" alone"
+    );
+    assert_eq!(
+        wrong(&text("", "one_way = true")),
+        "6:1: pool.web.one_way: this pool serves service \"web\", which speaks TCP, in line 1; one_way is for \
+         protocol = \"udp\" alone"
+    );
+    assert_eq!(
+        wrong(&text("protocol = \"udp\"", "send_proxy = \"v1\"")),
+        "6:1: pool.web.send_proxy: this pool serves service \"web\", which speaks UDP, in line 4; in datagrams there is \
+         \"v2\" alone"
+    );
+    assert_eq!(
+        wrong(&text("protocol = \"udp\"\nanswers = 1", "one_way = true")),
+        "7:1: pool.web.one_way: this pool serves service \"web\", which has answers in line 5; with one_way there are no \
+         flows that could be complete"
+    );
+    good(&text("protocol = \"udp\"", "one_way = true"));
+    good(&text("", "send_proxy = \"v1\""));
+    good(&text("protocol = \"udp\"\nanswers = 1", "one_way = false"));
+    assert_eq!(
+        wrong(&text("protocol = \"udp\"", "flows_on_loss = \"keep\"\none_way = true")),
+        "6:1: pool.web.flows_on_loss: it goes with flows, and a pool with one_way has none"
+    );
+    assert_eq!(
+        wrong(&text("protocol = \"udp\"", "send_proxy = \"v2\"\nsend_proxy_in = \"first-datagram\"\none_way = true")),
+        "7:1: pool.web.send_proxy_in: a pool with one_way has no flows, and so no first datagrams; give \"each-datagram\""
+    );
+    // A pool may stand before its service, whose mistake is told alone.
+    let swapped = format!("[pool.web]\none_way = true\n{SERVICE}protocol = \"upd\"\n");
+    assert!(wrong(&swapped).starts_with("6:12: service.web.protocol: "), "{}", wrong(&swapped));
+}
+
+#[test]
+fn services_of_different_protocols_may_have_one_address() {
+    let services = |one: &str, other: &str| {
+        format!(
+            "[service.a]\nlisten = \"0.0.0.0:53\"\nprotocol = \"{one}\"\npool = \"web\"\n\
+             [service.b]\nlisten = \"127.0.0.1:53\"\nprotocol = \"{other}\"\npool = \"web\"\n[pool.web]\n"
+        )
+    };
+    good(&services("tcp", "udp"));
+    good(&services("udp", "tcp"));
+    for (one, other) in [("udp", "udp"), ("tcp+udp", "tcp"), ("udp", "tcp+udp")] {
+        assert_eq!(
+            wrong(&services(one, other)),
+            "6:10: service.b.listen: 127.0.0.1:53 cannot be bound beside 0.0.0.0:53 of service \"a\" in line 2, which \
+             takes its connections"
+        );
+    }
+}
+
 /// The health of a pool of these lines.
 fn health(lines: &str) -> HealthSettings {
     good(&format!("{SERVICE}[pool.web]\n{lines}\n")).settings.pools["web"].health.clone()
@@ -588,6 +785,56 @@ fn what_a_check_sends_and_expects_is_text_or_digits() {
         ),
     ] {
         assert_eq!(wrong_pool(&format!("[pool.web]\n{lines}\n")), error, "{lines}");
+    }
+}
+
+#[test]
+fn a_check_by_datagrams_has_something_to_send_which_may_be_empty() {
+    let text = |bytes: &[u8]| CheckText::new(bytes).expect("short");
+    let udp = |send: &[u8], expect: &[u8]| CheckKind::Udp { send: text(send), expect: text(expect) };
+    for (lines, kind) in [
+        ("check_send = \"PING\"\ncheck_expect = '+PONG'", udp(b"PING", b"+PONG")),
+        ("check_send_hex = \"00 ff\"", udp(b"\x00\xff", b"")),
+        ("check_send = \"\"", udp(b"", b"")),
+        ("check_send = \"\"\ncheck_expect_hex = \"00\"", udp(b"", b"\0")),
+    ] {
+        assert_eq!(check(&format!("check = \"udp\"\n{lines}")), kind, "{lines}");
+    }
+    let needs = "5:1: pool.web.check: \"udp\" needs check_send; \"\" is an empty datagram";
+    for (lines, error) in [
+        ("", needs.to_owned()),
+        ("check_expect = \"x\"", needs.to_owned()),
+        (
+            &*format!("check_send = \"{}\"", "x".repeat(1025)),
+            format!("6:14: pool.web.check_send: expected a text of 0 to 1024 bytes, found \"{}...\"", "x".repeat(64)),
+        ),
+        (
+            "check_send = \"\"\ncheck_expect = \"\"",
+            "7:16: pool.web.check_expect: expected a text of 1 to 1024 bytes, found \"\"".to_owned(),
+        ),
+    ] {
+        assert_eq!(wrong_pool(&format!("[pool.web]\ncheck = \"udp\"\n{lines}\n")), error, "{lines}");
+    }
+}
+
+#[test]
+fn a_check_by_dns_has_a_name_and_a_type() {
+    assert_eq!(check("check = \"dns\""), CheckKind::Dns(DnsCheck::default()));
+    let dns = DnsCheck { name: "www.example.com.".to_owned(), records: RecordType::Aaaa };
+    let lines = "check = \"dns\"\ncheck_dns_name = \"www.example.com.\"\ncheck_dns_type = \"AAAA\"";
+    assert_eq!(check(lines), CheckKind::Dns(dns));
+    for (line, error) in [
+        (
+            "check_dns_name = \"a..b\"",
+            "6:18: pool.web.check_dns_name: expected the name of a domain such as \"www.example.com\" or \".\", found \"a..b\"",
+        ),
+        (
+            "check_dns_type = \"ANY\"",
+            "6:18: pool.web.check_dns_type: expected one of \"A\", \"NS\", \"CNAME\", \"SOA\", \"PTR\", \"MX\", \"TXT\", \
+             \"AAAA\", \"SRV\", found \"ANY\"",
+        ),
+    ] {
+        assert_eq!(wrong_pool(&format!("[pool.web]\ncheck = \"dns\"\n{line}\n")), error, "{line}");
     }
 }
 
@@ -701,7 +948,7 @@ fn values_of_health_have_bounds() {
     }
     assert_eq!(
         wrong_pool("[pool.web]\ncheck = \"https\"\ncheck_send = \"x\"\n"),
-        "5:9: pool.web.check: expected one of \"none\", \"tcp\", \"send\", \"http\", found \"https\"; did you mean \
+        "5:9: pool.web.check: expected one of \"none\", \"tcp\", \"send\", \"http\", \"udp\", \"dns\", found \"https\"; did you mean \
          \"http\"?"
     );
     assert_eq!(
@@ -719,6 +966,7 @@ fn keys_of_checks_go_with_their_kind() {
     let of_send =
         ["check_send = \"x\"", "check_send_hex = \"00\"", "check_expect = \"x\"", "check_expect_hex = \"00\""];
     let of_http = ["check_method = \"GET\"", "check_path = \"/\"", "check_host = \"a\"", "check_status = 200"];
+    let of_dns = ["check_dns_name = \"a\"", "check_dns_type = \"A\""];
     let of_any = [
         "check_interval = \"2s\"",
         "check_undecided_interval = \"1s\"",
@@ -729,30 +977,36 @@ fn keys_of_checks_go_with_their_kind() {
         "check_port = 81",
         "check_initial = \"up\"",
     ];
+    // A key that goes with so and so many kinds, in a pool whose check is another.
     let refused = |kind: &str, line: &str, wanted: &str| {
         let key = line.split_once(' ').expect("a key").0;
         let (check, is) = match kind {
             "" => ("", "none"),
             "send" => ("check_expect = \"x\"\ncheck = \"send\"", "send"),
+            "udp" => ("check_send = \"\"\ncheck = \"udp\"", "udp"),
             kind => (&*format!("check = \"{kind}\""), kind),
         };
         assert_eq!(
             wrong_pool(&format!("[pool.web]\n{line}\n{check}\n")),
-            format!("5:1: pool.web.{key}: it goes with check = {wanted}, and the check of this pool is \"{is}\"")
+            format!("5:1: pool.web.{key}: it goes with {wanted}, and the check of this pool is \"{is}\"")
         );
     };
-    for kind in ["", "none", "tcp", "http"] {
-        of_send.iter().for_each(|line| refused(kind, line, "\"send\""));
+    for kind in ["", "none", "tcp", "http", "dns"] {
+        of_send.iter().for_each(|line| refused(kind, line, "check = \"send\" or \"udp\""));
     }
-    for kind in ["", "none", "tcp", "send"] {
-        of_http.iter().for_each(|line| refused(kind, line, "\"http\""));
+    for kind in ["", "none", "tcp", "send", "udp", "dns"] {
+        of_http.iter().for_each(|line| refused(kind, line, "check = \"http\""));
+    }
+    for kind in ["", "none", "tcp", "send", "http", "udp"] {
+        of_dns.iter().for_each(|line| refused(kind, line, "check = \"dns\""));
     }
     for kind in ["", "none"] {
-        of_any.iter().for_each(|line| refused(kind, line, "\"tcp\", \"send\" or \"http\""));
+        of_any.iter().for_each(|line| refused(kind, line, "a check"));
     }
-    let keys = [of_send.as_slice(), &of_http, &of_any].concat();
+    let keys = [of_send.as_slice(), &of_http, &of_dns, &of_any].concat();
     let keys: Vec<&str> = keys.iter().filter_map(|line| line.split(' ').next()).collect();
-    let all = wire::health::OF_SEND.iter().chain(&wire::health::OF_HTTP).chain(&wire::health::OF_CHECKS);
+    let of_kinds = OF_SEND.iter().chain(&OF_HTTP).chain(&OF_DNS);
+    let all = of_kinds.chain(&OF_CHECKS);
     assert!(all.clone().eq(&keys), "a test for each");
 }
 

@@ -14,6 +14,8 @@ use wire::connection::{
     SESSION_TIME_MS, USER_TIMEOUT_MS, is_congestion, is_device, is_source,
 };
 use wire::control::MAX_WEIGHT;
+use wire::dns::{DnsCheck, RecordType};
+use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
@@ -106,7 +108,7 @@ pub(super) fn pool_name(value: &DeValue<'_>) -> Result<String, String> {
 }
 
 pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, String> {
-    choice(value, &[("tcp", Protocol::Tcp)])
+    choice(value, &Protocol::ALL.map(|protocol| (protocol.name(), protocol)))
 }
 
 pub(super) fn policy(value: &DeValue<'_>) -> Result<Policy, String> {
@@ -192,6 +194,23 @@ pub(super) fn connect_timeout(value: &DeValue<'_>) -> Result<NonZeroU64, String>
 /// The time that a session may be idle, or live, in milliseconds.
 pub(super) fn session_time(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
     non_zero_span(value, SESSION_TIME_MS, "\"1h\" or \"90s\"")
+}
+
+/// The time that a flow may be idle, in milliseconds.
+pub(super) fn flow_timeout(value: &DeValue<'_>) -> Result<NonZeroU64, String> {
+    non_zero_span(value, FLOW_TIMEOUT_MS, "\"60s\" or \"500ms\"")
+}
+
+pub(super) fn on_loss(value: &DeValue<'_>) -> Result<OnLoss, String> {
+    choice(value, &OnLoss::ALL.map(|what| (what.name(), what)))
+}
+
+pub(super) fn on_return(value: &DeValue<'_>) -> Result<OnReturn, String> {
+    choice(value, &OnReturn::ALL.map(|what| (what.name(), what)))
+}
+
+pub(super) fn header_scope(value: &DeValue<'_>) -> Result<HeaderScope, String> {
+    choice(value, &HeaderScope::ALL.map(|scope| (scope.name(), scope)))
 }
 
 /// The time that is waited for a client's first words, in milliseconds. The kernel counts it in seconds.
@@ -302,6 +321,12 @@ pub(super) fn check_text(value: &DeValue<'_>) -> Result<CheckText, String> {
     text.filter(|text| !text.is_empty()).ok_or_else(expected)
 }
 
+/// What a check sends in a datagram, which may be empty.
+pub(super) fn check_datagram(value: &DeValue<'_>) -> Result<CheckText, String> {
+    let expected = || unexpected(&format!("a text of 0 to {MAX_CHECK_TEXT} bytes"), value);
+    value.as_str().and_then(CheckText::new).ok_or_else(expected)
+}
+
 /// The same in hexadecimal digits.
 pub(super) fn check_hex(value: &DeValue<'_>) -> Result<CheckText, String> {
     let expected =
@@ -320,6 +345,14 @@ pub(super) fn check_path(value: &DeValue<'_>) -> Result<String, String> {
 
 pub(super) fn check_host(value: &DeValue<'_>) -> Result<String, String> {
     text(value, HttpCheck::is_host, "the name of a host such as \"www.example.com\"")
+}
+
+pub(super) fn check_dns_name(value: &DeValue<'_>) -> Result<String, String> {
+    text(value, DnsCheck::is_name, "the name of a domain such as \"www.example.com\" or \".\"")
+}
+
+pub(super) fn check_dns_type(value: &DeValue<'_>) -> Result<RecordType, String> {
+    choice(value, &RecordType::ALL.map(|records| (records.name(), records)))
 }
 
 fn text(value: &DeValue<'_>, is_right: fn(&str) -> bool, expected: &str) -> Result<String, String> {

@@ -12,6 +12,7 @@ macro_rules! lend {
 mod listening;
 mod reload;
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,23 +24,26 @@ use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
 use wire::control::{Change, Refusal, Request, Response};
-use wire::report::{EndReason, HealthState, Phase};
+use wire::report::{EndReason, HealthState, Phase, SessionReport};
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::Log;
-use crate::model::{Effect, HealthNews, Model, Remade, Starting, Vitals, prepare, what_goes_with};
+use crate::model::{
+    Effect, HealthNews, Model, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
+};
 use crate::net::Context;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
 use crate::net::probe::Probes;
-use crate::net::tcp::Sessions;
+use crate::net::tcp::{SessionId, Sessions};
+use crate::net::udp::{FlowId, Flows};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use crate::teller::Teller;
-use listening::bind;
+use listening::{Bound, bind};
 use reload::{Asked, Loading};
 
 /// The one buffer that all reads go through, and so what one event moves at most. HAProxy reads 16 KiB at a time and
@@ -69,6 +73,7 @@ pub(crate) struct Daemon {
     model: Model,
     listeners: SlotMap<ListenerId, Listener>,
     sessions: Sessions,
+    flows: Flows,
     control: Control,
     probes: Probes,
     saver: Saver,
@@ -164,7 +169,7 @@ impl Daemon {
         })?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
-        let listeners = bind(&prepared.settings, &SlotMap::with_key())?;
+        let listeners = bind(&prepared.settings, &SlotMap::with_key(), &SlotMap::with_key())?;
         let mut model = Model::new(fastrand::u64(..), vitals);
         model.adopt(prepared, true, now);
 
@@ -187,6 +192,7 @@ impl Daemon {
                 |id, side| Source::Session(id, side).key(),
                 |id| Source::Newcomer(id).key(),
             ),
+            flows: Flows::new(|id| Source::Flow(id).key()),
             listeners: SlotMap::with_key(),
             control,
             probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
@@ -221,13 +227,9 @@ impl Daemon {
             daemon.save();
         }
         daemon.settle(now);
-        let addresses = daemon.listeners.values().map(|listener| listener.address().to_string());
-        let mut named: Vec<String> = addresses.take(MOST_NAMED).collect();
-        if daemon.listeners.len() > MOST_NAMED {
-            named.push(format!("and {} more", daemon.listeners.len() - MOST_NAMED));
-        }
+        let named = daemon.named_listeners();
         info!(
-            listen = named.join(","),
+            listen = named,
             config = config.file.as_ref().map(|file| tracing::field::display(file.display())),
             socket = %config.places.socket.display(),
             servers = settings.pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
@@ -264,12 +266,14 @@ impl Daemon {
     /// One pass of the loop: wait, dispatch, expire, carry out what followed. Whether there is to be another.
     fn turn(&mut self) -> io::Result<bool> {
         let start = event::now();
-        let timeout = self.next_deadline().map(|at| at.saturating_duration_since(start));
+        let timeout = self.next_deadline(start).map(|at| at.saturating_duration_since(start));
         self.poller.wait(&mut self.events, timeout)?;
         let now = event::now();
-        let ended_before = self.sessions.ended();
+        let ended_before = self.sessions.ended() + self.flows.ended();
 
-        self.sessions.on_turn(self.events.iter().count());
+        let ready = self.events.iter().count();
+        self.sessions.on_turn(ready);
+        self.flows.on_turn(ready);
         let mut follow = Vec::new();
         for (key, ready) in self.events.iter() {
             let cx = &mut lend!(self, now);
@@ -292,6 +296,19 @@ impl Daemon {
                 Some(Source::Listener(id)) => {
                     if let Some(listener) = self.listeners.get_mut(id) {
                         self.sessions.accept_from(listener, cx);
+                    }
+                }
+                Some(Source::DatagramListener(id)) => {
+                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.receive_from(id, cx)));
+                    if served.is_err() {
+                        error!(?id, "a fault in the balancer: a datagram is dropped, the others go on");
+                    }
+                }
+                Some(Source::Flow(id)) => {
+                    let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, ready, cx)));
+                    if served.is_err() {
+                        error!(?id, "a fault in the balancer: its flow is ended, the others go on");
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.flows.end(id, EndReason::Fault, cx)));
                     }
                 }
                 Some(Source::ControlListener) => self.control.accept(cx),
@@ -336,11 +353,15 @@ impl Daemon {
         self.sessions.settle(cx);
         self.expire(now);
         let cx = &mut lend!(self, now);
+        self.flows.look(cx);
         self.sessions.settle(cx);
-        if self.sessions.ended() > ended_before {
+        if self.sessions.ended() + self.flows.ended() > ended_before {
             self.listeners.values_mut().for_each(Listener::on_relief);
         }
         self.grow(now);
+        if self.model.take_picks_changed() {
+            self.flows.look_at_all();
+        }
         self.settle(now);
         self.model.vitals.longest_turn = self.model.vitals.longest_turn.max(event::now() - now);
         Ok(!self.is_over(now))
@@ -351,7 +372,7 @@ impl Daemon {
         if matches!(request, Request::Change { .. } | Request::Reload { .. }) {
             self.postponed.push_back((now, id, request));
         } else {
-            self.apply(id, request, None, Vec::new(), now);
+            self.apply(id, request, None, Bound::default(), now);
         }
     }
 
@@ -377,14 +398,7 @@ impl Daemon {
     }
 
     /// Asks the model, carries out what follows, and answers: at once, when the change is saved, or when its ring is made.
-    fn apply(
-        &mut self,
-        id: ControlId,
-        request: Request,
-        remade: Option<Remade>,
-        listeners: Vec<Listener>,
-        now: Instant,
-    ) {
+    fn apply(&mut self, id: ControlId, request: Request, remade: Option<Remade>, listeners: Bound, now: Instant) {
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
         let (mut response, effects) = match self.model.apply(&request, remade, now) {
             Ok(applied) => applied,
@@ -397,7 +411,7 @@ impl Daemon {
             self.control.hold(id);
         }
         if let Some(Effect::ListSessions(filter)) = effects.first() {
-            response = Response::Sessions(self.sessions.list(filter, &self.model, now));
+            response = Response::Sessions(self.list_sessions(filter, now));
         }
         if let Some(Effect::CompleteList(pool)) = effects.first()
             && let (Response::List(_), Some(sharing)) = (&response, self.model.sharing(*pool))
@@ -413,17 +427,19 @@ impl Daemon {
 
     /// Does what comes before the model is asked. The listeners that were bound for the request; nothing when the answer
     /// comes later, from a file that is read.
-    fn begin(&mut self, id: ControlId, request: &Request, now: Instant) -> Result<Option<Vec<Listener>>, Refusal> {
+    fn begin(&mut self, id: ControlId, request: &Request, now: Instant) -> Result<Option<Bound>, Refusal> {
         match request {
             Request::Reload { instead, dry_run } => {
                 let dry_run = *dry_run || instead.is_some();
                 self.reload(Asked::By(id), instead.clone(), dry_run, now).map(|()| None)
             }
-            Request::Change { change: Change::Kill { session }, .. } if !self.sessions.has_number(*session) => {
+            Request::Change { change: Change::Kill { session }, .. }
+                if !self.sessions.has_number(*session) && !self.flows.has_number(*session) =>
+            {
                 Err(Refusal::NoSession { session: *session })
             }
             Request::Change { change, dry_run: false } => self.bind_for(change, now).map(Some),
-            _ => Ok(Some(Vec::new())),
+            _ => Ok(Some(Bound::default())),
         }
     }
 
@@ -462,14 +478,53 @@ impl Daemon {
                 | Effect::CompleteList(_)
                 | Effect::Listen(_)
                 | Effect::Unlisten(_) => {}
-                Effect::EndSessions(server, reason) => self.sessions.end_of_server(server, reason, cx),
-                Effect::EndIdlest(server, count, reason) => self.sessions.end_idlest(server, count, reason, cx),
-                Effect::EndUnwelcome(service) => self.sessions.end_unwelcome(service, cx),
-                Effect::EndSession(number) => self.sessions.end_number(number, EndReason::Killed, cx),
-                Effect::LookAtSessions => self.sessions.look_at_all(cx),
+                Effect::EndSessions(server, reason) => {
+                    self.sessions.end_of_server(server, reason, cx);
+                    self.flows.leave_server(server, reason, cx);
+                }
+                Effect::EndIdlest(server, count, reason) => self.end_idlest(server, count, reason, now),
+                Effect::EndUnwelcome(service) => {
+                    self.sessions.end_unwelcome(service, cx);
+                    self.flows.end_unwelcome(service, cx);
+                }
+                Effect::EndSession(number) => {
+                    self.sessions.end_number(number, EndReason::Killed, cx);
+                    self.flows.end_number(number, EndReason::Killed, cx);
+                }
+                Effect::LookAtSessions => {
+                    self.sessions.look_at_all(cx);
+                    self.flows.hurry_all(cx);
+                }
                 Effect::Stop(at) => self.stop(at, now),
             }
         }
+    }
+
+    /// Ends so many sessions of a server, flows or not, those that are idle for longest.
+    fn end_idlest(&mut self, server: ServerId, count: u64, reason: EndReason, now: Instant) {
+        let sessions = self.sessions.of_server(server).map(|(moved, id)| (moved, Idle::Session(id)));
+        let flows = self.flows.of_server(server).map(|(moved, id)| (moved, Idle::Flow(id)));
+        let mut its: Vec<(Instant, Idle)> = sessions.chain(flows).collect();
+        let count = its.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        if count < its.len() {
+            its.select_nth_unstable_by_key(count, |(moved, _)| *moved);
+        }
+        let cx = &mut lend!(self, now);
+        for (_, one) in its.into_iter().take(count) {
+            match one {
+                Idle::Session(id) => self.sessions.end(id, reason, cx),
+                Idle::Flow(id) => self.flows.leave(id, reason, cx),
+            }
+        }
+    }
+
+    /// The live sessions that are meant, flows or not, the longest idle first.
+    fn list_sessions(&self, filter: &SessionFilter, now: Instant) -> Vec<SessionReport> {
+        let mut reports = self.sessions.list(filter, &self.model, now);
+        reports.extend(self.flows.list(filter, &self.model, now));
+        reports.sort_by_key(|report| Reverse(report.idle_ms));
+        reports.truncate(filter.limit);
+        reports
     }
 
     fn answer(&mut self, id: ControlId, response: &Response, now: Instant) {
@@ -488,7 +543,7 @@ impl Daemon {
     /// Takes no new sessions, and sets the end. Who waits in the kernel's queue was let in before and is still served.
     fn stop(&mut self, at: Instant, now: Instant) {
         let limit = at.saturating_duration_since(now);
-        info!(sessions = self.sessions.len(), limit_ms = limit.as_millis() as u64, "stopping");
+        info!(sessions = self.sessions.len() + self.flows.len(), limit_ms = limit.as_millis() as u64, "stopping");
         notify(&[NotifyState::Stopping]);
         for id in self.listeners.keys().collect::<Vec<_>>() {
             self.unlisten(id, !limit.is_zero(), now);
@@ -543,12 +598,14 @@ impl Daemon {
     fn expire(&mut self, now: Instant) {
         let cx = &mut lend!(self, now);
         self.sessions.expire(cx);
+        self.flows.expire(cx);
         self.control.expire(now);
         self.probes.expire(cx);
         self.listeners.values_mut().for_each(|listener| listener.expire(now));
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = None;
             self.sessions.end_all(EndReason::Shutdown, cx);
+            self.flows.end_all(EndReason::Shutdown, cx);
         }
         let effects = self.model.expire(now);
         self.carry_out(&effects, now);
@@ -594,7 +651,7 @@ impl Daemon {
         }
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let listeners = self.listeners.values().filter_map(Listener::next_deadline);
         let unsaved = self.unsaved_answers.iter().map(|waiting| waiting.until).min();
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
@@ -613,6 +670,7 @@ impl Daemon {
         ];
         let parts = [
             self.sessions.next_deadline(),
+            self.flows.next_deadline(now),
             self.control.next_deadline(),
             self.model.next_deadline(),
             self.probes.next_deadline(self.model.next_check_due()),
@@ -623,7 +681,7 @@ impl Daemon {
 
     /// Told to stop, with no session left and the pool in the state file; for the file it waits so long and no longer.
     fn is_over(&mut self, now: Instant) -> bool {
-        if self.model.phase() != Phase::Stopping || self.sessions.len() > 0 {
+        if self.model.phase() != Phase::Stopping || self.sessions.len() + self.flows.len() > 0 {
             return false;
         }
         if self.last_save_until.is_none() {
@@ -654,6 +712,12 @@ fn tell(news: &HealthNews) {
             warn!(pool, %server, reason, out_ms, up, of, "server is ejected: its clients fail");
         }
     }
+}
+
+/// A session of either kind.
+enum Idle {
+    Session(SessionId),
+    Flow(FlowId),
 }
 
 /// What an event asks of the daemon itself, after the events of the turn.

@@ -8,7 +8,7 @@ use wire::control::{FileText, Refusal, Request, Response};
 use wire::report::Phase;
 
 use super::Daemon;
-use super::listening::{bind, not_bound};
+use super::listening::{Bound, bind, not_bound};
 use crate::event::{Interest, News, Watch};
 use crate::loader::{Order, Outcome, Text};
 use crate::model::{Effect, PoolId, Prepared, Remade, Remake};
@@ -143,7 +143,7 @@ impl Daemon {
 
     fn on_remade(&mut self, id: ControlId, request: Request, result: Result<Remade, Refusal>, now: Instant) {
         match result {
-            Ok(remade) => self.apply(id, request, Some(remade), Vec::new(), now),
+            Ok(remade) => self.apply(id, request, Some(remade), Bound::default(), now),
             Err(refusal) => self.on_change_failed(id, &request, refusal, now),
         }
     }
@@ -192,7 +192,8 @@ impl Daemon {
         if self.model.phase() == Phase::Stopping {
             return Err(Refusal::Stopping);
         }
-        let listeners = bind(&prepared.settings, &self.listeners).map_err(|error| not_bound(&error))?;
+        let listeners =
+            bind(&prepared.settings, &self.listeners, self.flows.listeners()).map_err(|error| not_bound(&error))?;
         self.serve_those_who_wait(&prepared.settings, now);
         let effects = self.model.adopt(prepared, false, now);
         self.relisten(listeners, now);

@@ -12,7 +12,10 @@ use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerVal
 use wire::report::{ChangeReport, EndReason, Hex, MoveReport};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
-use super::check::{check_name, check_points, check_pool, check_room, check_server, check_service, points_of};
+use super::check::{
+    Taken, check_name, check_points, check_pool, check_room, check_server, check_service, check_together, listeners,
+    points_of,
+};
 use super::checks::checked_otherwise;
 use super::picker::{Picker, points};
 use super::pool::{Pool, refusal};
@@ -232,6 +235,7 @@ impl Model {
 
     /// Takes a pool away. It stays out of sight until the last session of its servers has ended.
     pub(super) fn take_pool(&mut self, id: PoolId, now: Instant) {
+        self.picks_changed = true;
         let pool = &mut self.pools[id];
         pool.leaving = true;
         for picker in [&mut pool.picker, &mut pool.backups] {
@@ -257,6 +261,9 @@ impl Model {
         let settings = values.over(&before);
         let times_differ = before.server_side != settings.server_side;
         check_pool(&settings)?;
+        for service in self.services.values().filter(|service| service.pool == id && !service.leaving) {
+            check_together((&service.name, &service.settings), (name, &settings))?;
+        }
         check_points(&settings, self.points(id, &settings))?;
         work.report.sessions = self.pools[id].serving().active();
         if before.policy != settings.policy || before.points_per_weight != settings.points_per_weight {
@@ -268,6 +275,8 @@ impl Model {
         if !work.report.dry_run && checked_otherwise(&before, after) {
             self.watch_all(id, work.now);
         }
+        // Flows that were to stay may be to move now.
+        self.picks_changed |= !work.report.dry_run;
         if !work.report.dry_run && values.slow_start_ms.is_some() {
             self.start_anew(id, work.now);
         }
@@ -317,16 +326,19 @@ impl Model {
             return Err(Refusal::ServiceThere { service: name.to_owned() });
         }
         let pool = self.pool_named(&settings.pool)?;
-        check_room(0, self.wanted_listeners().count() + settings.listen.len())?;
+        let others = self.services.values().filter(|service| !service.leaving);
+        check_room(0, others.map(|service| listeners(&service.settings)).sum::<usize>() + listeners(settings))?;
         let others = self.services.values().filter(|service| !service.leaving);
         // As they were asked for, and with the ports that the kernel chose.
-        let taken: Vec<(SocketAddr, &str)> = others
+        let taken: Vec<Taken<'_>> = others
             .flat_map(|service| {
+                let (protocol, name) = (service.settings.protocol, service.name.as_str());
                 let addresses = service.settings.listen.iter().chain(&service.addresses);
-                addresses.map(|listen| (*listen, service.name.as_str()))
+                addresses.map(move |listen| Taken { listen: *listen, protocol, service: name })
             })
             .collect();
         check_service(settings, &taken)?;
+        check_together((name, settings), (&settings.pool, &self.pools[pool].settings))?;
         for pool in self.pools.values() {
             for &server in pool.members.keys() {
                 if let Some(listen) = settings.listen.iter().find(|listen| answers_at(**listen, server)) {
@@ -390,6 +402,7 @@ impl Model {
 
     /// Puts a server where it belongs. That there is room for its points was checked.
     pub(super) fn place(&mut self, id: ServerId) {
+        self.picks_changed = true;
         let server = &self.servers[id];
         let synced = self.pools[server.pool].sync(id, server);
         debug_assert_eq!(synced, Ok(()));
@@ -506,6 +519,7 @@ impl Model {
 
     /// Gives a pool the ring that was made of its own, and puts those in their place who start slowly.
     pub(super) fn swap_ring(&mut self, id: PoolId, remade: Remade, now: Instant) {
+        self.picks_changed = true;
         let changed = self.take_parts(id, &remade.starting, now);
         let old = remade.ring.and_then(|ring| self.pools[id].picker.swap_ring(ring));
         self.old_rings.extend(old);

@@ -12,21 +12,32 @@ use wire::connection::{
     is_source,
 };
 use wire::control::{MAX_LISTENERS, MAX_POOLS, MAX_SERVERS, MAX_WEIGHT, Refusal};
+use wire::dns::DnsCheck;
+use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope};
 use wire::health::{
     CheckKind, CheckSettings, EjectionSettings, HttpCheck, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_STATUSES, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS,
 };
 use wire::quantity::{size, time as human};
 use wire::settings::{
-    HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, ServerSettings, ServiceSettings, Settings, is_name,
+    HashKey, MAX_PROXY_TIMEOUT_MS, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
+    Settings, Transport, is_name,
 };
+
+/// An address that a service listens at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken<'s> {
+    pub(super) listen: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) service: &'s str,
+}
 
 /// Checks everything.
 ///
 /// # Errors
 /// The first fault, by pools and then by services in the order of their names.
 pub(crate) fn check(settings: &Settings) -> Result<(), Refusal> {
-    check_room(settings.pools.len(), settings.services.values().map(|service| service.listen.len()).sum())?;
+    check_room(settings.pools.len(), settings.services.values().map(listeners).sum())?;
     for (name, pool) in &settings.pools {
         check_name(name)?;
         check_pool(pool)?;
@@ -40,16 +51,27 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Refusal> {
         }
         check_points(pool, points)?;
     }
-    let mut taken: Vec<(SocketAddr, &str)> = Vec::new();
+    let mut taken: Vec<Taken<'_>> = Vec::new();
     for (name, service) in &settings.services {
         check_name(name)?;
-        if !settings.pools.contains_key(&service.pool) {
+        let Some(pool) = settings.pools.get(&service.pool) else {
             return Err(Refusal::NoPool { pool: service.pool.clone() });
-        }
+        };
         check_service(service, &taken)?;
-        taken.extend(service.listen.iter().map(|listen| (*listen, name.as_str())));
+        check_together((name, service), (&service.pool, pool))?;
+        taken.extend(taken_by(name, service));
     }
     check_circles(settings, &taken)
+}
+
+/// The addresses that a service takes, as it is set to.
+pub(super) fn taken_by<'s>(name: &'s str, service: &'s ServiceSettings) -> impl Iterator<Item = Taken<'s>> {
+    service.listen.iter().map(move |listen| Taken { listen: *listen, protocol: service.protocol, service: name })
+}
+
+/// Listeners that a service has: one for each address and transport.
+pub(super) fn listeners(service: &ServiceSettings) -> usize {
+    service.listen.len() * service.protocol.transports().len()
 }
 
 /// Whether there may be so many pools, and addresses to listen at.
@@ -75,7 +97,37 @@ pub(super) fn check_pool(pool: &PoolSettings) -> Result<(), Refusal> {
     check_kind(&pool.health.check.kind)?;
     check_checks(&pool.health.check)?;
     check_ejection(&pool.health.ejection)?;
-    check_server_side(&pool.server_side)
+    check_server_side(&pool.server_side)?;
+    if pool.flows.one_way
+        && pool.uses_flow_key("send_proxy_in")
+        && pool.flows.send_proxy_in != HeaderScope::EachDatagram
+    {
+        return Err(bad("send_proxy_in", "a pool that is one-way has no flows, and so no first datagrams"));
+    }
+    Ok(())
+}
+
+/// A service and its pool, each of which may be sound by itself.
+pub(super) fn check_together(
+    (name, service): (&str, &ServiceSettings),
+    (pool_name, pool): (&str, &PoolSettings),
+) -> Result<(), Refusal> {
+    let (has_tcp, has_udp) = (service.protocol.has(Transport::Tcp), service.protocol.has(Transport::Udp));
+    if pool.flows.one_way && has_tcp {
+        let fault = format!("pool {pool_name} is one-way, and service {name} speaks TCP, which goes both ways");
+        return Err(bad("one_way", &fault));
+    }
+    if pool.send_proxy == Some(SendProxy::V1) && has_udp {
+        let fault = format!("pool {pool_name} gives v1, and service {name} speaks UDP: in datagrams there is v2 alone");
+        return Err(bad("send_proxy", &fault));
+    }
+    for (key, ends) in [("requests", service.flows.requests), ("answers", service.flows.answers)] {
+        if ends.is_some() && has_udp && pool.flows.one_way {
+            let fault = format!("service {name} has it, and pool {pool_name} is one-way: no flow could be complete");
+            return Err(bad(key, &fault));
+        }
+    }
+    Ok(())
 }
 
 /// What a check does.
@@ -85,7 +137,9 @@ fn check_kind(kind: &CheckKind) -> Result<(), Refusal> {
             Err(bad("check", "\"send\" needs something to be sent or expected"))
         }
         CheckKind::Http(http) => check_http(http),
-        CheckKind::None | CheckKind::Tcp | CheckKind::Send { .. } => Ok(()),
+        CheckKind::Dns(dns) if !DnsCheck::is_name(&dns.name) => Err(bad("check_dns_name", "it is no name of a domain")),
+        // A datagram may be empty.
+        CheckKind::None | CheckKind::Tcp | CheckKind::Send { .. } | CheckKind::Udp { .. } | CheckKind::Dns(_) => Ok(()),
     }
 }
 
@@ -236,7 +290,7 @@ pub(super) fn check_points(pool: &PoolSettings, points: u64) -> Result<(), Refus
 }
 
 /// A service, beside the addresses that others, or it itself, have `taken`.
-pub(super) fn check_service(service: &ServiceSettings, taken: &[(SocketAddr, &str)]) -> Result<(), Refusal> {
+pub(super) fn check_service(service: &ServiceSettings, taken: &[Taken<'_>]) -> Result<(), Refusal> {
     if service.listen.is_empty() {
         return Err(bad("listen", "at least one address must be given"));
     }
@@ -244,21 +298,23 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[(SocketAddr, &st
         if service.listen[..index].iter().any(|other| collide(*other, *listen)) {
             return Err(bad("listen", &format!("{listen} is there twice, or another of the addresses includes it")));
         }
-        if let Some((_, owner)) = taken.iter().find(|(other, _)| collide(*other, *listen)) {
-            return Err(Refusal::AddressTaken { listen: *listen, service: (*owner).to_owned() });
+        let is_taken = |other: &&Taken<'_>| other.protocol.overlaps(service.protocol) && collide(other.listen, *listen);
+        if let Some(other) = taken.iter().find(is_taken) {
+            return Err(Refusal::AddressTaken { listen: *listen, service: other.service.to_owned() });
         }
     }
     if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
         return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }
+    check_time("flow_timeout", Some(service.flows.timeout_ms.get()), FLOW_TIMEOUT_MS)?;
     check_client_side(&service.client_side)
 }
 
 /// No server may be where the balancer itself listens.
-fn check_circles(settings: &Settings, listening: &[(SocketAddr, &str)]) -> Result<(), Refusal> {
+fn check_circles(settings: &Settings, listening: &[Taken<'_>]) -> Result<(), Refusal> {
     for pool in settings.pools.values() {
         for &server in pool.servers.keys() {
-            if listening.iter().any(|(listen, _)| answers_at(*listen, server)) {
+            if listening.iter().any(|taken| answers_at(taken.listen, server)) {
                 return Err(Refusal::Itself { server });
             }
         }
@@ -300,7 +356,15 @@ mod tests {
         assert_eq!((of_send("x", ""), of_send("", "x")), (None, None));
         assert_eq!(refused(|health| health.check.kind = CheckKind::Tcp), None);
         assert_eq!(of_http(|_| {}), None);
+        let of_dns = |name: &str| {
+            let dns = DnsCheck { name: name.to_owned(), ..DnsCheck::default() };
+            refused(|health| health.check.kind = CheckKind::Dns(dns))
+        };
+        assert_eq!(of_dns("a.example"), None);
+        assert_eq!(refused(|health| health.check.kind = CheckKind::Udp { send: text(""), expect: text("") }), None);
         for (refusal, key) in [
+            (of_dns(""), "check_dns_name"),
+            (of_dns("a..b"), "check_dns_name"),
             (of_http(|http| http.method = "get".into()), "check_method"),
             (of_http(|http| http.path = "/a b".into()), "check_path"),
             (of_http(|http| http.host = Some("a\r\nb".into())), "check_host"),
@@ -483,6 +547,89 @@ mod tests {
             }
         }
         assert_eq!(client_refused(|side| side.socket.keepalive_ms = 0), None, "never");
+    }
+
+    #[test]
+    fn a_service_and_its_pool_go_together() {
+        use Protocol::{Tcp, TcpAndUdp, Udp};
+        let together = |protocol, change: fn(&mut ServiceSettings, &mut PoolSettings)| {
+            let mut service = ServiceSettings::new(vec!["0.0.0.0:53".parse().expect("an address")], "name");
+            service.protocol = protocol;
+            let mut settings = Settings::default();
+            let mut pool = PoolSettings::default();
+            change(&mut service, &mut pool);
+            settings.services.insert("dns".to_owned(), service);
+            settings.pools.insert("name".to_owned(), pool);
+            check(&settings).err().map(|refusal| refusal.to_string())
+        };
+        let one_way: fn(&mut ServiceSettings, &mut PoolSettings) = |_, pool| pool.flows.one_way = true;
+        let v1: fn(&mut ServiceSettings, &mut PoolSettings) = |_, pool| pool.send_proxy = Some(SendProxy::V1);
+        for protocol in [Tcp, TcpAndUdp] {
+            assert_eq!(
+                together(protocol, one_way).as_deref(),
+                Some("one_way: pool name is one-way, and service dns speaks TCP, which goes both ways")
+            );
+        }
+        for protocol in [Udp, TcpAndUdp] {
+            assert_eq!(
+                together(protocol, v1).as_deref(),
+                Some("send_proxy: pool name gives v1, and service dns speaks UDP: in datagrams there is v2 alone")
+            );
+        }
+        assert_eq!((together(Udp, one_way), together(Tcp, v1)), (None, None));
+        let answers: fn(&mut ServiceSettings, &mut PoolSettings) = |service, _| {
+            service.flows.answers = NonZeroU32::new(1);
+        };
+        assert_eq!(together(Udp, answers), None);
+        assert_eq!(
+            together(Udp, |service, pool| {
+                service.flows.answers = NonZeroU32::new(1);
+                pool.flows.one_way = true;
+            })
+            .as_deref(),
+            Some("answers: service dns has it, and pool name is one-way: no flow could be complete")
+        );
+        let first: fn(&mut ServiceSettings, &mut PoolSettings) = |_, pool| {
+            pool.flows.one_way = true;
+            pool.flows.send_proxy_in = HeaderScope::FirstDatagram;
+        };
+        assert_eq!(together(Udp, first), None, "there is no header");
+        assert_eq!(
+            together(Udp, |_, pool| {
+                pool.flows.one_way = true;
+                pool.flows.send_proxy_in = HeaderScope::FirstDatagram;
+                pool.send_proxy = Some(SendProxy::V2 { crc32c: false, unique_id: false });
+            })
+            .as_deref(),
+            Some("send_proxy_in: a pool that is one-way has no flows, and so no first datagrams")
+        );
+        let timeout = |time| {
+            let mut service = ServiceSettings::new(vec!["0.0.0.0:53".parse().expect("an address")], "name");
+            service.flows.timeout_ms = NonZeroU64::new(time).expect("not 0");
+            check_service(&service, &[]).err().map(|refusal| refusal.to_string())
+        };
+        assert_eq!((timeout(100), timeout(86_400_000)), (None, None));
+        for wrong in [99, 86_400_001] {
+            assert_eq!(timeout(wrong).as_deref(), Some("flow_timeout: it is from 100ms to 1day"));
+        }
+    }
+
+    #[test]
+    fn two_services_may_have_one_port_where_they_share_no_transport() {
+        use Protocol::{Tcp, TcpAndUdp, Udp};
+        let of = |one, other| {
+            let mut settings = Settings::default();
+            settings.pools.insert("web".to_owned(), PoolSettings::default());
+            for (name, protocol, listen) in [("a", one, "0.0.0.0:53"), ("b", other, "127.0.0.1:53")] {
+                let service = ServiceSettings::new(vec![listen.parse().expect("an address")], "web");
+                settings.services.insert(name.to_owned(), ServiceSettings { protocol, ..service });
+            }
+            check(&settings).err().map(|refusal| refusal.to_string())
+        };
+        assert_eq!((of(Tcp, Udp), of(Udp, Tcp)), (None, None));
+        for (one, other) in [(Tcp, Tcp), (Udp, Udp), (TcpAndUdp, Tcp), (Udp, TcpAndUdp)] {
+            assert_eq!(of(one, other).as_deref(), Some("service a listens at 127.0.0.1:53"));
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ impl Model {
         // A ring that had room for all of its points, as was checked, has room for a part of them.
         let synced = pool.sync(id, server);
         debug_assert_eq!(synced, Ok(()));
+        self.picks_changed |= server.ramp.is_none();
         if let Some((ramp, time)) = server.ramp.zip(time) {
             self.ramps.insert((ramp.next(time), id));
         }

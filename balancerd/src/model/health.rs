@@ -50,6 +50,8 @@ pub(super) enum Trouble {
     ConnectTimedOut,
     /// It reset the connection, or was lost, before its first byte.
     Reset,
+    /// A datagram for it came back as an ICMP error.
+    Unreachable,
 }
 
 impl Trouble {
@@ -58,6 +60,7 @@ impl Trouble {
             Self::ConnectFailed => "failed connects",
             Self::ConnectTimedOut => "connects that timed out",
             Self::Reset => "resets before the first byte",
+            Self::Unreachable => "ICMP errors",
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::flow::{FlowPolicy, FlowSettings};
 use wire::health::{CheckSettings, EjectionSettings, HealthSettings};
 use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
 
@@ -31,6 +32,7 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         proxy_timeout_ms: value(before.proxy_timeout_ms, present.proxy_timeout_ms, file.proxy_timeout_ms),
         splice: value(before.splice, present.splice, file.splice),
         client_side: client_side(&before.client_side, &present.client_side, &file.client_side),
+        flows: flows(before.flows, present.flows, file.flows),
     }
 }
 
@@ -44,6 +46,7 @@ fn pool(before: &PoolSettings, present: &PoolSettings, file: &PoolSettings) -> P
         send_proxy: value(before.send_proxy, present.send_proxy, file.send_proxy),
         health: health(&before.health, &present.health, &file.health),
         server_side: server_side(&before.server_side, &present.server_side, &file.server_side),
+        flows: flow_policy(before.flows, present.flows, file.flows),
         servers: entries(&before.servers, &present.servers, &file.servers, server),
     }
 }
@@ -92,6 +95,25 @@ fn server(before: &ServerSettings, present: &ServerSettings, file: &ServerSettin
         max_sessions: value(before.max_sessions, present.max_sessions, file.max_sessions),
         backup: value(before.backup, present.backup, file.backup),
         check_address: value(before.check_address, present.check_address, file.check_address),
+    }
+}
+
+fn flows(before: FlowSettings, present: FlowSettings, file: FlowSettings) -> FlowSettings {
+    FlowSettings {
+        timeout_ms: value(before.timeout_ms, present.timeout_ms, file.timeout_ms),
+        requests: value(before.requests, present.requests, file.requests),
+        answers: value(before.answers, present.answers, file.answers),
+        accept_proxy_in: value(before.accept_proxy_in, present.accept_proxy_in, file.accept_proxy_in),
+    }
+}
+
+fn flow_policy(before: FlowPolicy, present: FlowPolicy, file: FlowPolicy) -> FlowPolicy {
+    FlowPolicy {
+        one_way: value(before.one_way, present.one_way, file.one_way),
+        per_datagram: value(before.per_datagram, present.per_datagram, file.per_datagram),
+        on_loss: value(before.on_loss, present.on_loss, file.on_loss),
+        on_return: value(before.on_return, present.on_return, file.on_return),
+        send_proxy_in: value(before.send_proxy_in, present.send_proxy_in, file.send_proxy_in),
     }
 }
 

@@ -7,6 +7,7 @@
 mod change;
 mod check;
 mod checks;
+mod flow;
 mod growth;
 mod health;
 mod merge;
@@ -34,11 +35,12 @@ use slotmap::SlotMap;
 use wire::connection::{ClientSide, ServerSide};
 use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
-use wire::settings::{PoolSettings, SendProxy, Settings};
+use wire::settings::{PoolSettings, SendProxy, Settings, Transport};
 
 use change::Halt;
 use checks::Checks;
 pub(crate) use checks::{Order, TargetId};
+pub(crate) use flow::Handling;
 pub(crate) use health::CheckResult;
 use health::Trouble;
 #[cfg(test)]
@@ -84,6 +86,8 @@ pub(crate) struct Model {
     said: Arc<Settings>,
     /// Sessions alive.
     active: u64,
+    /// Those of them that are flows.
+    flows: u64,
     /// When which server that leaves within a time has to be looked at.
     timers: BTreeSet<(Instant, ServerId)>,
     /// When which server that starts slowly gets its next part.
@@ -100,6 +104,8 @@ pub(crate) struct Model {
     /// What followed from news of the servers' health.
     news: Vec<Effect>,
     port_shortages: u64,
+    /// Who gets whom may be another one for flows that are there.
+    picks_changed: bool,
     /// Points by which a ring becomes another one in the loop, and those that it has; a change of more is a [`Remake`].
     points_in_the_loop: usize,
     ring_in_the_loop: usize,
@@ -206,6 +212,7 @@ impl Model {
             max_sessions: None,
             said: Arc::default(),
             active: 0,
+            flows: 0,
             timers: BTreeSet::new(),
             ramps: BTreeSet::new(),
             next_ramp: None,
@@ -215,6 +222,7 @@ impl Model {
             readmissions: BTreeSet::new(),
             news: Vec::new(),
             port_shortages: 0,
+            picks_changed: false,
             points_in_the_loop: POINTS_IN_THE_LOOP,
             ring_in_the_loop: RING_IN_THE_LOOP,
             rng: fastrand::Rng::with_seed(seed),
@@ -301,7 +309,7 @@ impl Model {
 
     /// Whether there are as many sessions as there may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.active >= self.session_limit() as u64
+        self.max_sessions.is_some_and(|limit| self.active >= limit.get()) || self.has_all_sockets()
     }
 
     /// Sessions that there may be at a time.
@@ -509,9 +517,12 @@ impl Model {
         }
     }
 
-    /// The addresses that services are to listen on, as the settings have them.
-    pub(crate) fn wanted_listeners(&self) -> impl Iterator<Item = (SocketAddr, ServiceId)> {
-        let services = self.services.iter().filter(|(_, service)| !service.leaving);
+    /// The addresses that services are to listen on with a transport, as the settings have them.
+    pub(crate) fn wanted_listeners(&self, transport: Transport) -> impl Iterator<Item = (SocketAddr, ServiceId)> {
+        let services = self
+            .services
+            .iter()
+            .filter(move |(_, service)| !service.leaving && service.settings.protocol.has(transport));
         services.flat_map(|(id, service)| service.settings.listen.iter().map(move |listen| (*listen, id)))
     }
 
@@ -521,6 +532,8 @@ impl Model {
         for (id, service) in &mut self.services {
             service.addresses = addresses.remove(&id).unwrap_or_default();
             service.addresses.sort_unstable();
+            // With both transports it is there twice.
+            service.addresses.dedup();
             service.open = !service.addresses.is_empty();
         }
         self.services.retain(|_, service| !service.is_gone());

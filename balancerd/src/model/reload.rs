@@ -12,7 +12,7 @@ use wire::control::{Refusal, Removal};
 use wire::report::{MoveReport, PoolMovesReport, ReloadReport};
 use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
 
-use super::check::{check, check_service};
+use super::check::{Taken, check, check_pool, check_service, check_together, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
 use super::picker::{Picker, points};
@@ -88,23 +88,24 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
         settings.services.into_iter().partition(|(name, service)| is_said(name, service));
     settings.services = its;
     // A pool that a command had removed is there again for a service of the file.
-    for service in settings.services.values() {
-        if let Some((name, pool)) = said.pools.get_key_value(&service.pool)
-            && !settings.pools.contains_key(name)
-        {
-            settings.pools.insert(name.clone(), pool.clone());
-            left_out.push(Subject::Pool { pool: name.clone() });
-        }
+    for (name, service) in &settings.services {
+        let Some(pool) = said.pools.get(&service.pool) else { continue };
+        // What a command made of it may not go with the service, or no more with itself.
+        let servers = match settings.pools.get(&service.pool) {
+            Some(present) if check_pool(present).is_err() || !go_together(name, service, present) => &present.servers,
+            Some(_) => continue,
+            None => &pool.servers,
+        };
+        let restored = PoolSettings { servers: servers.clone(), ..pool.without_servers() };
+        settings.pools.insert(service.pool.clone(), restored);
+        left_out.push(Subject::Pool { pool: service.pool.clone() });
     }
     for (name, service) in others {
-        let taken: Vec<(SocketAddr, &str)> = settings
-            .services
-            .iter()
-            .flat_map(|(name, other)| other.listen.iter().map(|listen| (*listen, name.as_str())))
-            .collect();
+        let taken: Vec<Taken<'_>> = settings.services.iter().flat_map(|(name, other)| taken_by(name, other)).collect();
         let mut servers = said.pools.values().flat_map(|pool| pool.servers.keys());
         let is_a_server = servers.any(|server| service.listen.iter().any(|listen| answers_at(*listen, *server)));
-        if settings.pools.contains_key(&service.pool) && check_service(&service, &taken).is_ok() && !is_a_server {
+        let has_its_pool = settings.pools.get(&service.pool).is_some_and(|pool| go_together(&name, &service, pool));
+        if has_its_pool && check_service(&service, &taken).is_ok() && !is_a_server {
             settings.services.insert(name, service);
         } else {
             settings.services.extend(said.services.get_key_value(&name).map(|(name, it)| (name.clone(), it.clone())));
@@ -124,10 +125,16 @@ pub(crate) fn what_goes_with(said: &Settings, before: &Settings, present: &Setti
     (settings, left_out)
 }
 
+fn go_together(name: &str, service: &ServiceSettings, pool: &PoolSettings) -> bool {
+    check_together((name, service), (&service.pool, pool)).is_ok()
+}
+
 /// Names both of two services that would listen at one address, and says which of them a command has made.
 fn with_both(said: &Settings, settings: &Settings, refusal: Refusal) -> Refusal {
     let Refusal::AddressTaken { listen, service: one } = &refusal else { return refusal };
-    let others = settings.services.iter().filter(|(name, _)| *name != one);
+    let protocol = settings.services.get(one).map(|service| service.protocol);
+    let shares = |other: &ServiceSettings| protocol.is_none_or(|protocol| protocol.overlaps(other.protocol));
+    let others = settings.services.iter().filter(|(name, other)| *name != one && shares(other));
     let mut its = others.filter(|(_, other)| other.listen.iter().any(|address| collide(*address, *listen)));
     let Some((other, _)) = its.next() else { return refusal };
     let is_said = |name: &String| said.services.get(name) == settings.services.get(name);
@@ -268,8 +275,9 @@ impl Model {
                     if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
                         effects.push(Effect::EndUnwelcome(id));
                     }
-                    times_differ |= before.client_side != wanted.client_side;
+                    times_differ |= before.client_side != wanted.client_side || before.flows != wanted.flows;
                     self.services[id].set(wanted.clone(), pool);
+                    self.picks_changed = true;
                 }
                 Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool))),
             }
@@ -357,6 +365,7 @@ impl Model {
     /// Makes the picker of a pool anew from its servers, with their ring if that is there. That there is room for it was
     /// checked.
     pub(super) fn rebuild(&mut self, id: PoolId, ring: Option<Ring<ServerId>>) {
+        self.picks_changed = true;
         match self.pools[id].rebuild(&self.servers, ring) {
             Ok(old) => {
                 let rings = old.into_iter().filter_map(Picker::into_ring);

@@ -40,6 +40,8 @@ pub(super) struct Server {
     pub(super) connect_timeouts: u64,
     pub(super) overflows: u64,
     pub(super) replays: u64,
+    /// Flows that went on with another server.
+    pub(super) flows_moved: u64,
 }
 
 /// How a removed server goes.
@@ -83,6 +85,7 @@ impl Server {
             connect_timeouts: 0,
             overflows: 0,
             replays: 0,
+            flows_moved: 0,
         }
     }
 
@@ -168,6 +171,8 @@ impl Server {
             replays: self.replays,
             removal: self.leaving.map(|leave| leave.report(now)),
             ended: self.traffic.ended_by_reason(),
+            datagrams: self.traffic.datagrams(),
+            flows_moved: self.flows_moved,
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use wire::report::{EndReason, ServiceReport, Waiting};
-use wire::settings::ServiceSettings;
+use wire::settings::{ServiceSettings, Transport};
 
 use super::PoolId;
 use super::traffic::Traffic;
 
-/// What the rate of new sessions may be behind with: a burst of a tenth of a second's sessions is let in at once.
+/// What the rate of new connections may be behind with: a burst of a tenth of a second's is let in at once.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A service.
@@ -28,6 +29,8 @@ pub(super) struct Service {
     /// Somebody listens for it: clients may still come.
     pub(super) open: bool,
     pub(super) accept_failures: u64,
+    /// Datagrams that the kernel had no room for.
+    pub(super) receive_overflows: u64,
     pub(super) traffic: Traffic,
     /// When the next session would come if they came evenly, as often as they may.
     next_by_rate: Option<Instant>,
@@ -46,6 +49,7 @@ impl Service {
             accepting: true,
             open: true,
             accept_failures: 0,
+            receive_overflows: 0,
             traffic: Traffic::default(),
             next_by_rate: None,
             clients: HashMap::new(),
@@ -65,8 +69,15 @@ impl Service {
         if self.leaving {
             return Some((Waiting::Stopping, None));
         }
-        let opens = self.next_by_rate?.checked_sub(BURST)?;
-        (opens > now && self.settings.sessions_per_second.is_some()).then_some((Waiting::Rate, Some(opens)))
+        let opens = self.next_by_rate?.checked_sub(self.burst(self.settings.sessions_per_second?))?;
+        (opens > now).then_some((Waiting::Rate, Some(opens)))
+    }
+
+    /// What the rate may be behind with. Connections wait for their turn, and so come evenly; datagrams cannot, so where
+    /// there are some, a whole second's sessions are let in at once.
+    fn burst(&self, rate: NonZeroU32) -> Duration {
+        let turn = Duration::from_secs(1) / rate.get();
+        if self.settings.protocol.has(Transport::Udp) { Duration::from_secs(1) - turn } else { BURST }
     }
 
     /// A client came. Why it is sent away, if it is; it counts as a session either way.
@@ -96,6 +107,12 @@ impl Service {
         }
         *count += 1;
         Ok(())
+    }
+
+    /// Whether a client has fewer sessions than one may have.
+    pub(super) fn has_room_for(&self, client: IpAddr) -> bool {
+        let count = self.clients.get(&client).copied().unwrap_or(0);
+        self.settings.sessions_per_client.is_none_or(|limit| count < limit.get())
     }
 
     fn began(&mut self) {
@@ -161,13 +178,15 @@ impl Service {
             bytes_out: self.traffic.bytes_out,
             accept_failures: self.accept_failures,
             ended: self.traffic.ended_by_reason(),
+            datagrams: self.traffic.datagrams(),
+            receive_overflows: self.receive_overflows,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use wire::settings::Protocol;
 
     use super::*;
     use crate::event;
@@ -238,6 +257,27 @@ mod tests {
             }
         }
         assert!((300..=312).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn where_nobody_can_wait_a_whole_seconds_sessions_are_let_in_at_once() {
+        let now = event::now();
+        for (protocol, burst) in [(Protocol::Tcp, 1), (Protocol::Udp, 5), (Protocol::TcpAndUdp, 5)] {
+            let mut service = service(|settings| {
+                (settings.protocol, settings.sessions_per_second) = (protocol, NonZeroU32::new(5));
+            });
+            let mut admitted_at = |now| {
+                let mut count = 0;
+                while service.waiting(now).is_none() {
+                    service.admit(ip("10.0.0.1"), now).expect("nobody is denied");
+                    count += 1;
+                }
+                count
+            };
+            assert_eq!(admitted_at(now), burst, "{protocol}");
+            assert_eq!(admitted_at(now + Duration::from_millis(201)), 1, "{protocol}");
+            assert_eq!(admitted_at(now + Duration::from_secs(10)), burst, "{protocol}");
+        }
     }
 
     #[test]

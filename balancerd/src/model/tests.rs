@@ -7,20 +7,22 @@ use std::num::{NonZeroU16, NonZeroU32};
 use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
+use wire::dns::DnsCheck;
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
 };
 use wire::report::{
     ChangeReport, ExplainReport, HealthState, ListReport, ServerReport, ServerState, Skip, SkippedReport,
 };
-use wire::settings::{AdminState, HashKey, LoadFactor, Policy, SendProxy, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, HashKey, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings};
 
 use super::*;
 use crate::event;
 
 pub(super) const POINTS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not 0");
 
-fn vitals(now: Instant) -> Vitals {
+pub(crate) fn vitals(now: Instant) -> Vitals {
     Vitals {
         pid: 7,
         started: now,
@@ -56,7 +58,7 @@ impl Model {
 }
 
 /// A model that was just started with these settings.
-pub(super) fn started(settings: &Settings, now: Instant) -> Model {
+pub(crate) fn started(settings: &Settings, now: Instant) -> Model {
     let mut model = Model::new(1, vitals(now));
     let prepared = prepare(settings, settings, settings.clone(), Starting::new()).expect("sound");
     model.adopt(prepared, true, now);
@@ -125,7 +127,7 @@ pub(super) fn changed(model: &mut Model, request: &Request, now: Instant) -> (Ch
     }
 }
 
-fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
+pub(super) fn refused(model: &mut Model, request: &Request, now: Instant) -> Refusal {
     match model.applied(request, now) {
         (Response::Refused(refusal), effects) if effects.is_empty() => refusal,
         other => panic!("{request} gave {other:?}"),
@@ -471,6 +473,8 @@ fn any_health() -> impl Strategy<Value = HealthSettings> {
         (text(), text()).prop_map(|(send, expect)| CheckKind::Send { send, expect }),
         prop::option::of(Just("a.example".to_owned()))
             .prop_map(|host| CheckKind::Http(HttpCheck { host, ..HttpCheck::default() })),
+        (text(), text()).prop_map(|(send, expect)| CheckKind::Udp { send, expect }),
+        Just(CheckKind::Dns(DnsCheck::default())),
     ];
     let down = prop::sample::select([None, Some(1000)].as_slice());
     let port = prop::option::of(Just(NonZeroU16::MAX));
@@ -494,19 +498,42 @@ fn any_pool() -> impl Strategy<Value = PoolSettings> {
         Just(HashKey::ClientSubnet { ipv4: 24, ipv6: 56 })
     ];
     let load = prop::option::of(Just(LoadFactor::from_thousandths(1250).expect("in range")));
-    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load, any_health()).prop_map(
-        |(servers, policy, key, max_load, health)| {
+    (servers, prop::sample::select(Policy::ALL.as_slice()), key, load, any_health(), any_flow_policy()).prop_map(
+        |(servers, policy, key, max_load, health, flows)| {
             // Nothing in it decides who gets whom.
             let send_proxy = max_load.map(|_| SendProxy::V2 { crc32c: true, unique_id: false });
-            PoolSettings { policy, key, max_load, send_proxy, servers, health, ..PoolSettings::default() }
+            PoolSettings { policy, key, max_load, send_proxy, servers, health, flows, ..PoolSettings::default() }
         },
     )
+}
+
+/// Not one-way: that goes with few services.
+fn any_flow_policy() -> impl Strategy<Value = FlowPolicy> {
+    let on_loss = prop::sample::select(OnLoss::ALL.as_slice());
+    let on_return = prop::sample::select(OnReturn::ALL.as_slice());
+    let send_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
+    (any::<bool>(), on_loss, on_return, send_proxy_in).prop_map(|(per_datagram, on_loss, on_return, send_proxy_in)| {
+        FlowPolicy { one_way: false, per_datagram, on_loss, on_return, send_proxy_in }
+    })
+}
+
+fn any_flows() -> impl Strategy<Value = FlowSettings> {
+    let some = || prop::option::of((1u32..3).prop_map(|n| NonZeroU32::new(n).expect("not 0")));
+    let accept_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
+    let timeout = (100u64..102).prop_map(|n| NonZeroU64::new(n).expect("not 0"));
+    (timeout, some(), some(), accept_proxy_in).prop_map(|(timeout_ms, requests, answers, accept_proxy_in)| {
+        FlowSettings { timeout_ms, requests, answers, accept_proxy_in }
+    })
 }
 
 /// Any settings of a few services, pools and servers.
 pub(crate) fn any_settings() -> impl Strategy<Value = Settings> {
     let name = || prop::sample::select(["a", "b", "c"].as_slice()).prop_map(str::to_owned);
-    let service = (1u16..4, name(), any::<bool>()).prop_map(|(port, pool, limited)| ServiceSettings {
+    let protocol = prop::sample::select(Protocol::ALL.as_slice());
+    let service = (1u16..4, name(), any::<bool>(), protocol, any_flows());
+    let service = service.prop_map(|(port, pool, limited, protocol, flows)| ServiceSettings {
+        protocol,
+        flows,
         sessions_per_second: limited.then_some(NonZeroU32::MIN),
         deny: vec!["192.0.2.0/24".parse().expect("a network")],
         accept_proxy: limited.then(|| "192.0.2.7/32".parse().expect("a network")).into_iter().collect(),

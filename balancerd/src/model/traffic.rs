@@ -1,6 +1,6 @@
 //! What is counted of the sessions of a service, and of a server.
 
-use wire::report::{EndReason, Ended};
+use wire::report::{DatagramReport, DropReason, EndReason, Ended};
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub(super) struct Traffic {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     ended: [u64; EndReason::ALL.len()],
+    /// Made with the first datagram: most servers never have one.
+    datagrams: Option<Box<Datagrams>>,
+}
+
+/// What is counted of datagrams; in before out.
+#[derive(Debug, Default)]
+struct Datagrams {
+    passed: [u64; 2],
+    dropped: [[u64; DropReason::ALL.len()]; 2],
 }
 
 impl Traffic {
@@ -43,6 +52,26 @@ impl Traffic {
             Direction::In => self.bytes_in += bytes as u64,
             Direction::Out => self.bytes_out += bytes as u64,
         }
+    }
+
+    /// Datagrams went on, with so many bytes together.
+    pub(super) fn passed(&mut self, direction: Direction, datagrams: usize, bytes: usize) {
+        self.relayed(direction, bytes);
+        self.datagrams.get_or_insert_default().passed[direction as usize] += datagrams as u64;
+    }
+
+    /// Datagrams did not go on.
+    pub(super) fn dropped(&mut self, direction: Direction, datagrams: usize, reason: DropReason) {
+        self.datagrams.get_or_insert_default().dropped[direction as usize][reason as usize] += datagrams as u64;
+    }
+
+    pub(super) fn datagrams(&self) -> DatagramReport {
+        let Some(datagrams) = &self.datagrams else { return DatagramReport::default() };
+        let [datagrams_in, datagrams_out] = datagrams.passed;
+        let [dropped_in, dropped_out] = datagrams
+            .dropped
+            .map(|counts| DropReason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect());
+        DatagramReport { datagrams_in, datagrams_out, dropped_in, dropped_out }
     }
 
     pub(super) fn ended_by_reason(&self) -> Ended {

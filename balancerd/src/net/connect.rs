@@ -1,5 +1,6 @@
 //! Beginning a connect towards a server: without waiting, not to ourselves, and whose fault it is when it fails.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -32,17 +33,57 @@ pub(super) fn begin_connect(
     client: SocketAddr,
     nth: usize,
 ) -> Result<Begun, Errno> {
+    of_sources(address, side, nth, |source| begin_from(address, has_first_words, side, client, source))
+}
+
+/// A socket for the datagrams of a `client` to a server, and for answers of that server alone. It hears of all that is known
+/// on the way to speak against the server: without `RECVERR` the kernel tells of a closed port alone, and keeps to itself
+/// that a host or network is not reached (udp(7), ip(7)). The rest as for [`begin_connect`].
+pub(super) fn connect_datagrams(
+    address: SocketAddr,
+    side: &ServerSide,
+    client: SocketAddr,
+    nth: usize,
+) -> Result<UdpSocket, Errno> {
+    of_sources(address, side, nth, |source| {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = UdpSocket::from(socket(family(address), SockType::Datagram, flags, None)?);
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+        options::set_connecting_datagrams(&socket, side, address, client, source)?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(|errno| match errno {
+            // What the kernel says when it finds no port to give.
+            Errno::EAGAIN => Errno::EADDRNOTAVAIL,
+            errno => errno,
+        })?;
+        if is_itself(socket.local_addr(), address) { Err(Errno::ECONNREFUSED) } else { Ok(socket) }
+    })
+}
+
+/// Begins with the source whose turn it is, and goes on to the others while they have no port left.
+fn of_sources<T>(
+    address: SocketAddr,
+    side: &ServerSide,
+    nth: usize,
+    begin: impl Fn(Option<IpAddr>) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let sources: Vec<IpAddr> =
         side.source.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
     let mut result = Err(Errno::EADDRNOTAVAIL);
     for turn in 0..sources.len().max(1) {
         let source = sources.get((nth + turn) % sources.len().max(1)).copied();
-        result = begin_from(address, has_first_words, side, client, source);
+        result = begin(source);
         if !matches!(result, Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) {
             break;
         }
     }
     result
+}
+
+fn family(address: SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// A connect of our own, for no client, as a check makes it; the client's address is never its source.
@@ -58,9 +99,8 @@ fn begin_from(
     client: SocketAddr,
     source: Option<IpAddr>,
 ) -> Result<Begun, Errno> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+    let stream = TcpStream::from(socket(family(address), SockType::Stream, flags, None)?);
     setsockopt(&stream, sockopt::TcpNoDelay, &true)?;
     options::set_connecting(&stream, side, address, client, source)?;
     let asks = has_first_words && side.fast_open;
@@ -89,10 +129,20 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool
     })
 }
 
+/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
+pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    connect_datagrams(address, side, address, nth)
+}
+
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
 /// choose that very port for the connecting end, and what the client sends would come back to it as an answer.
 fn is_connected_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    address.port() >= FIRST_CHOSEN_PORT && stream.local_addr().is_ok_and(|own| own == address)
+    is_itself(stream.local_addr(), address)
+}
+
+fn is_itself(own: io::Result<SocketAddr>, address: SocketAddr) -> bool {
+    address.port() >= FIRST_CHOSEN_PORT && own.is_ok_and(|own| own == address)
 }
 
 /// The kernel chooses no port below this one (`net.ipv4.ip_local_port_range`).
@@ -142,6 +192,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
         assert!(!is_connected_to_itself(&begin_own_connect(server, &ServerSide::default(), 0).expect("begun"), server));
+    }
+
+    #[test]
+    fn datagrams_that_would_come_back_are_found_out() {
+        let own = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let address = own.local_addr().expect("bound");
+        own.connect(address).expect("UDP allows it");
+        assert!(is_itself(own.local_addr(), address));
+        assert!(!is_itself(
+            connect_own_datagrams(address, &ServerSide::default(), 0).expect("connected").local_addr(),
+            address
+        ));
     }
 
     #[test]

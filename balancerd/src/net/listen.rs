@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tracing::{debug, warn};
 use wire::connection::ClientSide;
+use wire::settings::Transport;
 
 use super::{options, words};
 use crate::event::{Acceptor, Backlog, Interest, Key, Poller};
@@ -31,8 +32,7 @@ slotmap::new_key_type! {
 #[derive(Debug)]
 pub(crate) struct Listener {
     acceptor: Acceptor,
-    /// Whom it listens for. A reload may give it to another one.
-    pub(crate) service: ServiceId,
+    service: ServiceId,
     place: Place,
     address: SocketAddr,
     registered: Interest,
@@ -56,6 +56,30 @@ impl Place {
     pub(crate) fn does_for(self, wanted: Self) -> bool {
         self.address == wanted.address && (self.only_ipv6 || !wanted.only_ipv6)
     }
+}
+
+/// What a service listens with: it accepts connections, or it receives datagrams.
+pub(crate) trait Endpoint: Sized {
+    /// What it speaks.
+    const TRANSPORT: Transport;
+
+    /// Binds a place, for nobody yet. With `sharing` it may overlap with those that [share](Self::share) theirs.
+    fn bind(place: Place, sharing: bool) -> Result<Self, ListenError>;
+
+    /// Where it is, as it was asked for.
+    fn place(&self) -> Place;
+
+    /// Where it listens, with the port that the kernel chose for port 0.
+    fn address(&self) -> SocketAddr;
+
+    /// Whom it listens for.
+    fn service(&self) -> ServiceId;
+
+    /// Listens for another service: a reload may give a place to one.
+    fn serve(&mut self, service: ServiceId);
+
+    /// Lets further ones overlap with this one, or no more. A socket that cannot do it lets nobody.
+    fn share(&self, sharing: bool);
 }
 
 /// Why an address could not be listened on, and what to do about it.
@@ -103,9 +127,10 @@ pub(crate) enum Accepted {
     Short(io::Error),
 }
 
-impl Listener {
-    /// Binds a place, for nobody yet. With `sharing` it may overlap with listeners that [share](Self::share) theirs.
-    pub(crate) fn bind(place: Place, sharing: bool) -> Result<Self, ListenError> {
+impl Endpoint for Listener {
+    const TRANSPORT: Transport = Transport::Tcp;
+
+    fn bind(place: Place, sharing: bool) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Address { address: place.address, source };
         let acceptor = Acceptor::bind(place.address, place.only_ipv6, sharing, BACKLOG).map_err(failed)?;
         let address = acceptor.local_addr().map_err(failed)?;
@@ -122,6 +147,30 @@ impl Listener {
         })
     }
 
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn service(&self) -> ServiceId {
+        self.service
+    }
+
+    fn serve(&mut self, service: ServiceId) {
+        self.service = service;
+    }
+
+    fn share(&self, sharing: bool) {
+        if let Err(error) = self.acceptor.share(sharing) {
+            debug!(%error, "a listener's port cannot be shared");
+        }
+    }
+}
+
+impl Listener {
     /// Sets what its next clients inherit, if that is not what it was set to.
     pub(crate) fn set(&mut self, side: &ClientSide) {
         if self.side.as_ref() == Some(side) {
@@ -140,23 +189,6 @@ impl Listener {
     /// who come on. The queue of the kernel has room for one more than it is told.
     pub(crate) fn most_waiting(&self) -> u32 {
         self.side.as_ref().map_or(BACKLOG, backlog).0.unsigned_abs() + 1
-    }
-
-    /// Where it is, as it was asked for.
-    pub(crate) fn place(&self) -> Place {
-        self.place
-    }
-
-    /// Lets further listeners overlap with this one, or no more. A socket that cannot do it lets nobody.
-    pub(crate) fn share(&self, sharing: bool) {
-        if let Err(error) = self.acceptor.share(sharing) {
-            debug!(%error, "a listener's port cannot be shared");
-        }
-    }
-
-    /// Where it listens, with the port that the kernel chose for port 0.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// How many accepts this turn is worth. An accept that finds nobody costs more than one that finds somebody, so

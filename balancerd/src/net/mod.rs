@@ -9,6 +9,7 @@ mod options;
 pub(crate) mod probe;
 pub(crate) mod proxy;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 use std::io;
 use std::time::Instant;

@@ -1,7 +1,7 @@
-//! Options of TCP sockets, as services and pools are set to them. A service's are set on its listener, once: accepted
+//! Options of sockets, as services and pools are set to them. A service's are set on its listener, once: accepted
 //! sockets inherit them.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -28,17 +28,21 @@ pub(super) fn set_keepalive(socket: impl AsFd, milliseconds: u64) -> Result<(), 
 
 /// Sets what is not as the kernel has it by itself, the keepalive aside.
 fn set_socket(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno> {
-    let SocketSettings { keepalive_ms: _, user_timeout_ms, congestion, send_buffer, receive_buffer } = settings;
+    let SocketSettings { user_timeout_ms, congestion, .. } = settings;
     if let Some(limit) = user_timeout_ms {
         setsockopt(&socket, sockopt::TcpUserTimeout, &limit.get())?;
     }
     if let Some(name) = congestion {
         setsockopt(&socket, sockopt::TcpCongestion, &name.into())?;
     }
-    if let Some(size) = send_buffer {
+    set_buffers(socket, settings)
+}
+
+fn set_buffers(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno> {
+    if let Some(size) = settings.send_buffer {
         setsockopt(&socket, sockopt::SndBuf, &(size.get() as usize))?;
     }
-    if let Some(size) = receive_buffer {
+    if let Some(size) = settings.receive_buffer {
         setsockopt(&socket, sockopt::RcvBuf, &(size.get() as usize))?;
     }
     Ok(())
@@ -60,8 +64,8 @@ pub(super) fn set_listener(socket: impl AsFd, side: &ClientSide) -> Result<(), (
     raw::set_tcp(&socket, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
 }
 
-/// Sets a socket that is about to connect to `server` for `client`; `source` is where it is to come from. What is not set
-/// costs no call.
+/// Sets a TCP socket that is about to connect to `server` for `client`; `source` is where it is to come from. What is not
+/// set costs no call.
 pub(super) fn set_connecting(
     socket: &TcpStream,
     side: &ServerSide,
@@ -70,6 +74,29 @@ pub(super) fn set_connecting(
     source: Option<IpAddr>,
 ) -> Result<(), Errno> {
     set_socket(socket, &side.socket)?;
+    set_outgoing(socket, side, server, client, source)
+}
+
+/// Sets a UDP socket in the same way, as far as there is something to be set.
+pub(super) fn set_connecting_datagrams(
+    socket: &UdpSocket,
+    side: &ServerSide,
+    server: SocketAddr,
+    client: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(), Errno> {
+    set_buffers(socket, &side.socket)?;
+    set_outgoing(socket, side, server, client, source)
+}
+
+/// By which way a socket leaves, and from where.
+fn set_outgoing(
+    socket: &(impl AsFd + AsRawFd),
+    side: &ServerSide,
+    server: SocketAddr,
+    client: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(), Errno> {
     if let Some(mark) = side.mark {
         setsockopt(socket, sockopt::Mark, &mark.get())?;
     }

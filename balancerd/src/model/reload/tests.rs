@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use wire::control::{Change, PoolValues};
 use wire::report::ServerState;
-use wire::settings::{AdminState, LoadFactor, Policy, ServerSettings, ServiceSettings};
+use wire::settings::{AdminState, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings, Subject};
 
 use crate::event;
 use crate::model::tests::*;
@@ -56,7 +56,10 @@ fn a_reload_changes_all_that_differs_and_lets_sessions_live() {
     pool.servers.insert(address(8), ServerSettings { weight: 3, ..ServerSettings::default() });
     assert_eq!(reload(&mut model, file.clone(), now), Ok(vec![Effect::Save, Effect::Unlisten(other)]));
     assert_eq!(model.settings(), file);
-    assert_eq!(model.wanted_listeners().map(|(_, service)| service).collect::<Vec<_>>(), [one]);
+    assert_eq!(
+        model.wanted_listeners(wire::settings::Transport::Tcp).map(|(_, service)| service).collect::<Vec<_>>(),
+        [one]
+    );
     assert_eq!(row(&model, its).expect("it leaves").state, ServerState::Leaving);
     assert_eq!((model.server_address(second), model.servers[second].traffic.active), (other_its, 1));
     model.session_ended(one, client(1).ip(), Some(first), true, EndReason::ClientClosed, now);
@@ -255,4 +258,70 @@ fn what_commands_made_gives_way_to_the_file_at_a_start() {
     assert_eq!(names, ["pool other", "service poolless", "service taken", "server 127.0.0.1:80 of pool default"]);
     assert!(goes.services.contains_key("good") && goes.pools["default"].servers.contains_key(&address(9)));
     assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
+}
+
+#[test]
+fn what_commands_made_of_a_pool_gives_way_to_what_the_file_says_of_its_service_at_a_start() {
+    let mut before = two_pools();
+    before.services.get_mut("other").expect("a service").protocol = Protocol::Udp;
+    let mut present = before.clone();
+    present.pools.get_mut("other").expect("a pool").flows.one_way = true;
+    let mut service = before.services["other"].clone();
+    service.listen = vec!["127.0.0.1:85".parse().expect("an address")];
+    present.services.insert("more".to_owned(), service);
+    assert_eq!(what_goes_with(&before, &before, &present), (present.clone(), Vec::new()));
+    let mut said = before.clone();
+    said.services.get_mut("other").expect("a service").protocol = Protocol::TcpAndUdp;
+    let refusal = prepare(&before, &present, said.clone(), Starting::new()).expect_err("TCP goes both ways");
+    assert!(
+        refusal.to_string().starts_with("one_way: pool other is one-way, and service other speaks TCP"),
+        "{refusal}"
+    );
+    let (goes, left_out) = what_goes_with(&said, &before, &present);
+    assert_eq!(left_out, [Subject::Pool { pool: "other".to_owned() }]);
+    assert!(prepare(&said, &goes, said.clone(), Starting::new()).is_ok());
+    assert!(goes.services.contains_key("more") && !goes.pools["other"].flows.one_way);
+}
+
+#[test]
+fn a_service_speaks_something_else_after_a_reload() {
+    let now = event::now();
+    let mut model = started(&two_pools(), now);
+    for protocol in [Protocol::Udp, Protocol::TcpAndUdp, Protocol::Tcp] {
+        let mut file = two_pools();
+        file.services.get_mut("other").expect("a service").protocol = protocol;
+        reload(&mut model, file.clone(), now).expect("sound");
+        assert_eq!(model.settings(), file);
+    }
+}
+
+#[test]
+fn a_pool_is_changed_only_to_what_its_services_can_speak() {
+    let now = event::now();
+    let mut file = two_pools();
+    file.services.get_mut("other").expect("a service").protocol = Protocol::Udp;
+    let mut model = started(&file, now);
+    let set = |pool: &str, values| Request::Change {
+        change: Change::SetPool { pool: pool.to_owned(), values },
+        dry_run: false,
+    };
+    let one_way = PoolValues { one_way: Some(true), ..PoolValues::default() };
+    let refusal = refused(&mut model, &set("default", one_way.clone()), now).to_string();
+    assert!(refusal.starts_with("one_way: pool default is one-way, and service default speaks TCP"), "{refusal}");
+    let v1 = PoolValues { send_proxy: Some(Some(SendProxy::V1)), ..PoolValues::default() };
+    let refusal = refused(&mut model, &set("other", v1), now).to_string();
+    assert!(refusal.starts_with("send_proxy: pool other gives v1, and service other speaks UDP"), "{refusal}");
+    changed(&mut model, &set("other", one_way), now);
+    assert!(model.settings().pools["other"].flows.one_way);
+    // The same address, for the other transport.
+    let listen = file.services["other"].listen.clone();
+    let add = |settings| {
+        let change = Change::AddService { service: "more".to_owned(), settings };
+        Request::Change { change, dry_run: false }
+    };
+    let refusal = refused(&mut model, &add(ServiceSettings::new(listen.clone(), "other")), now).to_string();
+    assert!(refusal.starts_with("one_way: "), "{refusal}");
+    let udp = ServiceSettings { protocol: Protocol::Udp, ..ServiceSettings::new(listen.clone(), "other") };
+    assert!(matches!(refused(&mut model, &add(udp), now), Refusal::AddressTaken { .. }));
+    changed(&mut model, &add(ServiceSettings::new(listen, "default")), now);
 }

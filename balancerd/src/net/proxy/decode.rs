@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use super::{
-    Addresses, FIXED, HEADER_LIMIT, Header, MOST_UNIQUE_ID, MOST_V1, SIGNATURE, TYPE_CRC32C, TYPE_UNIQUE_ID,
-    UNIX_ADDRESSES, WORD,
+    Addresses, DATAGRAM, FIXED, HEADER_LIMIT, Header, MOST_UNIQUE_ID, MOST_V1, SIGNATURE, STREAM, TYPE_CRC32C,
+    TYPE_UNIQUE_ID, UNIX_ADDRESSES, WORD,
 };
 
 /// Why bytes are no header, whatever follows them.
@@ -48,6 +48,9 @@ pub(crate) enum Malformed {
     /// The unique id is longer than one may be.
     #[error("its unique id is longer than {MOST_UNIQUE_ID} bytes")]
     UniqueId,
+    /// The datagram ends within it.
+    #[error("the datagram ends within its PROXY protocol header")]
+    Incomplete,
     /// It was changed on its way.
     #[error("its checksum is not that of its bytes")]
     Checksum,
@@ -60,12 +63,23 @@ pub(crate) enum Malformed {
 /// As soon as no bytes that may follow can make a header of those that are there.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if begins_as(bytes, &SIGNATURE) {
-        return decode_v2(bytes);
+        return decode_v2(bytes, STREAM);
     }
     if begins_as(bytes, &WORD) {
         return decode_v1(bytes);
     }
     Err(Malformed::Signature)
+}
+
+/// The header at the start of a datagram, and its length: of version 2, as there is no other for datagrams.
+///
+/// # Errors
+/// When it is not there as a whole.
+pub(crate) fn decode_datagram(bytes: &[u8]) -> Result<(Header, usize), Malformed> {
+    if !begins_as(bytes, &SIGNATURE) {
+        return Err(Malformed::Signature);
+    }
+    decode_v2(bytes, DATAGRAM)?.ok_or(Malformed::Incomplete)
 }
 
 /// Whether they do, as far as they are there.
@@ -125,7 +139,8 @@ fn port_v1(text: &str) -> Option<u16> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-fn decode_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
+/// `transport` is what addresses have to be about to count.
+fn decode_v2(bytes: &[u8], transport: u8) -> Result<Option<(Header, usize)>, Malformed> {
     // As early as it is known.
     let Some(&version_command) = bytes.get(12) else { return Ok(None) };
     if version_command >> 4 != 2 {
@@ -166,9 +181,9 @@ fn decode_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         return Ok(Some((Header { addresses: None, unique_id: None }, length)));
     }
     let block = &header[FIXED..end_of_addresses];
-    let addresses = match family_transport {
-        0x11 => addresses_v2::<4>(block),
-        0x21 => addresses_v2::<16>(block),
+    let addresses = match (family_transport >> 4, family_transport & 0xf == transport) {
+        (1, true) => addresses_v2::<4>(block),
+        (2, true) => addresses_v2::<16>(block),
         _ => None,
     };
     let unique_id = vectors(header, end_of_addresses)?.map(|range| header[range].into());

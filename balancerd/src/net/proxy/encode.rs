@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use wire::address::canonical;
 use wire::settings::SendProxy;
 
-use super::{Addresses, FIXED, MOST_UNIQUE_ID, SIGNATURE, TYPE_CRC32C, TYPE_UNIQUE_ID};
+use super::{Addresses, DATAGRAM, FIXED, MOST_UNIQUE_ID, SIGNATURE, STREAM, TYPE_CRC32C, TYPE_UNIQUE_ID};
 
 /// The bytes of a header. Without addresses it says that it is about the connection itself (LOCAL), or that they are not
 /// known (UNKNOWN). Addresses of two families are written as IPv6, as HAProxy does: there is no header with both. Of a
@@ -14,8 +14,14 @@ pub(crate) fn encode(how: SendProxy, addresses: Option<Addresses>, unique_id: Op
     let addresses = addresses.map(|Addresses { source, destination }| of_one_family(source, destination));
     match how {
         SendProxy::V1 => encode_v1(addresses),
-        SendProxy::V2 { crc32c, .. } => encode_v2(addresses, unique_id, crc32c),
+        SendProxy::V2 { crc32c, .. } => encode_v2(STREAM, addresses, unique_id, crc32c),
     }
+}
+
+/// The bytes of a header that stands before a datagram: of version 2, as there is no other for datagrams.
+pub(crate) fn encode_datagram(addresses: Option<Addresses>, unique_id: Option<&[u8]>, crc32c: bool) -> Vec<u8> {
+    let addresses = addresses.map(|Addresses { source, destination }| of_one_family(source, destination));
+    encode_v2(DATAGRAM, addresses, unique_id, crc32c)
 }
 
 /// IPv4-mapped addresses as IPv4, or the IPv4 one of two families as IPv4-mapped.
@@ -42,7 +48,12 @@ fn encode_v1(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     format!("PROXY TCP{family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
-fn encode_v2(addresses: Option<(SocketAddr, SocketAddr)>, unique_id: Option<&[u8]>, crc32c: bool) -> Vec<u8> {
+fn encode_v2(
+    transport: u8,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    unique_id: Option<&[u8]>,
+    crc32c: bool,
+) -> Vec<u8> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
     let mut bytes = Vec::with_capacity(128);
@@ -50,7 +61,8 @@ fn encode_v2(addresses: Option<(SocketAddr, SocketAddr)>, unique_id: Option<&[u8
     match addresses {
         None => bytes.extend([LOCAL, 0x00, 0, 0]),
         Some((source, destination)) => {
-            bytes.extend([PROXY, if source.is_ipv4() { 0x11 } else { 0x21 }, 0, 0]);
+            let family = if source.is_ipv4() { 0x10 } else { 0x20 };
+            bytes.extend([PROXY, family | transport, 0, 0]);
             for address in [source, destination] {
                 match address.ip() {
                     IpAddr::V4(ip) => bytes.extend(ip.octets()),

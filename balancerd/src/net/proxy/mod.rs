@@ -10,8 +10,8 @@ mod encode;
 
 use std::net::SocketAddr;
 
-pub(crate) use decode::{Malformed, decode};
-pub(crate) use encode::encode;
+pub(crate) use decode::{Malformed, decode, decode_datagram};
+pub(crate) use encode::{encode, encode_datagram};
 
 /// Bytes that a header may have, whatever its length says: addresses take 16 to 232, a name and a certificate's subject
 /// some hundred more. Who announces more is refused at once.
@@ -35,6 +35,10 @@ const FIXED: usize = 16;
 /// The addresses of two UNIX sockets.
 const UNIX_ADDRESSES: usize = 216;
 
+/// The transports that addresses of a header of version 2 are about.
+const STREAM: u8 = 1;
+const DATAGRAM: u8 = 2;
+
 const TYPE_CRC32C: u8 = 0x03;
 const TYPE_UNIQUE_ID: u8 = 0x05;
 
@@ -42,7 +46,7 @@ const TYPE_UNIQUE_ID: u8 = 0x05;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The client and the address that it asked for; nothing where the header says that it is about the connection
-    /// itself (LOCAL), does not know (UNKNOWN, UNSPEC), or speaks of something else than TCP over IP.
+    /// itself (LOCAL), does not know (UNKNOWN, UNSPEC), or speaks of another transport than that which it came by, or of none over IP.
     pub(crate) addresses: Option<Addresses>,
     /// What identifies the connection beyond its addresses, if that is there.
     pub(crate) unique_id: Option<Box<[u8]>>,

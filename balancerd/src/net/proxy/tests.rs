@@ -365,3 +365,30 @@ fn others_take_what_is_none() {
     let unchecked = binary(0x21, 0x11, &[&BLOCK_IPV4[..], &vector(TYPE_CRC32C, &[0; 4])].concat());
     assert!(by_proxy_header(&unchecked).is_some() && by_ppp(&unchecked).is_some() && decode(&unchecked).is_err());
 }
+
+#[test]
+fn a_header_of_a_datagram_is_of_version_2_and_speaks_of_datagrams() {
+    let given = addresses("192.0.2.1:53000", "192.0.2.2:53");
+    for (crc32c, id) in [(false, None), (true, Some(&b"flow 7"[..]))] {
+        let header = encode_datagram(Some(given), id, crc32c);
+        assert_eq!(header[13], 0x12);
+        let whole = [&header[..], b"question"].concat();
+        let (read, length) = decode_datagram(&whole).expect("a header");
+        assert_eq!((read.addresses, &whole[length..]), (Some(given), &b"question"[..]));
+        assert_eq!(read.unique_id.as_deref(), id);
+        for end in 0..header.len() {
+            let cut = decode_datagram(&header[..end]);
+            assert!(cut.is_err(), "{end} bytes of a header: {cut:?}");
+        }
+        // A stream is something else.
+        assert_eq!(decode(&header).expect("a header").expect("whole").0.addresses, None);
+    }
+    let six = addresses("[2001:db8::1]:1", "[2001:db8::2]:2");
+    let header = encode_datagram(Some(six), None, false);
+    assert_eq!(header[13], 0x22);
+    assert_eq!(decode_datagram(&header).expect("a header").0.addresses, Some(six));
+    let of_a_stream = encode(PLAIN, Some(given), None);
+    assert_eq!(decode_datagram(&of_a_stream).expect("a header").0.addresses, None);
+    assert_eq!(decode_datagram(&encode_datagram(None, None, false)).expect("local").0.addresses, None);
+    assert_eq!(decode_datagram(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"), Err(Malformed::Signature));
+}

@@ -15,10 +15,11 @@ use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
+use wire::settings::Transport;
 
 use super::Context;
 use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
-use super::listen::{Accepted, Listener};
+use super::listen::{Accepted, Endpoint, Listener};
 use super::options;
 use crate::event::{self, Deadlines, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
@@ -139,7 +140,7 @@ impl Sessions {
 
     /// Whether there may be another client.
     fn accept_one(&mut self, listener: &mut Listener, last: bool, cx: &mut Context<'_>) -> bool {
-        if let Some((why, _)) = cx.model.waiting(listener.service, cx.now)
+        if let Some((why, _)) = cx.model.waiting(listener.service(), cx.now)
             && !(last && why == Waiting::Stopping)
         {
             return false;
@@ -147,7 +148,7 @@ impl Sessions {
         match listener.accept(cx.now) {
             Accepted::Client(client, peer) => {
                 let peer = canonical(peer);
-                let (service, header_time) = (listener.service, cx.model.header_time(listener.service, peer.ip()));
+                let (service, header_time) = (listener.service(), cx.model.header_time(listener.service(), peer.ip()));
                 let header_by = header_time.map(|time| cx.now + time);
                 let admitted = match header_by {
                     Some(_) => {
@@ -169,14 +170,14 @@ impl Sessions {
             Accepted::Nobody => false,
             Accepted::Gone(error) => {
                 debug!(%error, "a client was gone before it was accepted");
-                cx.model.accept_failed(listener.service);
+                cx.model.accept_failed(listener.service());
                 true
             }
             Accepted::Short(error) => {
                 if self.shortage.on_event(cx.now) {
                     warn!(%error, "a client could not be accepted: it waits in the kernel's queue");
                 }
-                cx.model.accept_failed(listener.service);
+                cx.model.accept_failed(listener.service());
                 false
             }
         }
@@ -317,17 +318,10 @@ impl Sessions {
         }
     }
 
-    /// Ends so many sessions of one server, those that are idle for longest.
-    pub(crate) fn end_idlest(&mut self, server: ServerId, count: u64, reason: EndReason, cx: &mut Context<'_>) {
-        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
-        let mut its: Vec<(Instant, SessionId)> = its.map(|(id, session)| (session.last_moved(), id)).collect();
-        let count = its.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        if count < its.len() {
-            its.select_nth_unstable(count);
-        }
-        for (_, id) in its.into_iter().take(count) {
-            self.end(id, reason, cx);
-        }
+    /// The sessions of one server, and when each of them moved.
+    pub(crate) fn of_server(&self, server: ServerId) -> impl Iterator<Item = (Instant, SessionId)> {
+        let its = self.slots.iter().filter(move |(_, session)| session.server_id == server);
+        its.map(|(id, session)| (session.last_moved(), id))
     }
 
     /// Ends the sessions of a service whose clients it lets in no more.
@@ -650,6 +644,7 @@ impl Listed<'_> {
             Self::Session(id, session) => report(id, session, model, now),
             Self::Newcomer(id, newcomer) => SessionReport {
                 session: newcomer::number(id),
+                transport: Transport::Tcp,
                 service: model.service_name(newcomer.service).to_owned(),
                 pool: model.serving(newcomer.service).map_or_else(String::new, |(_, name)| name.to_owned()),
                 client: newcomer.peer,
@@ -659,6 +654,8 @@ impl Listed<'_> {
                 idle_ms: milliseconds(now - newcomer.began),
                 bytes_in: 0,
                 bytes_out: 0,
+                datagrams_in: 0,
+                datagrams_out: 0,
             },
         }
     }
@@ -668,6 +665,7 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
         session: id.data().as_ffi(),
+        transport: Transport::Tcp,
         service: model.service_name(session.service).to_owned(),
         pool: model.pool_name(session.server_id).to_owned(),
         client: session.peer,
@@ -677,6 +675,8 @@ fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> Sess
         idle_ms: milliseconds(now - session.last_moved()),
         bytes_in,
         bytes_out,
+        datagrams_in: 0,
+        datagrams_out: 0,
     }
 }
 

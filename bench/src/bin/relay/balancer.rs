@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::process::Process;
+use bench::servers::{NGINX_CONNECTIONS, NGINX_STREAM_MODULE};
 use bench::{client, clock, servers};
 use clap::ValueEnum;
 
@@ -21,8 +22,6 @@ use crate::servers::Servers;
 pub(crate) const HAPROXY: &str = "/usr/sbin/haproxy";
 /// The sessions HAProxy takes; it refuses to start when the usual limit of 20000 descriptors is too low for them.
 const HAPROXY_SESSIONS: usize = 9000;
-/// Where Debian's libnginx-mod-stream puts the module.
-const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A way from the clients to the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -35,6 +34,9 @@ pub(crate) enum Kind {
     HaproxySplice,
     /// nginx `stream`: `hash $remote_addr consistent`.
     Nginx,
+    /// A bare relay to the first server, the program `floor` beside this one: what no balancer on this machine goes below
+    /// unless it calls the kernel less often.
+    Floor,
     /// The daemon of this project.
     Balancerd,
     /// Another build of the daemon: that of `--before`.
@@ -49,6 +51,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
             Self::Nginx => "nginx",
+            Self::Floor => "floor",
             Self::Balancerd => "balancerd",
             Self::Before => "before",
         }
@@ -59,6 +62,7 @@ impl Kind {
 pub(crate) struct Programs {
     pub(crate) balancerd: PathBuf,
     pub(crate) balancerctl: PathBuf,
+    pub(crate) floor: PathBuf,
     /// Where another build of both is.
     pub(crate) before: Option<PathBuf>,
 }
@@ -70,6 +74,7 @@ impl Programs {
             Kind::Direct => Vec::new(),
             Kind::Haproxy | Kind::HaproxySplice => vec![PathBuf::from(HAPROXY)],
             Kind::Nginx => vec![PathBuf::from(NGINX_STREAM_MODULE)],
+            Kind::Floor => vec![self.floor.clone()],
             Kind::Balancerd | Kind::Before => self.ours(kind).to_vec(),
         };
         needed.into_iter().find(|path| !path.exists())
@@ -107,6 +112,10 @@ impl Balancer {
             Kind::Haproxy => start_haproxy(&directory, addr, servers, false),
             Kind::HaproxySplice => start_haproxy(&directory, addr, servers, true),
             Kind::Nginx => start_nginx(&directory, addr, servers),
+            Kind::Floor => {
+                let arguments = [addr, servers.addrs[0]].map(|addr| addr.to_string());
+                Process::start(&directory, "floor", &programs.floor, arguments)
+            }
             Kind::Balancerd | Kind::Before => start_balancerd(&directory, addr, servers, &programs.ours(kind)),
         }?;
         client::await_answer(addr, &mut process).with_context(|| format!("start {}", kind.name()))?;
@@ -142,7 +151,7 @@ fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, always
 
 fn start_nginx(directory: &Path, addr: SocketAddrV4, servers: &Servers) -> Result<Process> {
     let mut text = format!("load_module {NGINX_STREAM_MODULE};\n");
-    text.push_str(&servers::nginx_head(&directory.join("nginx.pid")));
+    text.push_str(&servers::nginx_head(&directory.join("nginx.pid"), NGINX_CONNECTIONS, ""));
     text.push_str("stream {\n    access_log off;\n    upstream servers {\n        hash $remote_addr consistent;\n");
     for server in &servers.addrs {
         let _ = writeln!(text, "        server {server};");

@@ -343,6 +343,7 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
     let programs = Programs {
         balancerd: beside(&arguments.balancerd, "balancerd"),
         balancerctl: beside(&arguments.balancerctl, "balancerctl"),
+        floor: own.with_file_name("floor"),
         before: arguments.before.clone(),
     };
     let mut kinds = Vec::new();

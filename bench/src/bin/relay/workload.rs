@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bench::load::{Load, Shape};
 use bench::paced::Paced;
 use bench::placement::Placement;
-use bench::process::{Memory, Process};
+use bench::process::Process;
 use bench::{client, clock};
 use tempfile::TempDir;
 
@@ -29,9 +29,6 @@ use crate::trace::{Trace, Traced};
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Idle sessions that are there before the memory of the others is measured: the first ones fill pools and touch pages.
 const WARM_UP_SESSIONS: usize = 200;
-/// How long memory has to stay the same to be taken as settled, and how long that may take to come.
-const SETTLED: Duration = Duration::from_millis(300);
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// The step in which strace is asked whether it has attached, and how long that may take.
 const ATTACH_STEP: Duration = Duration::from_millis(10);
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
@@ -197,9 +194,9 @@ impl Bench {
     fn footprint(&self, balancer: &Balancer, process: &Process) -> Result<Footprint> {
         // They stay: sessions that take over their memory would look like sessions without any.
         let warm_up = self.hold(balancer, WARM_UP_SESSIONS)?;
-        let before = settled(process)?;
+        let before = process.settled_memory()?;
         let sessions = self.hold(balancer, self.sessions)?;
-        let after = settled(process)?;
+        let after = process.settled_memory()?;
         drop((warm_up, sessions));
         let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / self.sessions as f64;
         Ok(Footprint {
@@ -210,7 +207,7 @@ impl Bench {
     }
 
     fn pressure(&self, balancer: &Balancer) -> Result<Pressure> {
-        let before = balancer.process.as_ref().map(settled).transpose()?;
+        let before = balancer.process.as_ref().map(Process::settled_memory).transpose()?;
         let before_all = sockets::of_all()?;
         let mut readers = SlowReaders::open(balancer.addr, self.slow_clients)?;
         let each = |bytes: u64| bytes as f64 / self.slow_clients as f64;
@@ -273,19 +270,4 @@ impl Bench {
         }
         Ok(())
     }
-}
-
-/// The memory of `process` once it has stayed the same for a while.
-fn settled(process: &Process) -> Result<Memory> {
-    let mut last = process.memory()?;
-    let mut since = clock::now();
-    clock::retry(SETTLE_LIMIT, || {
-        let memory = process.memory()?;
-        if memory != last {
-            last = memory;
-            since = clock::now();
-        }
-        ensure!(clock::now() - since >= SETTLED, "the memory in use keeps changing");
-        Ok(memory)
-    })
 }

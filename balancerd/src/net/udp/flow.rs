@@ -1,0 +1,148 @@
+//! A flow: what is known of a client's datagrams to one address of ours, and of the answers.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use wire::flow::FlowSettings;
+use wire::report::EndReason;
+
+use super::listener::DatagramListenerId;
+use super::portion::Portion;
+use crate::event::Interest;
+use crate::model::{ServerId, ServiceId};
+
+/// What tells flows apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FlowKey {
+    /// Who sends, and gets the answers.
+    pub(super) peer: SocketAddr,
+    /// The address of ours that it sends to, and that answers come from.
+    pub(super) asked: SocketAddr,
+    /// Where each datagram may go to another server, a flow is between a client and one of them.
+    pub(super) server: Option<ServerId>,
+}
+
+/// A flow. `S` is its socket towards the server.
+#[derive(Debug)]
+pub(super) struct Flow<S> {
+    pub(super) key: FlowKey,
+    /// The client: as a PROXY protocol header said, or the peer.
+    pub(super) client: SocketAddr,
+    pub(super) service: ServiceId,
+    pub(super) server: ServerId,
+    pub(super) socket: S,
+    pub(super) registered: Interest,
+    /// The listener that the client's last datagram came by: answers leave there.
+    pub(super) listener: DatagramListenerId,
+    pub(super) began: Instant,
+    /// When something moved.
+    pub(super) moved: Instant,
+    /// When it is looked at next, lest it is idle.
+    pub(super) guess: Instant,
+    pub(super) datagrams_in: u64,
+    pub(super) datagrams_out: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Calls that an event of the server is worth.
+    pub(super) portion: Portion,
+    /// Trains are refused on the way to the server.
+    pub(super) singly_in: bool,
+    /// Trains are refused on the way to the client.
+    pub(super) singly_out: bool,
+    /// Answers may come in trains.
+    pub(super) joins: bool,
+    /// The present server has not said anything yet.
+    pub(super) is_unanswered: bool,
+    /// The present server has had the header that it gets once.
+    pub(super) is_introduced: bool,
+    /// It takes no more of its client, who has sent as many as it may have.
+    pub(super) is_closed: bool,
+}
+
+impl<S> Flow<S> {
+    /// One that begins.
+    pub(super) fn new(
+        key: FlowKey,
+        client: SocketAddr,
+        service: ServiceId,
+        server: ServerId,
+        socket: S,
+        listener: DatagramListenerId,
+        now: Instant,
+    ) -> Self {
+        Self {
+            key,
+            client,
+            service,
+            server,
+            socket,
+            registered: Interest::NONE,
+            listener,
+            began: now,
+            moved: now,
+            guess: now,
+            datagrams_in: 0,
+            datagrams_out: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            portion: Portion::ONE,
+            singly_in: false,
+            singly_out: false,
+            joins: false,
+            is_unanswered: true,
+            is_introduced: false,
+            is_closed: false,
+        }
+    }
+
+    /// Goes on with another server.
+    pub(super) fn goes_on_with(&mut self, server: ServerId, socket: S) {
+        (self.server, self.socket, self.registered) = (server, socket, Interest::NONE);
+        (self.portion, self.singly_in, self.joins) = (Portion::ONE, false, false);
+        (self.is_unanswered, self.is_introduced) = (true, false);
+    }
+
+    /// How many of so many further datagrams of its client it takes.
+    pub(super) fn room(&self, count: usize, settings: &FlowSettings) -> usize {
+        let Some(limit) = settings.requests else { return count };
+        let left = u64::from(limit.get()).saturating_sub(self.datagrams_in);
+        count.min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
+    /// Datagrams of its client came; `passed` of them, with so many bytes, were sent to the server.
+    pub(super) fn on_request(&mut self, passed: usize, bytes: usize, now: Instant) {
+        self.moved = now;
+        self.datagrams_in += passed as u64;
+        self.bytes_in += bytes as u64;
+    }
+
+    /// Datagrams of its server came; `passed` of them, with so many bytes, were sent to the client.
+    pub(super) fn on_answer(&mut self, passed: usize, bytes: usize, now: Instant) {
+        self.moved = now;
+        self.datagrams_out += passed as u64;
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Whether its client has sent as many datagrams as a flow may have.
+    pub(super) fn has_all_requests(&self, settings: &FlowSettings) -> bool {
+        settings.requests.is_some_and(|limit| self.datagrams_in >= limit.get().into())
+    }
+
+    /// Whether its server has sent as many datagrams as are expected. A client may ask again before it has an answer, as
+    /// resolvers do that ask for both kinds of addresses.
+    pub(super) fn has_all_answers(&self, settings: &FlowSettings) -> bool {
+        let expected = |each: NonZeroU32| self.datagrams_in.saturating_mul(each.get().into());
+        settings.answers.is_some_and(|each| self.datagrams_out >= expected(each))
+    }
+
+    /// When it is idle, as things are.
+    pub(super) fn deadline(&self, settings: &FlowSettings) -> Instant {
+        self.moved + Duration::from_millis(settings.timeout_ms.get())
+    }
+
+    /// Why it ends when it is idle: one that had all it was to have is complete.
+    pub(super) fn end_when_idle(&self) -> EndReason {
+        if self.is_closed { EndReason::Complete } else { EndReason::IdleTimeout }
+    }
+}

@@ -1,0 +1,752 @@
+//! The flows of all services: gives each datagram of a client to its server, and each answer to who asked.
+//!
+//! A flow is a session that speaks UDP. It has one socket, connected to its server: so the kernel gives answers and ICMP
+//! errors to the flow that they belong to, and nobody else's datagrams at all. What cannot be sent at once is dropped and
+//! counted: a queue of our own would only make a datagram late.
+
+mod datagram;
+mod flow;
+mod listener;
+mod one_way;
+mod portion;
+mod table;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use slotmap::{Key as _, KeyData, SlotMap};
+use tracing::{debug, info, warn};
+use wire::address::canonical;
+use wire::flow::HeaderScope;
+use wire::report::{DropReason, EndReason, SessionReport};
+use wire::settings::{SendProxy, Transport};
+
+use super::Context;
+use super::connect::{connect_datagrams, is_a_circle, is_ours};
+use super::listen::Endpoint;
+use super::proxy::{Addresses, decode_datagram, encode_datagram};
+use crate::event::{Interest, Key, Ready, Repeated};
+use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
+use datagram::{Received, Sent, Train, control_room, forget_errors, receive, send_all, tells_of_the_other_side};
+use flow::{Flow, FlowKey};
+pub(crate) use listener::{DatagramListener, DatagramListenerId};
+use one_way::OneWay;
+pub(crate) use table::FlowId;
+use table::Table;
+
+/// Calls that an event of a flow's server is worth at most.
+const MOST_ANSWERS: u8 = 16;
+
+/// Bytes that all sockets which are ready in a turn move together: some milliseconds, as splicing takes them.
+const BYTES_PER_TURN: usize = 4 * 1024 * 1024;
+
+/// Bytes that one of them moves at least, however many are ready: what one call gives at most.
+const LEAST_BYTES: usize = 64 * 1024;
+
+/// Answers after which a flow lets the kernel join them to trains: that is a call which short flows need not make.
+const ANSWERS_TO_JOIN: u64 = 16;
+
+/// Datagrams that are taken from a listener which is about to close: those that waited at that moment.
+const MOST_LAST: u32 = 4096;
+
+/// Flows that are looked at in a turn when others may be in charge of them.
+const LOOKS_PER_TURN: usize = 1024;
+
+/// Tells the numbers of flows from those of other sessions: no slab comes near so many slots.
+const MARK: u64 = 1 << 30;
+
+/// Every flow, the listeners that they come by, and what is common to them.
+pub(crate) struct Flows {
+    listeners: SlotMap<DatagramListenerId, DatagramListener>,
+    table: Table<UdpSocket>,
+    one_way: OneWay,
+    key: fn(FlowId) -> Key,
+    control: Vec<u8>,
+    /// Flows that are still to be looked at: whether they go on with another server.
+    to_look_at: Vec<FlowId>,
+    /// Bytes that an event is worth in this turn.
+    most_bytes: usize,
+    /// Connects so far: whose turn it is among several sources.
+    connects: usize,
+    /// Of this run of the balancer, for the ids of flows.
+    run: u64,
+    ended: u64,
+    refused: Repeated,
+    no_server: Repeated,
+    shortage: Repeated,
+    headers: Repeated,
+    unreachable: Repeated,
+}
+
+/// A client's datagrams, as they came.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    listener: DatagramListenerId,
+    service: ServiceId,
+    key: FlowKey,
+    /// As the header says, or the peer.
+    client: SocketAddr,
+    handling: Handling,
+}
+
+impl Flows {
+    /// None yet. `key` says what a flow is called at the poller.
+    pub(crate) fn new(key: fn(FlowId) -> Key) -> Self {
+        Self {
+            listeners: SlotMap::with_key(),
+            table: Table::new(),
+            one_way: OneWay::default(),
+            key,
+            control: control_room(),
+            to_look_at: Vec::new(),
+            most_bytes: LEAST_BYTES,
+            connects: 0,
+            run: fastrand::u64(..),
+            ended: 0,
+            refused: Repeated::default(),
+            no_server: Repeated::default(),
+            shortage: Repeated::default(),
+            headers: Repeated::default(),
+            unreachable: Repeated::default(),
+        }
+    }
+
+    /// Flows alive.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Flows that have ended since the start.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// The listeners that flows come by.
+    pub(crate) fn listeners(&self) -> &SlotMap<DatagramListenerId, DatagramListener> {
+        &self.listeners
+    }
+
+    /// The same, to be added to, and to be given to other services. One is closed by [`Flows::unlisten`].
+    pub(crate) fn listeners_mut(&mut self) -> &mut SlotMap<DatagramListenerId, DatagramListener> {
+        &mut self.listeners
+    }
+
+    /// Closes a listener, when what waits there was served. Its flows go on by another listener that hears the address that
+    /// their clients ask, or end.
+    pub(crate) fn unlisten(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
+        self.receive(id, MOST_LAST, usize::MAX, cx);
+        let Some(gone) = self.listeners.remove(id) else { return };
+        let its = self.table.iter().filter(|(_, flow)| flow.listener == id).map(|(id, flow)| (id, flow.key.asked));
+        for (flow, asked) in its.collect::<Vec<_>>() {
+            let hears = |other: &DatagramListener| other.service() == gone.service() && other.hears(asked);
+            let heir = self.listeners.iter().find(|(_, other)| hears(other)).map(|(id, _)| id);
+            match (heir, self.table.get_mut(flow)) {
+                (Some(heir), Some(flow)) => flow.listener = heir,
+                _ => self.end(flow, EndReason::Unlistened, cx),
+            }
+        }
+    }
+
+    /// Tells the poller what the listeners wait for. One that epoll has no room for is tried again in the next turn.
+    pub(crate) fn settle_listeners(
+        &mut self,
+        key: impl Fn(DatagramListenerId) -> Key,
+        cx: &Context<'_>,
+    ) -> std::io::Result<()> {
+        self.listeners.iter_mut().try_for_each(|(id, listener)| listener.settle(cx.poller, key(id)))
+    }
+
+    /// A turn begins in which so many sockets are ready: what it moves is shared out among them.
+    pub(crate) fn on_turn(&mut self, ready: usize) {
+        self.most_bytes = (BYTES_PER_TURN / ready.max(1)).max(LEAST_BYTES);
+    }
+
+    /// A listener is ready: takes a portion of what waits there.
+    pub(crate) fn receive_from(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
+        let Some(portion) = self.listeners.get(id).map(DatagramListener::portion) else { return };
+        let found = self.receive(id, portion, self.most_bytes, cx);
+        if let Some(listener) = self.listeners.get_mut(id) {
+            listener.on_received(found);
+        }
+    }
+
+    /// How many of so many calls found something; none is made any more when an event's bytes have come.
+    fn receive(&mut self, id: DatagramListenerId, calls: u32, most_bytes: usize, cx: &mut Context<'_>) -> u32 {
+        let mut bytes = 0;
+        for found in 0..calls {
+            if bytes >= most_bytes {
+                return calls;
+            }
+            let Some(listener) = self.listeners.get_mut(id) else { return found };
+            let service = listener.service();
+            match listener.receive(cx.scratch, &mut self.control) {
+                Ok((received, lost)) => {
+                    if lost > 0 {
+                        cx.model.receive_overflowed(service, lost);
+                    }
+                    bytes += received.length;
+                    self.on_received(id, received, cx);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return found,
+                Err(errno) => {
+                    // Such as memory that the kernel is short of: the next turn tries again.
+                    debug!(error = errno.desc(), "datagrams could not be received");
+                    return found;
+                }
+            }
+        }
+        calls
+    }
+
+    fn on_received(&mut self, id: DatagramListenerId, received: Received, cx: &mut Context<'_>) {
+        let listener = &self.listeners[id];
+        let service = listener.service();
+        let Some(handling) = cx.model.handling(service) else { return };
+        let key = FlowKey { peer: received.from, asked: listener.asked(&received), server: None };
+        let arrival = Arrival { listener: id, service, key, client: received.from, handling };
+        if received.is_truncated {
+            cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
+            return;
+        }
+        // Lent back at the end: what is called meanwhile sends from it, and reads nothing.
+        let scratch = std::mem::take(&mut cx.scratch);
+        let train = Train::new(&scratch[..received.length], received.segment);
+        if cx.model.header_time(service, received.from.ip()).is_some() {
+            for datagram in train.datagrams() {
+                self.on_headed(arrival, datagram, cx);
+            }
+        } else {
+            self.on_datagrams(arrival, train, cx);
+        }
+        cx.scratch = scratch;
+    }
+
+    /// A datagram from somebody whose datagrams begin with a header: each, or the first of a flow.
+    fn on_headed(&mut self, mut arrival: Arrival, datagram: &[u8], cx: &mut Context<'_>) {
+        let first_only = arrival.handling.flows.accept_proxy_in == HeaderScope::FirstDatagram;
+        if first_only && self.table.find(&arrival.key).is_some() {
+            return self.on_datagrams(arrival, Train::single(datagram), cx);
+        }
+        match decode_datagram(datagram) {
+            Ok((header, length)) => {
+                arrival.client = header.addresses.map_or(arrival.client, |addresses| canonical(addresses.source));
+                self.on_datagrams(arrival, Train::single(&datagram[length..]), cx);
+            }
+            Err(fault) => {
+                cx.model.datagrams_dropped(arrival.service, None, Direction::In, 1, DropReason::BadHeader);
+                if self.headers.on_event(cx.now) {
+                    info!(peer = %arrival.key.peer, %fault, "a datagram did not begin with the PROXY protocol header that it has to");
+                }
+            }
+        }
+    }
+
+    fn on_datagrams(&mut self, arrival: Arrival, train: Train<'_>, cx: &mut Context<'_>) {
+        match arrival.handling.policy {
+            policy if policy.one_way => self.on_one_way(arrival, train, cx),
+            policy if policy.per_datagram => {
+                for datagram in train.datagrams() {
+                    self.on_its_own(arrival, Train::single(datagram), cx);
+                }
+            }
+            _ => self.on_request(arrival, train, cx),
+        }
+    }
+
+    /// Datagrams of a flow. A flow that may have no more of them is followed by another one.
+    fn on_request(&mut self, arrival: Arrival, train: Train<'_>, cx: &mut Context<'_>) {
+        let mut left = Some(train);
+        while let Some(train) = left {
+            let Some(id) = self.flow_of(arrival, train.len(), cx) else { return };
+            left = self.forward(id, arrival, train, cx);
+        }
+    }
+
+    /// The flow of a client, which begins if there is none and there may be one.
+    fn flow_of(&mut self, arrival: Arrival, datagrams: usize, cx: &mut Context<'_>) -> Option<FlowId> {
+        match self.table.find(&arrival.key) {
+            Some(id) if self.table.get(id).is_some_and(|flow| flow.service == arrival.service) => Some(id),
+            other => {
+                // Its listener is another service's now.
+                if let Some(id) = other {
+                    self.end(id, EndReason::Unlistened, cx);
+                }
+                self.begin(arrival, cx).inspect_err(|reason| self.refuse(arrival, *reason, datagrams, cx)).ok()
+            }
+        }
+    }
+
+    /// A datagram for which a server is picked by itself.
+    fn on_its_own(&mut self, mut arrival: Arrival, train: Train<'_>, cx: &mut Context<'_>) {
+        let Some((server, _)) = cx.model.pick(arrival.service, arrival.client, &[]) else {
+            return self.refuse(arrival, DropReason::NoServer, train.len(), cx);
+        };
+        arrival.key.server = Some(server);
+        self.on_request(arrival, train, cx);
+    }
+
+    /// Sends a flow as many datagrams as it may have. Those that are left.
+    fn forward<'b>(
+        &mut self,
+        id: FlowId,
+        arrival: Arrival,
+        train: Train<'b>,
+        cx: &mut Context<'_>,
+    ) -> Option<Train<'b>> {
+        let flow = self.table.get_mut(id)?;
+        let (train, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
+        let (train, server) = (train?, flow.server);
+        flow.listener = arrival.listener;
+        let header = self.run_header(id, arrival);
+        let flow = self.table.get_mut(id)?;
+        let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
+        let sent = match train.split_at(1) {
+            // The header stands before the first datagram alone.
+            (Some(first), Some(others)) if !header.is_empty() && !in_each => {
+                let mut sent = send_all(&flow.socket, None, &header, first, &mut flow.singly_in);
+                sent.append(send_all(&flow.socket, None, &[], others, &mut flow.singly_in));
+                sent
+            }
+            _ => send_all(&flow.socket, None, &header, train, &mut flow.singly_in),
+        };
+        flow.is_introduced |= sent.datagrams > 0;
+        flow.on_request(sent.datagrams, sent.bytes, cx.now);
+        let has_all = flow.has_all_requests(&arrival.handling.flows);
+        let news = sent.news;
+        count(arrival.service, server, Direction::In, &sent, cx.model);
+        if has_all {
+            self.table.close(id);
+        }
+        if let Some(errno) = news {
+            self.on_unreachable(id, errno, cx);
+        }
+        // One that can take nothing ends the matter: what is left was counted with it.
+        left.filter(|_| has_all)
+    }
+
+    /// The header that stands before a datagram, if one does.
+    fn run_header(&self, id: FlowId, arrival: Arrival) -> Vec<u8> {
+        let Some(flow) = self.table.get(id) else { return Vec::new() };
+        let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
+        match arrival.handling.send_proxy {
+            Some(SendProxy::V2 { crc32c, unique_id }) if !(in_first && flow.is_introduced) => {
+                let number = unique_id.then(|| format!("{:016x}-{:x}", self.run, number(id)).into_bytes());
+                let addresses = Addresses { source: flow.client, destination: flow.key.asked };
+                encode_datagram(Some(addresses), number.as_deref(), crc32c)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Begins a flow, if there may be one.
+    fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
+        let Arrival { listener, service, key, client, handling } = arrival;
+        cx.model.may_begin_flow(service, client.ip(), cx.now)?;
+        let (server, socket) = match key.server {
+            Some(server) => (server, self.connect_to_picked(server, client, cx)?),
+            None => self.connect(service, client, Vec::new(), cx)?,
+        };
+        cx.model.flow_began(service, client.ip(), server, cx.now);
+        let flow = Flow::new(key, client, service, server, socket, listener, cx.now);
+        let id = self.table.insert(flow, &handling.flows);
+        debug!(%client, server = %cx.model.server_address(server), "flow began");
+        self.wait_for_answers(id, cx)?;
+        Ok(id)
+    }
+
+    /// Waits for answers. A flow that epoll has no room for ends.
+    fn wait_for_answers(&mut self, id: FlowId, cx: &mut Context<'_>) -> Result<(), DropReason> {
+        let Some(flow) = self.table.get_mut(id) else { return Ok(()) };
+        let told = cx.poller.set(&flow.socket, (self.key)(id), &mut flow.registered, Interest::READ);
+        told.map_err(|_| {
+            self.end(id, EndReason::Shortage, cx);
+            DropReason::Shortage
+        })
+    }
+
+    /// The server of a client that is not among the `tried`, and a socket that is connected to it.
+    fn connect(
+        &mut self,
+        service: ServiceId,
+        client: SocketAddr,
+        mut tried: Vec<ServerId>,
+        cx: &mut Context<'_>,
+    ) -> Result<(ServerId, UdpSocket), DropReason> {
+        let tries = tried.len() + cx.model.tries(service);
+        let mut reason = DropReason::NoServer;
+        while tried.len() < tries {
+            let Some((server, _)) = cx.model.pick(service, client, &tried) else { break };
+            match self.connect_to(server, client, cx) {
+                Ok(socket) => return Ok((server, socket)),
+                Err(errno) if is_ours(errno) => reason = DropReason::Shortage,
+                Err(errno) => {
+                    reason = DropReason::Unreachable;
+                    self.tell_unreachable(server, errno, cx);
+                }
+            }
+            tried.push(server);
+        }
+        Err(reason)
+    }
+
+    /// A socket that is connected to one server, since it was picked for a datagram.
+    fn connect_to_picked(
+        &mut self,
+        server: ServerId,
+        client: SocketAddr,
+        cx: &mut Context<'_>,
+    ) -> Result<UdpSocket, DropReason> {
+        self.connect_to(server, client, cx).map_err(|errno| {
+            if is_ours(errno) {
+                return DropReason::Shortage;
+            }
+            self.tell_unreachable(server, errno, cx);
+            DropReason::Unreachable
+        })
+    }
+
+    fn connect_to(&mut self, server: ServerId, client: SocketAddr, cx: &mut Context<'_>) -> Result<UdpSocket, Errno> {
+        let address = cx.model.server_address(server);
+        let own: Vec<SocketAddr> = self.listeners.values().map(Endpoint::address).collect();
+        if is_a_circle(address, &own) {
+            return Err(Errno::ECONNREFUSED);
+        }
+        self.connects = self.connects.wrapping_add(1);
+        connect_datagrams(address, cx.model.server_side(server), client, self.connects).inspect_err(|errno| {
+            if *errno == Errno::EADDRNOTAVAIL || *errno == Errno::EADDRINUSE {
+                cx.model.port_shortage();
+            }
+        })
+    }
+
+    /// Sends to a server that does not answer.
+    fn on_one_way(&mut self, arrival: Arrival, train: Train<'_>, cx: &mut Context<'_>) {
+        let Arrival { service, client, handling, key, .. } = arrival;
+        if !cx.model.lets_in(service, client.ip()) {
+            return self.refuse(arrival, DropReason::Denied, train.len(), cx);
+        }
+        let Some((server, _)) = cx.model.pick(service, client, &[]) else {
+            return self.refuse(arrival, DropReason::NoServer, train.len(), cx);
+        };
+        if self.one_way.get_mut(server).is_none() {
+            match self.connect_to_picked(server, client, cx) {
+                Ok(socket) => self.one_way.insert(server, socket),
+                Err(reason) => return self.refuse(arrival, reason, train.len(), cx),
+            }
+        }
+        let header = match handling.send_proxy {
+            Some(SendProxy::V2 { crc32c, .. }) => {
+                encode_datagram(Some(Addresses { source: client, destination: key.asked }), None, crc32c)
+            }
+            _ => Vec::new(),
+        };
+        let Some(lane) = self.one_way.get_mut(server) else { return };
+        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
+        count(service, server, Direction::In, &sent, cx.model);
+        if let Some(errno) = sent.news {
+            self.tell_unreachable(server, errno, cx);
+        }
+    }
+
+    /// The server of a flow is ready: takes a portion of its answers. A flow that is gone has nothing to say.
+    pub(crate) fn ready(&mut self, id: FlowId, ready: Ready, cx: &mut Context<'_>) {
+        self.take_answers(id, cx);
+        if ready.failed
+            && let Some(flow) = self.table.get(id)
+        {
+            forget_errors(&flow.socket, &mut self.control);
+        }
+    }
+
+    fn take_answers(&mut self, id: FlowId, cx: &mut Context<'_>) {
+        let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
+        let mut bytes = 0;
+        for found in 0..portion.calls() {
+            if bytes >= self.most_bytes {
+                break;
+            }
+            let Some(flow) = self.table.get_mut(id) else { return };
+            match receive(&flow.socket, cx.scratch, &mut self.control) {
+                Ok(received) => {
+                    bytes += received.length;
+                    self.on_answer(id, received, cx);
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    flow.portion.on_end(found);
+                    if tells_of_the_other_side(errno) {
+                        self.on_unreachable(id, errno, cx);
+                    }
+                    return;
+                }
+            }
+        }
+        if let Some(flow) = self.table.get_mut(id) {
+            flow.portion.on_whole(MOST_ANSWERS);
+        }
+    }
+
+    fn on_answer(&mut self, id: FlowId, received: Received, cx: &mut Context<'_>) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let (service, server) = (flow.service, flow.server);
+        if received.is_truncated {
+            cx.model.datagrams_dropped(service, Some(server), Direction::Out, 1, DropReason::Truncated);
+            return;
+        }
+        let Some(listener) = self.listeners.get(flow.listener) else { return };
+        let train = Train::new(&cx.scratch[..received.length], received.segment);
+        let sent = listener.answer(flow.key.peer, flow.key.asked.ip(), train, &mut flow.singly_out);
+        if std::mem::take(&mut flow.is_unanswered) {
+            // What moved last was a question.
+            cx.model.answered(server, cx.now.saturating_duration_since(flow.moved), cx.now);
+        }
+        flow.on_answer(sent.datagrams, sent.bytes, cx.now);
+        if !flow.joins && flow.datagrams_out >= ANSWERS_TO_JOIN {
+            flow.joins = true;
+            // A kernel that does not have it gives them one by one.
+            let _ = setsockopt(&flow.socket, sockopt::UdpGroSegment, &true);
+        }
+        let is_complete = cx.model.handling(service).is_some_and(|handling| flow.has_all_answers(&handling.flows));
+        count(service, server, Direction::Out, &sent, cx.model);
+        if is_complete {
+            self.end(id, EndReason::Complete, cx);
+        }
+    }
+
+    /// An ICMP error came for a flow: its server is not there. It goes on with the next one, unless flows are to stay.
+    fn on_unreachable(&mut self, id: FlowId, errno: Errno, cx: &mut Context<'_>) {
+        let Some(flow) = self.table.get(id) else { return };
+        let (service, client, server, bound) = (flow.service, flow.client, flow.server, flow.key.server.is_some());
+        cx.model.datagrams_dropped(service, Some(server), Direction::In, 1, DropReason::Unreachable);
+        self.tell_unreachable(server, errno, cx);
+        if !bound && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
+            self.go_on_with(id, next, cx);
+        }
+    }
+
+    fn tell_unreachable(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
+        if self.unreachable.on_event(cx.now) {
+            info!(server = %cx.model.server_address(server), error = errno.desc(), "datagrams for a server came back");
+        }
+        cx.model.server_unreachable(server, cx.now);
+    }
+
+    /// A flow goes on with another server, if a socket can be had for it.
+    fn go_on_with(&mut self, id: FlowId, server: ServerId, cx: &mut Context<'_>) {
+        let Some(client) = self.table.get(id).map(|flow| flow.client) else { return };
+        let Ok(socket) = self.connect_to(server, client, cx) else { return };
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let before = flow.server;
+        flow.goes_on_with(server, socket);
+        debug!(%client, server = %cx.model.server_address(server), "flow goes on with another server");
+        cx.model.flow_moved(before, server);
+        let _ = self.wait_for_answers(id, cx);
+    }
+
+    /// Who gets whom may be another one: looks at every flow, a part of them in each turn.
+    pub(crate) fn look_at_all(&mut self) {
+        self.to_look_at = self.table.ids();
+    }
+
+    /// Looks at some of those that are to be looked at.
+    pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
+        let rest = self.to_look_at.len().saturating_sub(LOOKS_PER_TURN);
+        for id in self.to_look_at.split_off(rest) {
+            let Some(flow) = self.table.get(id).filter(|flow| flow.key.server.is_none()) else { continue };
+            if let Some((server, _)) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) {
+                self.go_on_with(id, server, cx);
+            }
+        }
+        if rest == 0 {
+            self.one_way.tidy(cx.model);
+        }
+    }
+
+    /// Times are others now: looks at every flow by the time that it may be idle.
+    pub(crate) fn hurry_all(&mut self, cx: &Context<'_>) {
+        for id in self.table.ids() {
+            let settings = self.table.get(id).and_then(|flow| cx.model.handling(flow.service));
+            if let Some(handling) = settings {
+                self.table.hurry(id, &handling.flows);
+            }
+        }
+    }
+
+    /// The earliest time at which [`Flows::expire`] or [`Flows::look`] has something to do.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let repeated = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable];
+        let looks = (!self.to_look_at.is_empty()).then_some(now);
+        let others = [self.table.next_deadline(), looks];
+        repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Does what is due: ends idle flows, logs what was not logged.
+    pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let model = &*cx.model;
+            let settings = |flow: &Flow<_>| model.handling(flow.service).unwrap_or_default().flows;
+            let Some(id) = self.table.due(cx.now, settings) else { break };
+            let reason = self.table.get(id).map_or(EndReason::IdleTimeout, Flow::end_when_idle);
+            self.end(id, reason, cx);
+        }
+        if let Some(suppressed) = self.refused.expire(cx.now) {
+            warn!(suppressed, "further datagrams could begin no flow");
+        }
+        if let Some(suppressed) = self.no_server.expire(cx.now) {
+            warn!(suppressed, "no server is eligible: further datagrams were dropped");
+        }
+        if let Some(suppressed) = self.shortage.expire(cx.now) {
+            warn!(suppressed, "short of descriptors, ports or memory: further datagrams were dropped");
+        }
+        if let Some(suppressed) = self.headers.expire(cx.now) {
+            info!(suppressed, "further datagrams did not begin with the PROXY protocol header that they have to");
+        }
+        if let Some(suppressed) = self.unreachable.expire(cx.now) {
+            info!(suppressed, "further datagrams for servers came back");
+        }
+    }
+
+    /// Takes all of a server's flows from it: they go on with others, or end for a reason.
+    pub(crate) fn leave_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
+        let its = self.table.iter().filter(|(_, flow)| flow.server == server).map(|(id, _)| id);
+        for id in its.collect::<Vec<_>>() {
+            self.leave(id, reason, cx);
+        }
+    }
+
+    /// Takes a flow from its server: it goes on with another one, or ends for a reason. One that somebody has killed ends.
+    pub(crate) fn leave(&mut self, id: FlowId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(flow) = self.table.get(id) else { return };
+        let may_move = flow.key.server.is_none() && reason != EndReason::Killed;
+        let next = may_move.then(|| cx.model.flow_goes_on_with(flow.service, flow.client, &[flow.server])).flatten();
+        if let Some((server, _)) = next {
+            self.go_on_with(id, server, cx);
+        }
+        let stays = |flow: &Flow<_>| next.is_none_or(|(server, _)| flow.server != server);
+        if self.table.get(id).is_some_and(stays) {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// The flows of a server, and when each of them moved.
+    pub(crate) fn of_server(&self, server: ServerId) -> impl Iterator<Item = (Instant, FlowId)> {
+        self.table.iter().filter(move |(_, flow)| flow.server == server).map(|(id, flow)| (flow.moved, id))
+    }
+
+    /// Ends the flows of a service whose clients it lets in no more.
+    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
+        let is_unwelcome = |flow: &Flow<_>| flow.service == service && !cx.model.lets_in(service, flow.client.ip());
+        let its: Vec<FlowId> = self.table.iter().filter(|(_, it)| is_unwelcome(it)).map(|(id, _)| id).collect();
+        for id in its {
+            self.end(id, EndReason::Denied, cx);
+        }
+    }
+
+    /// Ends every flow.
+    pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
+        for id in self.table.ids() {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// Ends the flow with this number, if there is one.
+    pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
+        if let Some(id) = self.of_number(number) {
+            self.end(id, reason, cx);
+        }
+    }
+
+    /// Whether there is a flow with this number.
+    pub(crate) fn has_number(&self, number: u64) -> bool {
+        self.of_number(number).is_some()
+    }
+
+    fn of_number(&self, number: u64) -> Option<FlowId> {
+        let id = FlowId::from(KeyData::from_ffi(number & !MARK));
+        (number & MARK != 0 && self.table.get(id).is_some()).then_some(id)
+    }
+
+    /// Ends one flow, if it is still there.
+    pub(crate) fn end(&mut self, id: FlowId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(flow) = self.table.remove(id) else { return };
+        debug!(
+            client = %flow.client,
+            server = %cx.model.server_address(flow.server),
+            %reason,
+            age_ms = (cx.now - flow.began).as_millis() as u64,
+            "flow ended"
+        );
+        cx.model.flow_ended(flow.service, flow.client.ip(), flow.server, reason, cx.now);
+        self.ended += 1;
+    }
+
+    /// Drops datagrams that may begin no flow, and says so once in a while.
+    fn refuse(&mut self, arrival: Arrival, reason: DropReason, datagrams: usize, cx: &mut Context<'_>) {
+        let Arrival { service, client, .. } = arrival;
+        cx.model.datagrams_dropped(service, None, Direction::In, datagrams, reason);
+        match reason {
+            DropReason::NoServer if self.no_server.on_event(cx.now) => {
+                warn!(%client, "no server is eligible: datagrams are dropped");
+            }
+            DropReason::Shortage if self.shortage.on_event(cx.now) => {
+                warn!(%client, "short of descriptors, ports or memory: datagrams are dropped");
+            }
+            DropReason::Full | DropReason::Rate | DropReason::ClientLimit if self.refused.on_event(cx.now) => {
+                warn!(%client, %reason, "a datagram could begin no flow; flows that are there go on");
+            }
+            _ => {}
+        }
+    }
+
+    /// The live flows that are meant, the longest idle first.
+    pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
+        let is_meant = |flow: &Flow<_>| {
+            filter.service.is_none_or(|service| flow.service == service)
+                && filter.pool.is_none_or(|pool| model.pool_of(flow.server) == pool)
+                && filter.server.is_none_or(|server| model.server_address(flow.server) == server)
+        };
+        let mut meant: Vec<_> = self.table.iter().filter(|(_, flow)| is_meant(flow)).collect();
+        meant.sort_by_key(|(_, flow)| flow.moved);
+        meant.truncate(filter.limit);
+        meant.into_iter().map(|(id, flow)| report(id, flow, model, now)).collect()
+    }
+}
+
+/// The number of a flow among those of the sessions.
+fn number(id: FlowId) -> u64 {
+    id.data().as_ffi() | MARK
+}
+
+fn report<S>(id: FlowId, flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {
+    SessionReport {
+        session: number(id),
+        transport: Transport::Udp,
+        service: model.service_name(flow.service).to_owned(),
+        pool: model.pool_name(flow.server).to_owned(),
+        client: flow.client,
+        server: Some(model.server_address(flow.server)),
+        connected: true,
+        age_ms: milliseconds(now.saturating_duration_since(flow.began)),
+        idle_ms: milliseconds(now.saturating_duration_since(flow.moved).max(Duration::ZERO)),
+        bytes_in: flow.bytes_in,
+        bytes_out: flow.bytes_out,
+        datagrams_in: flow.datagrams_in,
+        datagrams_out: flow.datagrams_out,
+    }
+}
+
+/// Counts what became of datagrams.
+fn count(service: ServiceId, server: ServerId, direction: Direction, sent: &Sent, model: &mut Model) {
+    if sent.datagrams > 0 {
+        model.datagrams_passed(service, server, direction, sent.datagrams, sent.bytes);
+    }
+    for (reason, datagrams) in &sent.dropped {
+        model.datagrams_dropped(service, Some(server), direction, *datagrams, *reason);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! The workloads: what each balancer is put through, and what is read off it.
+//!
+//! Every workload goes round by round, and within a round from balancer to balancer, so that a slow moment of the
+//! machine meets all of them.
+
+use std::cell::Cell;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bench::clock;
+use bench::placement::Placement;
+use bench::process::Process;
+use bench::rounds::Rounds;
+use tempfile::TempDir;
+
+use crate::account::Faults;
+use crate::balancer::{Balancer, Ending, Kind, Programs};
+use crate::ceiling::{Ceiling, Probe};
+use crate::clients::Clients;
+use crate::drops;
+use crate::load::{Drive, Flows, Load, Shape, Tally, Until};
+use crate::report::{Exchange, Figures, Footprint, Stream};
+use crate::servers::{Conduct, Servers, Watch};
+
+/// How long a load runs before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How long a balancer may take from its start until a datagram comes through it.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Idle flows that are there before the memory of the others is measured: the first ones fill pools and touch pages.
+pub(crate) const WARM_UP_FLOWS: u64 = 500;
+/// Questions under way while idle flows are made.
+const IDLE_WINDOW: u32 = 32;
+/// One rate of the search for the highest is tried for this part of the time of a measurement.
+const PROBE: f64 = 0.25;
+/// The part of a rate that has to be sent for it to have been tried.
+const OFFERED: f64 = 0.97;
+/// The part of the time that a balancer may have waited for a processor for its losses to be its own.
+const WAITED: f64 = 0.05;
+
+/// What all workloads share. The directory goes with it.
+pub(crate) struct Bench {
+    pub(crate) servers: Servers,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) programs: Programs,
+    pub(crate) placement: Placement,
+    /// Set when the benchmark is to stop.
+    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) rounds: usize,
+    /// Of one measurement under load.
+    pub(crate) duration: Duration,
+    /// The number of the last run.
+    pub(crate) runs: Cell<u32>,
+    /// Configurations and logs of everything that is started.
+    pub(crate) directory: TempDir,
+}
+
+/// What came of one run, at both ends and in between.
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    /// Datagrams that did all that was expected of them: were answered, or arrived.
+    pub(crate) done: u64,
+    pub(crate) faults: Faults,
+    /// Of the lost ones, those that the kernel dropped at our own sockets; in trains, at most so many.
+    pub(crate) overflow: u64,
+    /// The balancer's processor time.
+    pub(crate) spent: Option<Duration>,
+    /// How long the balancer was ready and had no processor.
+    pub(crate) waited: Option<Duration>,
+}
+
+impl Bench {
+    /// Questions with answers: in a closed loop, and at a fixed `rate`.
+    pub(crate) fn exchange(
+        &self,
+        shape: Shape,
+        window: u32,
+        rate: f64,
+        ending: Ending,
+    ) -> Result<Rounds<Kind, Exchange>> {
+        self.rounds_of(true, ending, |balancer| {
+            self.run(balancer, shape, Drive::Window(window), WARM_UP)?;
+            let closed = self.run(balancer, shape, Drive::Window(window), self.duration)?;
+            let paced = self.run(balancer, shape, Drive::Rate(rate), self.duration)?;
+            Ok(Exchange { closed: Figures::new(closed), paced: Figures::new(paced) })
+        })
+    }
+
+    /// Datagrams one way: at a fixed `rate`, and at the highest without loss.
+    pub(crate) fn stream(&self, shape: Shape, rate: f64) -> Result<Rounds<Kind, Stream>> {
+        self.rounds_of(false, Ending::Idle, |balancer| {
+            let mut clients = shape.clients(balancer.addr)?;
+            let mut run = |rate, duration| {
+                self.run_with(balancer, shape, Drive::Rate(rate), Until::Elapsed(duration), &mut clients)
+            };
+            run(rate, WARM_UP)?;
+            let paced = run(rate, self.duration)?;
+            let ceiling = Ceiling::find(|rate| Ok(run(rate, self.duration.mul_f64(PROBE))?.probe(rate)))?;
+            Ok(Stream { paced: Figures::new(paced), ceiling })
+        })
+    }
+
+    /// Memory per idle flow that has had one answer. Each measurement has a fresh balancer: what a former one has given
+    /// back to its allocator would make the next one look smaller.
+    pub(crate) fn idle(&self, bytes: usize, flows: u64) -> Result<Rounds<Kind, Footprint>> {
+        let shape = Shape { flows: Flows::New, bytes, train: 1, answered: true };
+        let mut rounds = Rounds::new();
+        for _ in 0..self.rounds {
+            let mut round = Vec::new();
+            for kind in self.kinds.iter().filter(|kind| kind.answers()) {
+                let balancer = self.start(*kind, Ending::Late)?;
+                if let Some(process) = &balancer.process {
+                    let footprint = self.footprint(&balancer, process, shape, flows);
+                    round.push((*kind, footprint.with_context(|| format!("idle flows of {}", kind.name()))?));
+                }
+            }
+            rounds.push(round);
+        }
+        Ok(rounds)
+    }
+
+    /// The balancers run throughout all rounds; the ones that have no load wait without cost.
+    fn rounds_of<F>(
+        &self,
+        answered: bool,
+        ending: Ending,
+        measure: impl Fn(&Balancer) -> Result<F>,
+    ) -> Result<Rounds<Kind, F>> {
+        let kinds = self.kinds.iter().filter(|kind| kind.answers() || !answered);
+        let balancers = kinds.map(|kind| self.start(*kind, ending)).collect::<Result<Vec<_>>>()?;
+        let mut rounds = Rounds::new();
+        for round in 0..self.rounds {
+            // Each round begins with another balancer: nobody always comes after the same one.
+            let (later, first) = balancers.split_at(round % balancers.len().max(1));
+            let measure = |balancer: &Balancer| {
+                let figures = measure(balancer).with_context(|| format!("load {}", balancer.kind.name()))?;
+                Ok((balancer.kind, figures))
+            };
+            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
+        }
+        Ok(rounds)
+    }
+
+    /// Starts a balancer, and waits until a datagram comes through it.
+    fn start(&self, kind: Kind, ending: Ending) -> Result<Balancer> {
+        let directory = self.directory.path();
+        let mut balancer =
+            self.placement.with_balancer(|| Balancer::start(kind, directory, &self.servers, &self.programs, ending))?;
+        let shape = Shape { flows: Flows::New, bytes: 64, train: 1, answered: false };
+        clock::retry(START_LIMIT, || {
+            if let Some(process) = &mut balancer.process {
+                process.check()?;
+            }
+            let mut clients = shape.clients(balancer.addr)?;
+            let outcome = self.run_with(&balancer, shape, Drive::Window(1), Until::Sent(1), &mut clients)?;
+            let printed = balancer.process.as_ref().map(Process::printed).unwrap_or_default();
+            ensure!(outcome.done == 1, "nothing comes through: {}", printed.trim());
+            Ok(())
+        })
+        .with_context(|| format!("start {}", kind.name()))?;
+        Ok(balancer)
+    }
+
+    /// A load of its own clients.
+    fn run(&self, balancer: &Balancer, shape: Shape, drive: Drive, duration: Duration) -> Result<Outcome> {
+        let mut clients = shape.clients(balancer.addr)?;
+        self.run_with(balancer, shape, drive, Until::Elapsed(duration), &mut clients)
+    }
+
+    fn run_with(
+        &self,
+        balancer: &Balancer,
+        shape: Shape,
+        drive: Drive,
+        until: Until,
+        clients: &mut Clients,
+    ) -> Result<Outcome> {
+        self.runs.set(self.runs.get() + 1);
+        let run = self.runs.get();
+        let conduct = Conduct { run, answer: shape.answered, trains: shape.train > 1 };
+        let load = Load { shape, drive, until, run, interrupted: &self.interrupted };
+        let mut ports = clients.ports()?;
+        ports.extend(self.servers.addrs.iter().map(SocketAddrV4::port));
+        let (servers, watch) = (&self.servers, Watch::default());
+        thread::scope(|scope| {
+            let serving = scope.spawn(|| servers.serve(conduct, &watch));
+            let mut measure = || {
+                let (drops_before, before) = (drops::at(&ports)?, balancer.scheduled()?);
+                let tally = load.run(clients)?;
+                watch.settle(tally.sent);
+                let (after, dropped) = (balancer.scheduled()?, drops::at(&ports)?.saturating_sub(drops_before));
+                let between = |(after, before): ((Duration, Duration), (Duration, Duration))| {
+                    (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1))
+                };
+                Ok((tally, after.zip(before).map(between).unzip(), dropped))
+            };
+            let measured: Result<_> = measure();
+            watch.end();
+            let served = serving.join().map_err(|_| anyhow!("the thread of the servers failed"))?;
+            let ((tally, (spent, waited), dropped), served) = (measured?, served.context("serve")?);
+            let done = if shape.answered { tally.answered } else { served.arrived };
+            let mut faults = tally.faults;
+            faults += served.faults;
+            faults.lost = tally.sent.saturating_sub(done + faults.unsent);
+            // A train that is dropped whole counts once.
+            let overflow = faults.lost.min(dropped * u64::from(shape.train));
+            Ok(Outcome { tally, done, faults, overflow, spent, waited })
+        })
+    }
+
+    fn footprint(&self, balancer: &Balancer, process: &Process, shape: Shape, flows: u64) -> Result<Footprint> {
+        let hold = |count| {
+            let mut clients = shape.clients(balancer.addr)?;
+            let outcome =
+                self.run_with(balancer, shape, Drive::Window(IDLE_WINDOW), Until::Sent(count), &mut clients)?;
+            ensure!(outcome.done == count, "of {count} flows {} had their answer", outcome.done);
+            // The sockets stay open: nobody else gets their ports.
+            Ok(clients)
+        };
+        let warm_up = hold(WARM_UP_FLOWS)?;
+        let before = process.settled_memory()?;
+        let held = hold(flows)?;
+        let after = process.settled_memory()?;
+        drop((warm_up, held));
+        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / flows as f64;
+        Ok(Footprint {
+            own: each(before.own, after.own),
+            resident: each(before.resident, after.resident),
+            before: before.own as f64,
+        })
+    }
+}
+
+impl Outcome {
+    /// Whether `rate` was too much, and for whom.
+    fn probe(&self, rate: f64) -> Probe {
+        let waited = self.waited.is_some_and(|waited| waited > self.tally.elapsed.mul_f64(WAITED));
+        let offered = self.tally.sent as f64 / self.tally.elapsed.as_secs_f64();
+        if self.faults.lost > self.overflow {
+            if waited { Probe::Waited } else { Probe::Lost }
+        } else if self.faults.lost > 0 || self.faults.unsent > 0 || offered < rate * OFFERED {
+            Probe::Ours
+        } else {
+            Probe::Clean
+        }
+    }
+}
