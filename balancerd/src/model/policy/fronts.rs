@@ -3,17 +3,16 @@
 //! A number that grows is a line over the turns. Who was the highest has paid and is far below the others, so the highest
 //! is one of a few, and when another one will be among them is known beforehand. There is a mark: only the lines that have
 //! reached it are compared. The others stand in a calendar, each at the turn in which it reaches the mark. When too many
-//! have, the mark is raised, which costs a look at those. When none has, it is set anew, which costs a look at all; of 1000
-//! lines that was once in 2000 turns. Bounds of blocks of lines instead, and bounds of those, took two or three times as
-//! long.
+//! have, the mark is raised, which costs a look at those. When none has, it is set anew, which costs a look at all, once in
+//! some 1000 turns. Bounds of blocks of lines instead, and bounds of those, took up to twice as long.
 //!
 //! [`RoundRobin`]: super::RoundRobin
 
 /// So many have reached the mark when it is set. With fewer there are sooner none, more of them take longer to compare.
-const NEAR: usize = 12;
+const NEAR: usize = 10;
 
 /// More than so many are too many, if it was not set where half as many had reached it, who are equal.
-const MANY: usize = 32;
+const MANY: usize = 24;
 
 /// Turns in the calendar for each line. Who reaches the mark later stands at the last one, and is put further then.
 const TURNS_PER_LINE: usize = 4;

@@ -85,11 +85,11 @@ impl<T: Copy> Loads<T> {
 
     /// Takes one out, if it is there.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Entry<T>> {
-        // Where the first one would go down is no matter if it goes.
         if self.place(slot)? == 0 {
-            self.late = false
+            // It goes, wherever it would go down to.
+            self.late = false;
         } else {
-            self.catch_up()
+            self.catch_up();
         }
         let place = self.place(slot)?;
         let entry = self.heap.swap_remove(place);
