@@ -435,7 +435,8 @@ pub struct ServerReport {
     pub connect_timeouts: u64,
     /// How fast it was in the last minutes.
     pub timing: TimingReport,
-    /// Clients that went to another server since it had as many sessions as it may have, or as the bounded load allows.
+    /// Clients that went to another server since it had as many sessions as it may have, or as the bounded load allows. By
+    /// least connections a client counts at one server only, the one that would have got it.
     pub overflows: u64,
     /// Sessions that went on to another server since it broke before its first byte.
     pub replays: u64,

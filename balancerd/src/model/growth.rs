@@ -100,7 +100,8 @@ impl Model {
         for server in self.who_starts(id) {
             let entry = &self.servers[server];
             let part = entry.part_at(time, now);
-            if ring.is_some() && part != entry.ramp.map_or(RAMP_PARTS, |ramp| ramp.part) {
+            let is_in_ring = ring.is_some() && !entry.settings.backup;
+            if is_in_ring && part != entry.ramp.map_or(RAMP_PARTS, |ramp| ramp.part) {
                 parts.insert(entry.address, part);
                 starting.insert(entry.address, part);
             } else if entry.waits.is_some() {
@@ -164,11 +165,11 @@ impl Model {
         self.ramps.extend(ramps);
     }
 
-    /// Those of a pool that are no backups and start slowly, or wait for that.
+    /// Those of a pool that start slowly, or wait for that; also one that has become a backup since.
     fn who_starts(&self, id: PoolId) -> Vec<ServerId> {
         let starts = |id: &ServerId| {
             let server = &self.servers[*id];
-            !server.settings.backup && (server.ramp.is_some() || server.waits.is_some())
+            server.ramp.is_some() || server.waits.is_some()
         };
         self.pools[id].members.values().copied().filter(starts).collect()
     }

@@ -1,7 +1,7 @@
 //! What a pool picks with: its policy over the servers that are eligible, and how much they carry.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 
 use ring::{Key, Ring, RingError};
@@ -47,6 +47,8 @@ pub(super) struct Standing {
     pub(super) part: u32,
     /// Sessions alive.
     pub(super) active: u64,
+    /// Sessions that it may have.
+    pub(super) limit: Option<NonZeroU64>,
     /// Whether it is up. One that is not has its place on a ring, where it is passed over, so that it finds its clients
     /// again without a change of the ring; with another policy it has none.
     pub(super) up: bool,
@@ -118,7 +120,8 @@ impl Picker {
             let picked = |standing: Option<Standing>| standing.filter(|standing| standing.up || self.all);
             let before = picked(self.standings.get(id).map(|(_, before)| *before));
             let now = picked(standing);
-            if before.map(Standing::scaled) != now.map(Standing::scaled) {
+            let decides = |standing: Standing| (standing.scaled(), standing.limit);
+            if before.map(decides) != now.map(decides) {
                 self.place(address, id, now);
             }
         }
@@ -132,7 +135,7 @@ impl Picker {
             (Kind::Ring(_), _) => {}
             (Kind::RoundRobin(turns), Some(standing)) => turns.set(id, address, standing.scaled()),
             (Kind::RoundRobin(turns), None) => turns.remove(id),
-            (Kind::Least(heap), Some(standing)) => heap.set(id, standing.scaled(), standing.active),
+            (Kind::Least(heap), Some(standing)) => heap.set(id, standing.scaled(), standing.limit, standing.active),
             (Kind::Least(heap), None) => heap.remove(id),
             (Kind::TwoChoices(choices), Some(standing)) => choices.set(id, standing.scaled()),
             (Kind::TwoChoices(choices), None) => choices.remove(id),
@@ -219,7 +222,13 @@ impl Picker {
                 ring.successors(key).skip(1).map(|member| member.tag).find(|id| may(*id))
             }
             Kind::RoundRobin(turns) => turns.pick(may),
-            Kind::Least(heap) => heap.pick(may),
+            Kind::Least(heap) => {
+                // Asked although it is full, so that who counts those that are passed over hears of it.
+                if let Some(full) = heap.passed_over() {
+                    may(full);
+                }
+                heap.pick(may)
+            }
             Kind::TwoChoices(choices) => choices.pick(rng, load, may),
             Kind::Random(random) => random.pick(rng, may),
         }

@@ -46,7 +46,8 @@ pub(super) struct Pool {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pick {
     pub(super) server: Option<ServerId>,
-    /// Those that would have been it, had they not had as many sessions as they may have.
+    /// Those that would have been it, had they not had as many sessions as they may have. Of least connections only the
+    /// first one: the others are not looked at.
     pub(super) passed: Vec<ServerId>,
 }
 
@@ -109,12 +110,8 @@ impl Pool {
         rng: &mut fastrand::Rng,
     ) -> Pick {
         let key = key_of(self.settings.key, client);
-        let backups = self.backups_serve();
-        let pick = self.pick_of(backups, key, tried, servers, rng);
-        if pick.server.is_none() && pick.passed.is_empty() && !backups && self.backups.picked() > 0 {
-            return self.pick_of(true, key, tried, servers, rng);
-        }
-        pick
+        let backups = self.backups.picked() > 0 && all_tried(&self.picker, tried);
+        self.pick_of(backups, key, tried, servers, rng)
     }
 
     fn pick_of(
@@ -128,7 +125,7 @@ impl Pool {
         let factor = self.factor();
         let picker = if backups { &mut self.backups } else { &mut self.picker };
         // A ring would be walked around for nothing.
-        if tried.iter().filter(|id| picker.weight_of(**id) > 0).count() == picker.picked() {
+        if all_tried(picker, tried) {
             return Pick::default();
         }
         let first = pick_within(picker, Bound::new(factor, picker, tried, servers), key, tried, servers, rng);
@@ -269,6 +266,11 @@ impl Pool {
     }
 }
 
+/// Whether nobody is picked but those who were tried, if anybody is.
+fn all_tried(picker: &Picker, tried: &[ServerId]) -> bool {
+    tried.iter().filter(|id| picker.weight_of(**id) > 0).count() == picker.picked()
+}
+
 fn pick_within(
     picker: &mut Picker,
     bound: Bound,
@@ -300,6 +302,7 @@ fn standing(server: &Server) -> Option<Standing> {
         weight: server.settings.weight,
         part,
         active: server.traffic.active,
+        limit: server.settings.max_sessions,
         up: server.is_up(),
     })
 }

@@ -369,7 +369,7 @@ impl Model {
     }
 
     /// Sets who starts slowly in a pool to those who do so in its new ring. Whose part is another one than when it was made
-    /// gets at once what has come since. Those who have another part now.
+    /// gets at once what has come since. Those who have another part now. Backups are in no such ring, and keep theirs.
     pub(super) fn take_parts(
         &mut self,
         pool: PoolId,
@@ -381,7 +381,7 @@ impl Model {
         for (address, id) in &self.pools[pool].members {
             let server = &mut self.servers[*id];
             let part = starting.get(address).copied();
-            if server.ramp.map(|ramp| ramp.part) == part {
+            if server.settings.backup || server.ramp.map(|ramp| ramp.part) == part {
                 continue;
             }
             let since = |part| time.and_then(|time| now.checked_sub(time * part / RAMP_PARTS)).unwrap_or(now);

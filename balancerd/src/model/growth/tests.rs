@@ -145,6 +145,32 @@ fn who_comes_up_again_while_its_ring_is_made_waits_for_the_next() {
 }
 
 #[test]
+fn who_becomes_a_backup_while_it_waits_or_grows_grows_up_as_one() {
+    let backup = Some(true);
+    let set = Change::Set {
+        pool: "default".to_owned(),
+        server: address(2),
+        values: ServerValues { backup, ..ServerValues::default() },
+    };
+    let request = Request::Change { change: set, dry_run: false };
+    for grows in [false, true] {
+        let (mut model, _, start) = slow(4);
+        let down = check(&mut model, start, |server| server != address(2));
+        let up = check(&mut model, down, |_| true);
+        if grows {
+            assert!(make(&mut model, up));
+        }
+        let remake = model.apply(&request, None, up).expect_err("it leaves the ring");
+        model.apply(&request, Some(remake.make().expect("checked")), up).expect("its ring is made");
+        let ramp = model.servers.values().find_map(|server| server.ramp);
+        assert_eq!(ramp.map(|ramp| ramp.part), grows.then_some(1), "what it has it keeps");
+        grow_up(&mut model, up);
+        let server = model.servers.values().find(|server| server.settings.backup).expect("it is one");
+        assert!(server.is_up() && server.ramp.is_none());
+    }
+}
+
+#[test]
 fn a_ring_that_cannot_be_made_keeps_nobody_waiting() {
     let (mut model, service, start) = slow(4);
     let before = picks(&mut model, service);

@@ -1,186 +1,192 @@
 //! Which of many numbers is the highest while each grows by its own step every turn: the fronts of [`RoundRobin`]'s queues.
 //!
-//! A number that grows is a line over the turns. Lines of much the same growth stand together in blocks, and of each block
-//! there is a line that none of them is above, its bound: the highest that was found when they were looked at last, with the
-//! greatest growth among them. The bounds stand together in blocks in turn, and so on. A turn goes from the last few bounds
-//! down to the line where they are the highest, and again where others are higher than what it has found. With bounds as
-//! tight as the growths are alike, that is seldom.
+//! A number that grows is a line over the turns. Who was the highest has paid and is far below the others, so the highest
+//! is one of a few, and when another one will be among them is known beforehand. There is a mark: only the lines that have
+//! reached it are compared. The others stand in a calendar, each at the turn in which it reaches the mark. When too many
+//! have, the mark is raised, which costs a look at those. When none has, it is set anew, which costs a look at all, once in
+//! some 1000 turns. Bounds of blocks of lines instead, and bounds of those, took up to twice as long.
 //!
 //! [`RoundRobin`]: super::RoundRobin
 
-/// Lines in a block. Of 4, 8 and 16 this is the fastest with 10 lines and with 256; with 1000 they are alike.
-const BLOCK: usize = 16;
+/// So many have reached the mark when it is set. With fewer there are sooner none, more of them take longer to compare.
+const NEAR: usize = 10;
+
+/// More than so many are too many, if it was not set where half as many had reached it, who are equal.
+const MANY: usize = 24;
+
+/// Turns in the calendar for each line. Who reaches the mark later stands at the last one, and is put further then.
+const TURNS_PER_LINE: usize = 4;
+
+/// No line.
+const NONE: u32 = u32::MAX;
 
 /// Lines, each at its place.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fronts {
-    /// How many there are.
-    count: usize,
-    /// The lines, the bounds of their blocks, the bounds of the blocks of those, and so on. The last are one block.
-    levels: Vec<Vec<Block>>,
+    /// All of them. Those that are near may have been lowered since.
+    lines: Vec<Line>,
     /// How many turns there were.
     turns: i64,
-    /// The place that the last turn gave.
+    mark: i64,
+    /// Those that have reached the mark, or do so in a moment, in no order.
+    near: Vec<Near>,
+    /// More of them are too many.
+    many: usize,
+    /// Where among them the one is that the last turn gave.
     best: usize,
-    /// For each level how high the others are of the block on the way to it.
-    rests: Vec<i64>,
+    /// For each turn the place of the first one that reaches the mark in it; a turn stands at its number without the
+    /// multiples of the length. Nobody is in it while all are near.
+    calendar: Vec<u32>,
 }
 
-/// Lines of much the same growth. Always as many, so that they are compared without a loop.
-type Block = [Line; BLOCK];
-
 /// A number that grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct Line {
     /// What it was at turn 0, or would have been.
     start: i64,
     growth: i64,
+    /// 1 / growth.
+    inverse: f64,
+    /// The place of another one that reaches the mark in the same turn.
+    next: u32,
+}
+
+/// A line that is near, and its place.
+#[derive(Debug, Clone, Copy)]
+struct Near {
+    start: i64,
+    growth: i64,
+    place: u32,
 }
 
 impl Fronts {
-    /// Lines with these numbers now, and by how much each grows in a turn, sorted by that. Whoever makes it sees to it that
-    /// no number leaves an `i64` in the turns that follow: it is made anew from time to time.
+    /// Lines with these numbers now, and by how much each grows in a turn: 1 or more. Whoever makes it sees to it that no
+    /// number leaves an `i64`, nor is as far from another, in the turns that follow: it is made anew from time to time.
     pub(super) fn new(lines: impl Iterator<Item = (i64, i64)>) -> Self {
-        let lines: Vec<Line> = lines.map(|(now, growth)| Line { start: now, growth }).collect();
-        debug_assert!(lines.is_sorted_by_key(|line| line.growth), "of the last of a block it is the greatest");
-        let mut levels = vec![blocks(&lines)];
-        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
-            let bounds: Vec<Line> = below.iter().map(bound).collect();
-            levels.push(blocks(&bounds));
-        }
-        let rests = vec![i64::MIN; levels.len()];
-        Self { count: lines.len(), levels, turns: 0, best: 0, rests }
+        let line = |(start, growth)| Line { start, growth, inverse: 1.0 / growth as f64, next: NONE };
+        let lines: Vec<Line> = lines.map(line).collect();
+        let calendar = vec![NONE; (TURNS_PER_LINE * lines.len()).next_power_of_two()];
+        let mut fronts = Self { lines, calendar, ..Self::default() };
+        fronts.take_all_near();
+        fronts
     }
 
     /// Lets all grow by a turn, and gives the place of the one that is the highest then; of equal ones the one that comes
     /// `before` the others. Nothing if there is none.
     pub(super) fn turn(&mut self, before: impl Fn(usize, usize) -> bool) -> Option<usize> {
-        match self.count {
+        match self.lines.len() {
             0 => return None,
             1 => return Some(0),
             _ => self.turns += 1,
         }
-        loop {
-            let (highest, others) = self.descend();
-            if others < highest {
-                break;
-            }
-            if others == highest {
-                let top = self.levels.len() - 1;
-                let first = self.first_of_equals(top, 0, highest, &before);
-                self.go_to(first.unwrap_or(self.best));
-                break;
-            }
-            // The bound that led here was too high, and is lower from now on.
-            self.lower(highest);
+        self.arrive();
+        if self.near.len() > self.many {
+            self.raise_mark();
         }
-        Some(self.best)
+        let mut highest = self.find_highest(&before);
+        if highest < self.mark {
+            self.take_all_near();
+            self.raise_mark();
+            highest = self.find_highest(&before);
+        }
+        debug_assert!(highest >= self.mark, "of all one is above those that are not near");
+        Some(self.near[self.best].place as usize)
     }
 
     /// Sets the number of the one that the last turn gave, to a lower one or the same.
     pub(super) fn lower(&mut self, now: i64) {
-        if self.count == 1 {
+        if self.lines.len() == 1 {
             return;
         }
-        let (turns, mut place, mut highest) = (self.turns, self.best, now);
-        debug_assert!(
-            now <= self.levels[0][place / BLOCK][place % BLOCK].at(turns),
-            "a bound holds only if none rises above its line"
-        );
-        for (level, rest) in self.levels.iter_mut().zip(&self.rests) {
-            let line = &mut level[place / BLOCK][place % BLOCK];
-            line.start = highest - turns * line.growth;
-            highest = highest.max(*rest);
-            place /= BLOCK;
+        let near = &mut self.near[self.best];
+        near.start = now - self.turns * near.growth;
+        if now < self.mark {
+            self.send_away(self.best);
         }
     }
 
-    /// Goes to the highest of each block, from the last bounds down to a line. How high that is, and how high the others
-    /// may be at most.
-    fn descend(&mut self) -> (i64, i64) {
-        let (mut place, mut highest, mut others) = (0, i64::MIN, i64::MIN);
-        for (level, rest) in self.levels.iter().zip(&mut self.rests).rev() {
-            let top = Top::of(&level[place], self.turns);
-            (place, highest, *rest) = (place * BLOCK + top.place, top.first, top.second);
-            others = others.max(top.second);
-        }
-        self.best = place;
-        (highest, others)
-    }
-
-    /// Goes to the line at a place.
-    fn go_to(&mut self, mut place: usize) {
-        self.best = place;
-        for (level, rest) in self.levels.iter().zip(&mut self.rests) {
-            let others = level[place / BLOCK].iter().enumerate().filter(|(at, _)| *at != place % BLOCK);
-            *rest = others.map(|(_, line)| line.at(self.turns)).max().unwrap_or(i64::MIN);
-            place /= BLOCK;
+    /// Takes those near that reach the mark in this turn, or the next.
+    fn arrive(&mut self) {
+        let day = self.turns as usize & (self.calendar.len() - 1);
+        let mut place = std::mem::replace(&mut self.calendar[day], NONE);
+        while place != NONE {
+            let line = self.lines[place as usize];
+            if line.at(self.turns + 1) >= self.mark {
+                self.near.push(Near { start: line.start, growth: line.growth, place });
+            } else {
+                self.await_mark(place);
+            }
+            place = line.next;
         }
     }
 
-    /// Of the lines below a block of a level that are as high as this, which is the highest, the first.
-    fn first_of_equals(
-        &self,
-        level: usize,
-        number: usize,
-        highest: i64,
-        before: &impl Fn(usize, usize) -> bool,
-    ) -> Option<usize> {
-        let lines = self.levels[level][number].iter().enumerate();
-        let near = lines.filter(|(_, line)| line.at(self.turns) >= highest).map(|(at, _)| number * BLOCK + at);
-        let equal = near.filter_map(|place| match level {
-            0 => Some(place),
-            _ => self.first_of_equals(level - 1, place, highest, before),
-        });
-        equal.reduce(|one, other| if before(other, one) { other } else { one })
+    /// Goes to the highest of those that are near, and gives its number.
+    fn find_highest(&mut self, before: &impl Fn(usize, usize) -> bool) -> i64 {
+        let (mut highest, mut best) = (i64::MIN, 0);
+        for (at, near) in self.near.iter().enumerate() {
+            let now = near.at(self.turns);
+            let is_before = || before(near.place as usize, self.near[best].place as usize);
+            // A branch for equal ones only: which one is the highest is nobody's guess.
+            let is_better = (now > highest) | (now == highest && is_before());
+            best = if is_better { at } else { best };
+            highest = highest.max(now);
+        }
+        self.best = best;
+        highest
+    }
+
+    /// Takes all lines near.
+    fn take_all_near(&mut self) {
+        for near in &self.near {
+            self.lines[near.place as usize].start = near.start;
+        }
+        let near = |(line, place): (&Line, u32)| Near { start: line.start, growth: line.growth, place };
+        self.near.clear();
+        self.near.extend(self.lines.iter().zip(0..).map(near));
+        self.calendar.fill(NONE);
+        (self.mark, self.many) = (i64::MIN, MANY);
+    }
+
+    /// Sets the mark where only a few are above it, and has the others wait.
+    fn raise_mark(&mut self) {
+        let mut numbers: Vec<i64> = self.near.iter().map(|near| near.at(self.turns)).collect();
+        let at = numbers.len() - NEAR;
+        self.mark = *numbers.select_nth_unstable(at).1;
+        let mut at = 0;
+        while at < self.near.len() {
+            if self.near[at].at(self.turns) >= self.mark { at += 1 } else { self.send_away(at) }
+        }
+        // Of many that are equal all stay.
+        self.many = MANY.max(2 * self.near.len());
+    }
+
+    /// Has one of those that are near wait for the mark.
+    fn send_away(&mut self, at: usize) {
+        let near = self.near.swap_remove(at);
+        self.lines[near.place as usize].start = near.start;
+        self.await_mark(near.place);
+    }
+
+    /// Puts one that is below the mark into the calendar.
+    fn await_mark(&mut self, place: u32) {
+        let line = &mut self.lines[place as usize];
+        // May be a turn too early, as it is rounded down, but never too late.
+        let wait = (self.mark - line.at(self.turns)) as f64 * line.inverse;
+        let wait = (wait as i64).clamp(1, self.calendar.len() as i64 - 1);
+        let day = (self.turns + wait) as usize & (self.calendar.len() - 1);
+        line.next = std::mem::replace(&mut self.calendar[day], place);
     }
 }
 
 impl Line {
-    /// One that is never the highest.
-    const LEAST: Self = Self { start: i64::MIN, growth: 0 };
-
     fn at(self, turns: i64) -> i64 {
         self.start + turns * self.growth
     }
 }
 
-/// Lines in blocks, the last one filled up with such as are never the highest.
-fn blocks(lines: &[Line]) -> Vec<Block> {
-    let block = |lines: &[Line]| std::array::from_fn(|at| lines.get(at).copied().unwrap_or(Line::LEAST));
-    lines.chunks(BLOCK).map(block).collect()
-}
-
-/// The line that none of a block is above from now on, at turn 0.
-fn bound(block: &Block) -> Line {
-    let growth = block.iter().map(|line| line.growth).max().unwrap_or(0);
-    Line { start: Top::of(block, 0).first, growth }
-}
-
-/// The highest of a block.
-#[derive(Debug, Clone, Copy)]
-struct Top {
-    place: usize,
-    first: i64,
-    /// How high the highest of the others is: as high where several are the highest.
-    second: i64,
-}
-
-impl Top {
-    fn of(block: &Block, turns: i64) -> Self {
-        let mut top = Self { place: 0, first: i64::MIN, second: i64::MIN };
-        let mut place = 0;
-        // Two at a time, and no branches: which one is the highest is nobody's guess.
-        for pair in block.as_chunks::<2>().0 {
-            let (one, other) = (pair[0].at(turns), pair[1].at(turns));
-            let (high, low) = (one.max(other), one.min(other));
-            let higher = place + usize::from(other > one);
-            top.place = if high > top.first { higher } else { top.place };
-            top.second = top.second.max(low).max(high.min(top.first));
-            top.first = top.first.max(high);
-            place += 2;
-        }
-        top
+impl Near {
+    fn at(self, turns: i64) -> i64 {
+        self.start + turns * self.growth
     }
 }
 
@@ -200,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_ones_in_different_blocks_the_one_before_the_others_is_given() {
-        let lines = || (0..4 * BLOCK).map(|_| (7, 1));
-        for first in 0..4 * BLOCK {
+    fn of_many_equal_ones_the_one_before_the_others_is_given() {
+        let lines = || (0..4 * MANY).map(|_| (7, 1));
+        for first in 0..4 * MANY {
             assert_eq!(Fronts::new(lines()).turn(|one, _| one == first), Some(first));
         }
     }
@@ -212,12 +218,11 @@ mod tests {
         let growth = prop_oneof![1..=4i64, 1..=256i64, 1..=1i64 << 40];
         let start = prop_oneof![Just(0i64), -8..8i64, -1i64 << 40..1i64 << 40];
         let line = (start, growth);
-        let lines =
-            prop_oneof![4 => vec(line.clone(), 1..=80), 1 => vec(line, 1..=2 * BLOCK * BLOCK)].prop_map(|mut lines| {
-                lines.sort_by_key(|(_, growth)| *growth);
-                lines
-            });
-        (lines, prop_oneof![Just(0i64), 1..100i64, 1..=1i64 << 48])
+        let lines = prop_oneof![4 => vec(line.clone(), 1..=4 * MANY), 1 => vec(line, 1..=512)];
+        lines.prop_flat_map(|lines| {
+            let sum = lines.iter().map(|(_, growth)| *growth).sum();
+            (Just(lines), prop_oneof![2 => Just(sum), 1 => Just(0), 1 => 1..100i64, 1 => 1..=1i64 << 48])
+        })
     }
 
     proptest! {
@@ -227,8 +232,10 @@ mod tests {
             // Who comes first among equals: any order that stays.
             let rank = |place: usize| (place as u64).wrapping_mul(order | 1);
             let mut naive = lines.clone();
+            // The calendar begins anew with its first turn.
+            let turns = if lines.len() > 4 * MANY { 300 } else { 1200 };
             let mut fronts = Fronts::new(lines.into_iter());
-            for turn in 0..300 {
+            for turn in 0..turns {
                 naive.iter_mut().for_each(|(now, growth)| *now += *growth);
                 let expected = (0..naive.len()).max_by_key(|place| (naive[*place].0, Reverse(rank(*place))));
                 let given = fronts.turn(|one, other| rank(one) < rank(other));
@@ -241,7 +248,7 @@ mod tests {
                     _ => rng.i64(0..=price),
                 };
                 fronts.lower(*now);
-                if rng.u8(..50) == 0 {
+                if rng.u16(..1000) == 0 {
                     fronts = Fronts::new(naive.iter().copied());
                 }
             }

@@ -17,6 +17,7 @@
 mod bounded;
 mod fronts;
 mod least;
+mod loads;
 mod random;
 mod round_robin;
 
@@ -30,6 +31,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::hint::black_box;
     use std::net::SocketAddr;
+    use std::num::NonZeroU64;
     use std::time::Instant;
 
     use fastrand::Rng;
@@ -44,7 +46,7 @@ mod tests {
     #[test]
     #[ignore = "a measurement"]
     fn nanoseconds_of_a_pick() {
-        println!("{:<44} {:>8} {:>8} {:>8}", "servers", 10, 100, 1000);
+        println!("{:<44} {:>8} {:>8} {:>8} {:>8}", "servers", 10, 100, 256, 1000);
         print("round robin, equal weights", |servers| round_robin(servers, |_| 1));
         print("round robin, 4 weights", |servers| round_robin(servers, |n| 1 + n % 4));
         print("round robin, all weights different", |servers| round_robin(servers, |n| 1 + n));
@@ -64,6 +66,11 @@ mod tests {
                     asked % 2 == 0
                 })
             })
+        });
+        print("round robin, nine tenths may not", |servers| {
+            let (mut policy, ids) = filled(servers, |n| 1 + n % 4);
+            let may: SecondaryMap<ServerId, bool> = ids.iter().zip(0..).map(|(id, n)| (*id, n % 10 == 0)).collect();
+            time(|| policy.pick(|id| may[id]))
         });
         print("least connections, pick", |servers| {
             let (mut policy, _, _) = least(servers);
@@ -104,6 +111,32 @@ mod tests {
                 })
             })
         });
+        print("least connections, all but one are full", |servers| {
+            let (mut policy, ids, _) = least(servers);
+            for id in &ids[1..] {
+                policy.set(*id, 1, NonZeroU64::new(1), 1);
+            }
+            policy.sessions(ids[0], 1_000_000);
+            time(|| (policy.passed_over(), policy.pick(|_| true)))
+        });
+        print("least connections, the first fills up", |servers| {
+            let (mut policy, ids, _) = least(servers);
+            let mut live = 0;
+            policy.set(ids[0], 1, NonZeroU64::new(1), live);
+            time(|| {
+                live = 1 - live;
+                policy.sessions(ids[0], live);
+            })
+        });
+        print("weighted random, nine tenths may not", |servers| {
+            let (mut policy, mut rng) = (WeightedRandom::new(), Rng::with_seed(1));
+            let ids = ids(servers);
+            let may: SecondaryMap<ServerId, bool> = ids.iter().zip(0..).map(|(id, n)| (*id, n % 10 == 0)).collect();
+            for id in ids {
+                policy.set(id, 1);
+            }
+            time(|| policy.pick(&mut rng, |id| may[id]))
+        });
         print("weighted random", |servers| {
             let (mut policy, mut rng) = (WeightedRandom::new(), Rng::with_seed(1));
             for (n, id) in ids(servers).into_iter().enumerate() {
@@ -129,8 +162,8 @@ mod tests {
     }
 
     fn print(name: &str, nanoseconds: impl Fn(usize) -> f64) {
-        let [ten, hundred, thousand] = [10, 100, 1000].map(nanoseconds);
-        println!("{name:<44} {ten:>8.1} {hundred:>8.1} {thousand:>8.1}");
+        let [ten, hundred, middle, thousand] = [10, 100, 256, 1000].map(nanoseconds);
+        println!("{name:<44} {ten:>8.1} {hundred:>8.1} {middle:>8.1} {thousand:>8.1}");
     }
 
     #[expect(clippy::disallowed_methods, reason = "a measurement")]
@@ -164,7 +197,7 @@ mod tests {
     fn least(servers: usize) -> (LeastConnections<ServerId>, Vec<ServerId>, Vec<u64>) {
         let (mut policy, ids) = (LeastConnections::new(), ids(servers));
         for (n, id) in ids.iter().enumerate() {
-            policy.set(*id, 1 + n as u32 % 4, 0);
+            policy.set(*id, 1 + n as u32 % 4, None, 0);
         }
         let live = vec![0; ids.len()];
         (policy, ids, live)

@@ -11,8 +11,9 @@ use std::hash::Hash;
 
 use fastrand::Rng;
 
-/// So many draws before everybody is asked. Where half of the weight may not, one pick in 256 comes to that.
-const DRAWS: usize = 8;
+/// So many draws before everybody is asked, where there are more servers than that. Where nine tenths of the weight may not,
+/// one pick in 800 comes to that.
+const DRAWS: usize = 64;
 
 /// One draw by weight.
 #[derive(Debug, Clone)]
@@ -87,7 +88,7 @@ impl<T: Copy + Eq + Hash> WeightedRandom<T> {
         if self.columns.is_empty() {
             self.columns = columns(&self.servers, self.total);
         }
-        for _ in 0..DRAWS {
+        for _ in 0..DRAWS.min(self.servers.len()) {
             let place = rng.usize(..self.columns.len());
             let column = self.columns[place];
             let entry = self.servers[if rng.u64(..self.total) < column.height { place } else { column.other }];

@@ -183,11 +183,9 @@ impl<T: Copy + Eq + Hash> RoundRobin<T> {
         let queues = &mut self.queues;
         let best = self.fronts.turn(|one, other| queues[one].servers[0].address < queues[other].servers[0].address)?;
         let best = &mut queues[best];
-        let mut entry = best.servers.pop_front()?;
-        entry.credit -= self.price;
-        best.put_back(entry);
+        let id = best.take_turn(self.price);
         self.fronts.lower(best.highest(self.turns));
-        Some(entry.id)
+        Some(id)
     }
 
     /// Gives a turn in which only those take part who may. Asks everybody.
@@ -282,14 +280,21 @@ impl<T: Copy + Eq> Queue<T> {
         self.servers[self.servers.len() - 1].credit + turns * self.growth
     }
 
-    /// Puts one back that had its turn: behind its equals, which is the end unless turns were held among few.
-    fn put_back(&mut self, entry: Entry<T>) {
-        if self.servers.back().is_none_or(|last| last.credit >= entry.credit) {
-            self.servers.push_back(entry);
-            return;
+    /// The one in front pays for its turn and goes behind its equals: that is the end, unless turns were held among few.
+    fn take_turn(&mut self, price: i64) -> T {
+        let front = &mut self.servers[0];
+        front.credit -= price;
+        let Entry { id, credit, .. } = *front;
+        if self.servers.len() > 1 {
+            let entry = self.servers.pop_front().expect("it is there");
+            if self.servers[self.servers.len() - 1].credit >= credit {
+                self.servers.push_back(entry);
+            } else {
+                let place = self.servers.partition_point(|other| other.credit >= credit);
+                self.servers.insert(place, entry);
+            }
         }
-        let place = self.servers.partition_point(|other| other.credit >= entry.credit);
-        self.servers.insert(place, entry);
+        id
     }
 
     /// Puts one in that had no turn now: among its equals in the order of the list, except that `last` is the last.

@@ -87,6 +87,36 @@ fn a_full_server_passes_its_clients_on_and_takes_them_back() {
 }
 
 #[test]
+fn of_full_servers_least_connections_counts_the_one_that_would_have_been_picked() {
+    let (mut model, service, now) = model();
+    changed(&mut model, &policy(Policy::LeastConnections), now);
+    let limit = |limit| ServerValues { max_sessions: Some(NonZeroU64::new(limit)), ..ServerValues::default() };
+    for number in 1..4 {
+        changed(&mut model, &add(address(number), 1), now);
+        changed(&mut model, &set(address(number), limit(if number < 3 { 1 } else { 3 })), now);
+    }
+    changed(&mut model, &add(address(4), 1), now);
+    let backup = ServerValues { backup: Some(true), ..ServerValues::default() };
+    changed(&mut model, &set(address(4), backup), now);
+    let overflows = |model: &Model| [1, 2, 3].map(|number| row(model, address(number)).expect("there").overflows);
+    let sessions: Vec<ServerId> = (0..5).map(|number| connect(&mut model, service, client(number))).collect();
+    let servers: Vec<SocketAddr> = sessions.iter().map(|session| model.server_address(*session)).collect();
+    assert_eq!(servers, [1, 2, 3, 3, 3].map(address));
+    assert_eq!(overflows(&model), [2, 0, 0], "once for each client that went on");
+    assert_eq!(model.pick(service, client(5), &[]), None, "that all are full is no reason to go to the backup");
+    assert_eq!(model.pick(service, client(5), &[sessions[0]]), None);
+    let tried = [sessions[0], sessions[1], sessions[2]];
+    assert_eq!(model.pick(service, client(5), &tried).map(|(_, address)| address), Some(address(4)));
+    assert_eq!(overflows(&model), [3, 0, 0]);
+    changed(&mut model, &set(address(2), limit(2)), now);
+    assert_eq!(model.pick(service, client(5), &[]).map(|(_, server)| server), Some(address(2)), "it has room now");
+    assert_eq!(overflows(&model), [4, 0, 0]);
+    model.session_ended(service, client(0).ip(), Some(sessions[0]), true, EndReason::ClientClosed, now);
+    assert_eq!(model.pick(service, client(5), &[]).map(|(_, server)| server), Some(address(1)));
+    assert_eq!(overflows(&model), [4, 0, 0]);
+}
+
+#[test]
 fn neighbours_share_a_server_by_their_network_and_connections_spread_by_their_port() {
     let (mut model, service, now) = model();
     for number in 1..9 {
