@@ -1,4 +1,5 @@
-//! Finishes long answers beside the loop: a thread that completes the list of a large pool and turns it into bytes.
+//! Finishes long answers beside the loop: a thread that completes the list of a large pool, turns an answer into bytes, and
+//! gives its memory back.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +8,7 @@ use std::thread;
 
 use wire::control::{Refusal, Response};
 use wire::frame::frame;
-use wire::report::ListReport;
+use wire::report::{ListReport, ReloadReport};
 
 use crate::event::Waker;
 use crate::model::Sharing;
@@ -16,8 +17,17 @@ use crate::net::control::ControlId;
 /// The thread, and the way to it. Each control connection has one answer in it at most.
 #[derive(Debug)]
 pub(crate) struct Teller {
-    orders: Sender<(ControlId, ListReport, Sharing)>,
+    orders: Sender<(Option<ControlId>, Long)>,
     results: Receiver<Told>,
+}
+
+/// An answer that takes longer than the loop has time for.
+#[derive(Debug)]
+pub(crate) enum Long {
+    /// A list that lacks what is computed of a large ring.
+    List(Box<(ListReport, Sharing)>),
+    /// What a reload has changed: of a large file it is megabytes.
+    Reload(ReloadReport),
 }
 
 /// Whose answer it is, and its bytes; nothing where it is longer than an answer may be.
@@ -29,8 +39,10 @@ impl Teller {
         let (orders, incoming) = mpsc::channel();
         let (outgoing, results) = mpsc::channel();
         thread::Builder::new().name("answers".to_owned()).spawn(move || {
-            for (id, report, sharing) in incoming {
-                if outgoing.send((id, frame(&completed(report, sharing)).ok())).is_err() {
+            for (id, long) in incoming {
+                // Who has no connection asked for nothing.
+                let Some(id) = id else { continue };
+                if outgoing.send((id, frame(&completed(long)).ok())).is_err() {
                     return;
                 }
                 waker.wake();
@@ -39,10 +51,15 @@ impl Teller {
         Ok(Self { orders, results })
     }
 
-    /// Orders a list to be completed. Its bytes come later.
-    pub(crate) fn order(&self, id: ControlId, report: ListReport, sharing: Sharing) {
+    /// Orders an answer to be finished. Its bytes come later.
+    pub(crate) fn order(&self, id: ControlId, long: Long) {
         // The thread lives as long as this end of the channel.
-        let _ = self.orders.send((id, report, sharing));
+        let _ = self.orders.send((Some(id), long));
+    }
+
+    /// Gives the memory of what nobody asked for back.
+    pub(crate) fn discard(&self, long: Long) {
+        let _ = self.orders.send((None, long));
     }
 
     /// The next answer, if one is there.
@@ -52,11 +69,15 @@ impl Teller {
 }
 
 /// A fault costs the answer that it was in.
-fn completed(mut report: ListReport, sharing: Sharing) -> Response {
-    let completed = catch_unwind(AssertUnwindSafe(|| {
-        sharing.complete(&mut report);
-        report
+fn completed(long: Long) -> Response {
+    let completed = catch_unwind(AssertUnwindSafe(|| match long {
+        Long::List(list) => {
+            let (mut report, sharing) = *list;
+            sharing.complete(&mut report);
+            Response::List(report)
+        }
+        Long::Reload(report) => Response::Reloaded(report),
     }));
     let fault = || "a fault in the balancer, which its log has more of".to_owned();
-    completed.map_or_else(|_| Response::Refused(Refusal::NotMade { fault: fault() }), Response::List)
+    completed.unwrap_or_else(|_| Response::Refused(Refusal::NotMade { fault: fault() }))
 }

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -25,6 +26,7 @@ use slotmap::SlotMap;
 use tracing::{error, info, warn};
 use wire::control::{Change, Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, SessionReport};
+use wire::settings::Settings;
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
@@ -42,7 +44,7 @@ use crate::net::tcp::{SessionId, Sessions};
 use crate::net::udp::{FlowId, Flows};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
-use crate::teller::Teller;
+use crate::teller::{Long, Teller};
 use listening::{Bound, bind};
 use reload::{Asked, Loading};
 
@@ -392,7 +394,7 @@ impl Daemon {
             match self.begin(id, &request, now) {
                 Ok(Some(listeners)) => self.apply(id, request, None, listeners, now),
                 Ok(None) => {}
-                Err(refusal) => self.answer(id, &Response::Refused(refusal), now),
+                Err(refusal) => self.answer(id, Response::Refused(refusal), now),
             }
             return;
         }
@@ -418,12 +420,12 @@ impl Daemon {
             && let (Response::List(_), Some(sharing)) = (&response, self.model.sharing(*pool))
         {
             let Response::List(report) = response else { unreachable!("it is one") };
-            return self.teller.order(id, report, sharing);
+            return self.teller.order(id, Long::List(Box::new((report, sharing))));
         }
         if effects.iter().any(|effect| matches!(effect, Effect::Listen(_) | Effect::Unlisten(_))) {
             self.relisten(listeners, now);
         }
-        self.finish(Asked::By(id), response, &effects, now);
+        self.finish(Asked::By(id), response, &effects, None, now);
     }
 
     /// Does what comes before the model is asked. The listeners that were bound for the request; nothing when the answer
@@ -444,17 +446,33 @@ impl Daemon {
         }
     }
 
-    /// Carries out what follows from a change, and answers: at once, or when it is saved.
-    fn finish(&mut self, asked: Asked, response: Response, effects: &[Effect], now: Instant) {
-        let saved = effects.contains(&Effect::Save).then(|| self.save());
+    /// Carries out what follows from a change, and answers: at once, or when it is saved. What holds now, `present`, is asked
+    /// of the model where nobody knows it.
+    fn finish(
+        &mut self,
+        asked: Asked,
+        response: Response,
+        effects: &[Effect],
+        present: Option<Arc<Settings>>,
+        now: Instant,
+    ) {
+        let saved = effects.contains(&Effect::Save).then(|| match present {
+            Some(present) => self.saver.save(Arc::clone(self.model.said()), present),
+            None => self.save(),
+        });
         self.discard_old_rings();
         self.carry_out(effects, now);
-        let Asked::By(id) = asked else { return };
+        let Asked::By(id) = asked else {
+            if let Response::Reloaded(report) = response {
+                self.teller.discard(Long::Reload(report));
+            }
+            return;
+        };
         match saved {
             Some(number) => {
                 self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
             }
-            None => self.answer(id, &response, now),
+            None => self.answer(id, response, now),
         }
     }
 
@@ -466,7 +484,7 @@ impl Daemon {
     }
 
     fn save(&mut self) -> u64 {
-        self.saver.save(self.model.said().clone(), self.model.settings())
+        self.saver.save(Arc::clone(self.model.said()), Arc::new(self.model.settings()))
     }
 
     fn carry_out(&mut self, effects: &[Effect], now: Instant) {
@@ -528,9 +546,12 @@ impl Daemon {
         reports
     }
 
-    fn answer(&mut self, id: ControlId, response: &Response, now: Instant) {
+    fn answer(&mut self, id: ControlId, response: Response, now: Instant) {
+        if let Response::Reloaded(report) = response {
+            return self.teller.order(id, Long::Reload(report));
+        }
         let cx = &mut lend!(self, now);
-        self.control.answer(id, response, cx);
+        self.control.answer(id, &response, cx);
     }
 
     /// Gives the answers that were finished beside the loop.
@@ -597,7 +618,7 @@ impl Daemon {
                 Response::Reloaded(report) => report.unsaved.clone_from(&self.model.vitals.unsaved),
                 _ => {}
             }
-            self.answer(id, &response, now);
+            self.answer(id, response, now);
         }
     }
 

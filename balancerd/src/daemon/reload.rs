@@ -1,6 +1,7 @@
 //! What the loader's thread does for the loop: reading the configuration file again, and making large rings. Who asks for
 //! it, what waits meanwhile, and the switch.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -121,9 +122,14 @@ impl Daemon {
             let Some(loading) = self.loading.take_if(|loading| loading.number == loaded.number) else { continue };
             match (loading.of, loaded.outcome) {
                 (Of::File(reloading), Outcome::File(result)) => {
-                    let result = result.and_then(|(prepared, watched)| self.switch(&reloading, prepared, watched, now));
+                    let result = result.and_then(|(prepared, watched)| {
+                        let present = Arc::clone(&prepared.settings);
+                        Ok((self.switch(&reloading, prepared, watched, now)?, present))
+                    });
                     match result {
-                        Ok((response, effects)) => self.finish(reloading.asked, response, &effects, now),
+                        Ok(((response, effects), present)) => {
+                            self.finish(reloading.asked, response, &effects, Some(present), now);
+                        }
                         Err(refusal) => self.on_reload_failed(&reloading, refusal, now),
                     }
                 }
@@ -176,17 +182,17 @@ impl Daemon {
 
     fn on_change_failed(&mut self, id: ControlId, request: &Request, refusal: Refusal, now: Instant) {
         warn!(%request, error = %refusal, "not carried out: everything stays as it is");
-        self.answer(id, &Response::Refused(refusal), now);
+        self.answer(id, Response::Refused(refusal), now);
     }
 
     fn switch(
         &mut self,
         reloading: &Reloading,
-        prepared: Prepared,
+        mut prepared: Prepared,
         watched: bool,
         now: Instant,
     ) -> Result<(Response, Vec<Effect>), Refusal> {
-        let report = prepared.report(&reloading.name, reloading.dry_run);
+        let report = prepared.take_report(&reloading.name, reloading.dry_run);
         if reloading.dry_run {
             return Ok((Response::Reloaded(report), Vec::new()));
         }
@@ -214,7 +220,7 @@ impl Daemon {
             self.model.vitals.reload_failure = Some(refusal.to_string());
         }
         if let Asked::By(id) = reloading.asked {
-            self.answer(id, &Response::Refused(refusal), now);
+            self.answer(id, Response::Refused(refusal), now);
         }
     }
 

@@ -247,6 +247,13 @@ impl Model {
         &self.said
     }
 
+    /// Whether a pool is set to this; without a copy of its servers.
+    fn is_set_to(&self, pool: &Pool, settings: &PoolSettings) -> bool {
+        let members = pool.members.values().map(|id| &self.servers[*id]).filter(|server| server.leaving.is_none());
+        let servers = members.map(|server| (&server.address, &server.settings));
+        pool.settings == settings.without_servers() && servers.eq(&settings.servers)
+    }
+
     fn pool_settings(&self, pool: &Pool) -> PoolSettings {
         let members = pool.members.values().map(|id| &self.servers[*id]).filter(|server| server.leaving.is_none());
         let servers = members.map(|server| (server.address, server.settings)).collect();

@@ -32,11 +32,13 @@ pub(crate) type PassedOver = BTreeMap<String, BTreeSet<SocketAddr>>;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     said: Settings,
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
     /// The rings of the pools whose ring is another one.
     rings: BTreeMap<String, Ring<()>>,
     /// Those who start slowly in these rings.
     starting: Starting,
+    /// What holds then is what held before.
+    is_same: bool,
     changes: Vec<Difference>,
     deviations: Vec<Difference>,
     moves: Vec<PoolMovesReport>,
@@ -83,7 +85,8 @@ pub(crate) fn prepare(
     starting.retain(|name, _| rings.contains_key(name));
     let changes = differences(present, &settings);
     let deviations = differences(&said, &settings);
-    Ok(Prepared { said, settings, rings, starting, changes, deviations, moves })
+    let (settings, is_same) = (Arc::new(settings), changes.is_empty());
+    Ok(Prepared { said, settings, rings, starting, is_same, changes, deviations, moves })
 }
 
 /// What of `present` goes with a file that says `said`, and what was left out for it, as text: for a start, which must not
@@ -228,14 +231,14 @@ fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {
 }
 
 impl Prepared {
-    /// What is to be told of it.
-    pub(crate) fn report(&self, file: &str, dry_run: bool) -> ReloadReport {
+    /// What is to be told of it, once.
+    pub(crate) fn take_report(&mut self, file: &str, dry_run: bool) -> ReloadReport {
         ReloadReport {
             dry_run,
             file: file.to_owned(),
-            changes: self.changes.clone(),
-            deviations: self.deviations.clone(),
-            pools: self.moves.clone(),
+            changes: std::mem::take(&mut self.changes),
+            deviations: std::mem::take(&mut self.deviations),
+            pools: std::mem::take(&mut self.moves),
             unsaved: None,
         }
     }
@@ -246,8 +249,8 @@ impl Model {
     /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At
     /// the `start` nothing comes up slowly.
     pub(crate) fn adopt(&mut self, prepared: Prepared, start: bool, now: Instant) -> Vec<Effect> {
-        let Prepared { said, settings, mut rings, mut starting, changes, .. } = prepared;
-        if changes.is_empty() && said == *self.said && !start {
+        let Prepared { said, settings, mut rings, mut starting, is_same, .. } = prepared;
+        if is_same && said == *self.said && !start {
             return Vec::new();
         }
         self.said = Arc::new(said);
@@ -310,23 +313,30 @@ impl Model {
         now: Instant,
     ) {
         let known = self.pool_named(name);
-        if known.as_ref().is_ok_and(|id| self.pool_settings(&self.pools[*id]) == *wanted) {
+        if known.as_ref().is_ok_and(|id| self.is_set_to(&self.pools[*id], wanted)) {
             return;
         }
+        let is_new = known.is_err();
         let id = known.unwrap_or_else(|_| self.pools.insert(Pool::new(name, wanted)));
         let before = std::mem::replace(&mut self.pools[id].settings, wanted.without_servers());
-        // A ring that is the same, or another policy with other servers: only those are put in their place who changed.
-        let keeps_picker = ring.is_none() && before.policy == wanted.policy;
+        // A ring that is the same, or another policy with other servers: only those are put in their place who changed. At
+        // the start there is no ring yet, and to build it is quicker than to put one server in after the other.
+        let keeps_picker = ring.is_none() && before.policy == wanted.policy && !is_new;
         let members: Vec<_> = self.pools[id].members.iter().map(|(address, server)| (*address, *server)).collect();
         let (mut gone, mut changed) = (Vec::new(), Vec::new());
-        for (address, server) in members {
-            if !wanted.servers.contains_key(&address) && self.servers[server].leaving.is_none() {
-                self.servers[server].leave(Removal::Wait { limit_ms: None }, now);
-                gone.push(server);
+        // Both are sorted: side by side nobody is searched for.
+        let mut its = wanted.servers.keys().peekable();
+        for (address, server) in &members {
+            while its.next_if(|other| *other < address).is_some() {}
+            if its.peek() != Some(&address) && self.servers[*server].leaving.is_none() {
+                self.servers[*server].leave(Removal::Wait { limit_ms: None }, now);
+                gone.push(*server);
             }
         }
+        let mut members = members.into_iter().peekable();
         for (&address, &settings) in &wanted.servers {
-            let known = self.pools[id].members.get(&address).copied();
+            while members.next_if(|(other, _)| *other < address).is_some() {}
+            let known = members.next_if(|(other, _)| *other == address).map(|(_, server)| server);
             if known.is_some_and(|it| self.servers[it].settings == settings && self.servers[it].leaving.is_none()) {
                 continue;
             }

@@ -102,7 +102,7 @@ struct Desk {
 struct Order {
     number: u64,
     said: Arc<Settings>,
-    present: Settings,
+    present: Arc<Settings>,
 }
 
 /// The file was written, or not; every order up to this number is settled by it.
@@ -123,7 +123,7 @@ impl Saver {
     }
 
     /// Orders the file to be written. The number is that of the result to wait for, or of a later one.
-    pub(crate) fn save(&mut self, said: Arc<Settings>, present: Settings) -> u64 {
+    pub(crate) fn save(&mut self, said: Arc<Settings>, present: Arc<Settings>) -> u64 {
         self.ordered += 1;
         *self.desk.order() = Some(Order { number: self.ordered, said, present });
         self.desk.laid.notify_one();
@@ -243,14 +243,14 @@ mod tests {
         let waker = |at: usize| Waker::new(&pollers[at], crate::event::Key(0)).expect("a waker");
         let mut saver = Saver::start(path.clone(), waker(0)).expect("a thread");
         for weight in 1..=50 {
-            saver.save(Arc::new(settings(&[])), settings(&[("10.0.0.1:80", weight)]));
+            saver.save(Arc::new(settings(&[])), Arc::new(settings(&[("10.0.0.1:80", weight)])));
         }
         let last = finish(&mut saver);
         assert_eq!((last.number, last.result), (50, Ok(())));
         assert_eq!(load(&path).expect("loaded"), kept(&[("10.0.0.1:80", 50)]));
 
         let mut saver = Saver::start(directory.path().join("none/s.state"), waker(1)).expect("a thread");
-        saver.save(Arc::default(), Settings::default());
+        saver.save(Arc::default(), Arc::default());
         let error = finish(&mut saver).result.expect_err("no directory");
         assert!(error.contains("none/s.state"), "{error}");
     }

@@ -24,7 +24,10 @@ fn two_pools() -> Settings {
 /// What a reload of this file comes to.
 fn reload(model: &mut Model, file: Settings, now: Instant) -> Result<Vec<Effect>, Refusal> {
     let prepared = prepare(model.said(), &model.settings(), file, model.starting(), &model.passed_over())?;
-    Ok(model.adopt(prepared, false, now))
+    let settings = Arc::clone(&prepared.settings);
+    let effects = model.adopt(prepared, false, now);
+    assert_eq!(model.settings(), *settings, "what is saved is what holds");
+    Ok(effects)
 }
 
 #[test]

@@ -104,8 +104,8 @@ fn moves(model: &mut Model, change: &Change, now: Instant) -> (f64, Vec<MoveRepo
     let inside = told(model, true);
     assert_eq!(told(model, false), inside, "what was told comes");
     assert_eq!(beside, inside, "wherever the ring is made");
-    let prepared = prepare(&before, &before, model.settings(), starting, &passed).expect("sound");
-    let pools = prepared.report("file", true).pools;
+    let mut prepared = prepare(&before, &before, model.settings(), starting, &passed).expect("sound");
+    let pools = prepared.take_report("file", true).pools;
     let by_file = pools.into_iter().next().map(|pool| (pool.moved, pool.moves)).unwrap_or_default();
     assert_eq!(by_file, inside, "by a file, too");
     inside
