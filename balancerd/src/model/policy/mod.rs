@@ -30,11 +30,12 @@ pub(crate) use round_robin::RoundRobin;
 mod tests {
     use std::collections::VecDeque;
     use std::hint::black_box;
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, SocketAddr};
     use std::num::NonZeroU64;
     use std::time::Instant;
 
     use fastrand::Rng;
+    use ring::{Key, Member, POINTS_PER_WEIGHT, Ring};
     use slotmap::{SecondaryMap, SlotMap};
 
     use super::{LeastConnections, RoundRobin, TwoChoices, WeightedRandom, capacity};
@@ -47,6 +48,23 @@ mod tests {
     #[ignore = "a measurement"]
     fn nanoseconds_of_a_pick() {
         println!("{:<44} {:>8} {:>8} {:>8} {:>8}", "servers", 10, 100, 256, 1000);
+        print("the ring, a million clients", |servers| {
+            let ring = ring(servers);
+            let mut client = 0u32;
+            time(|| {
+                client = client.wrapping_add(2_654_435_761);
+                ring.pick(Key::of_ip(IpAddr::from((client & 0xf_ffff).to_be_bytes()))).map(|member| member.tag)
+            })
+        });
+        print("the ring, one in ten is passed over", |servers| {
+            let ring = ring(servers);
+            let mut client = 0u32;
+            time(|| {
+                client = client.wrapping_add(2_654_435_761);
+                let key = Key::of_ip(IpAddr::from((client & 0xf_ffff).to_be_bytes()));
+                ring.successors(key).find(|member| member.tag % 10 > 0).map(|member| member.tag)
+            })
+        });
         print("round robin, equal weights", |servers| round_robin(servers, |_| 1));
         print("round robin, 4 weights", |servers| round_robin(servers, |n| 1 + n % 4));
         print("round robin, all weights different", |servers| round_robin(servers, |n| 1 + n));
@@ -173,6 +191,12 @@ mod tests {
             black_box(call());
         }
         start.elapsed().as_nanos() as f64 / f64::from(ROUNDS)
+    }
+
+    fn ring(servers: usize) -> Ring<usize> {
+        let address = |n: usize| SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8], 80));
+        let member = |n: usize| Member { identity: address(n).into(), weight: 1, tag: n };
+        Ring::build(POINTS_PER_WEIGHT, (0..servers).map(member)).expect("few points")
     }
 
     fn ids(servers: usize) -> Vec<ServerId> {
