@@ -110,6 +110,7 @@ fn flows_of_a_server_that_checks_find_down_go_on_with_the_next() {
         let _ = servers[0].wait_for(50);
         tcp[0].refuse();
         wait::until("it is down", || balancer.listed(servers[0].address()).health.state == HealthState::Down);
+        wait::until("its flow has moved", || balancer.listed(servers[0].address()).active == 0);
         let next = sender.now();
         let heard = servers[1].count();
         let _ = servers[1].wait_for(heard + 50);
@@ -176,12 +177,16 @@ fn a_server_that_is_back_gets_exactly_its_own_clients() {
         assert!(own.contains(&lost));
         tcp[0].refuse();
         wait::until("it is down", || balancer.listed(lost).health.state == HealthState::Down);
+        // An answer that is under way while its flow moves is lost.
+        wait::until("its flows have moved", || balancer.listed(lost).active == 0);
         let meanwhile = ask("meanwhile");
         for (before, now) in own.iter().zip(&meanwhile) {
             assert!(if *before == lost { *now != lost } else { now == before }, "only its own clients move");
         }
         tcp[0].listen();
         wait::until("it is up", || balancer.listed(lost).health.state == HealthState::Up);
+        let its = own.iter().filter(|server| **server == lost).count() as u64;
+        wait::until("its flows are back", || !follows || balancer.listed(lost).active == its);
         assert_eq!(ask("under way"), if follows { own.clone() } else { meanwhile }, "{keys}");
         let new: Vec<_> = (0..90).map(|number| balancer.datagrams_of(number).ask(b"new")).collect();
         assert_eq!(new, own, "{keys}: new flows go where they went before");
