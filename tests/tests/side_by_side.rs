@@ -543,6 +543,9 @@ fn nginx_before(program: &Path, place: &Place, stream: &str) -> Program {
     })
 }
 
+/// How often another balancer may end otherwise than it mostly does.
+const AGAIN: usize = 4;
+
 /// The cases, small, and bulk where that makes a difference.
 fn cases() -> impl Iterator<Item = (Size, &'static Case)> {
     let bulk = CASES.iter().filter(|case| case.scene == Begun).map(|case| (BULK, case));
@@ -583,8 +586,17 @@ fn an_end_in_order_is_the_same_for_all_three() {
             println!("    {name:8} {}", if *seen == ours { "the same" } else { seen.as_str() });
         }
         println!("    {:8} {ours}", "ours");
-        if !ours.contains("RST") {
-            assert_eq!(others, [ours.as_str(); 2], "{}", case.name);
+        if ours.contains("RST") {
+            continue;
+        }
+        // HAProxy resets now and then a server whose client has gone before it was connected.
+        for (front, mut seen) in fronts.iter().zip(others) {
+            for _ in 0..AGAIN {
+                if seen != ours {
+                    seen = play(case, size, front.address(), &mut place, PATIENCE);
+                }
+            }
+            assert_eq!(seen, ours, "{}", case.name);
         }
     }
 }
