@@ -220,7 +220,7 @@ const CASES: &[Case] = &[
         &[(C, Say(Words, Stay)), (S, Take(10_000)), (S, End(Shut)), (C, Look)],
         "client all FIN",
     ),
-    case("the client says nothing at all and ends", New, &[(C, End(Close)), (S, Look)], "server all FIN"),
+    case(SAYS_NOTHING, New, &[(C, End(Close)), (S, Look)], "server all FIN"),
     case("the client says nothing at all and resets", New, &[(C, End(Reset)), (S, Look)], "server all RST"),
     case(
         "the client ends before the server answers",
@@ -543,8 +543,7 @@ fn nginx_before(program: &Path, place: &Place, stream: &str) -> Program {
     })
 }
 
-/// How often another balancer may end otherwise than it mostly does.
-const AGAIN: usize = 4;
+const SAYS_NOTHING: &str = "the client says nothing at all and ends";
 
 /// The cases, small, and bulk where that makes a difference.
 fn cases() -> impl Iterator<Item = (Size, &'static Case)> {
@@ -589,14 +588,10 @@ fn an_end_in_order_is_the_same_for_all_three() {
         if ours.contains("RST") {
             continue;
         }
-        // HAProxy resets now and then a server whose client has gone before it was connected.
-        for (front, mut seen) in fronts.iter().zip(others) {
-            for _ in 0..AGAIN {
-                if seen != ours {
-                    seen = play(case, size, front.address(), &mut place, PATIENCE);
-                }
-            }
-            assert_eq!(seen, ours, "{}", case.name);
+        for (name, seen) in ["HAProxy", "nginx"].iter().zip(&others) {
+            // HAProxy resets a server whose client has gone before it was connected, on some days always.
+            let gives_up = *name == "HAProxy" && case.name == SAYS_NOTHING && seen == "server all RST";
+            assert!(*seen == ours || gives_up, "{name}, {}: {seen} instead of {ours}", case.name);
         }
     }
 }
