@@ -34,7 +34,7 @@ pub fn text(output: &Output) -> &str {
 pub struct Program {
     address: SocketAddr,
     directory: TempDir,
-    _process: Process,
+    process: Process,
 }
 
 impl Program {
@@ -72,13 +72,19 @@ impl Program {
             }
             is_there(address)
         });
-        Self { address, directory, _process: process }
+        Self { address, directory, process }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its directory.
