@@ -637,7 +637,9 @@ impl Model {
 
     fn on_load(&mut self, server: ServerId) {
         let entry = &self.servers[server];
-        self.pools[entry.pool].picker.on_load(server, entry.traffic.active);
+        let pool = &mut self.pools[entry.pool];
+        let picker = if entry.settings.backup { &mut pool.backups } else { &mut pool.picker };
+        picker.on_load(server, entry.traffic.active);
     }
 
     /// A removed server goes with its last session, and its pool with the last of them.
