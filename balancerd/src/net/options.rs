@@ -48,17 +48,26 @@ fn set_buffers(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno
     Ok(())
 }
 
+/// Sets a socket, its keepalive as well.
+///
+/// # Errors
+/// As [`set_listener`].
+pub(super) fn set_named(socket: impl AsFd, settings: &SocketSettings) -> Result<(), (&'static str, Errno)> {
+    let of = |name| move |errno| (name, errno);
+    set_keepalive(&socket, settings.keepalive_ms).map_err(of("keepalive"))?;
+    if let Some(name) = &settings.congestion {
+        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
+    }
+    set_socket(&socket, settings).map_err(of("user_timeout, send_buffer or receive_buffer"))
+}
+
 /// Sets a listener, before it listens or later: what its next clients inherit.
 ///
 /// # Errors
 /// When the kernel does not have what is asked for, such as a congestion control. The name says which option it was.
 pub(super) fn set_listener(socket: impl AsFd, side: &ClientSide) -> Result<(), (&'static str, Errno)> {
     let of = |name| move |errno| (name, errno);
-    set_keepalive(&socket, side.socket.keepalive_ms).map_err(of("keepalive"))?;
-    if let Some(name) = &side.socket.congestion {
-        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
-    }
-    set_socket(&socket, &side.socket).map_err(of("user_timeout, send_buffer or receive_buffer"))?;
+    set_named(&socket, &side.socket)?;
     let seconds = side.defer_accept_ms.map_or(0, |limit| Duration::from_millis(limit.get()).as_secs().max(1));
     raw::set_tcp(&socket, nix::libc::TCP_DEFER_ACCEPT, seconds as i32).map_err(of("defer_accept"))?;
     raw::set_tcp(&socket, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
@@ -193,6 +202,7 @@ mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
     use nix::sys::socket::getsockopt;
+    use wire::connection::KEEPALIVE_MS;
 
     use super::*;
 
@@ -220,6 +230,14 @@ mod tests {
         set_listener(&listener, &side).expect("set anew");
         side.socket.congestion = Some("nobody".to_owned());
         assert_eq!(set_listener(&listener, &side), Err(("congestion", Errno::ENOENT)));
+    }
+
+    #[test]
+    fn the_kernel_takes_the_longest_keepalive_that_there_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let most = *KEEPALIVE_MS.end();
+        set_keepalive(&listener, most).expect("set");
+        assert_eq!(getsockopt(&listener, sockopt::TcpKeepIdle).map(u64::from), Ok(most / 1000));
     }
 
     #[test]
