@@ -78,9 +78,10 @@ impl Model {
         if !is_enough || !server.takes_part() || !server.is_up() {
             return;
         }
-        // Never more than a part of the pool is out, whoever says so.
+        // Never more than a part of the pool is out, whoever says so; and not the last that is up, which would be let in again
+        // at once, as often as its clients fail.
         let most = pool.len() * usize::from(settings.max_percent) / 100;
-        if pool.len() - pool.up() < most {
+        if pool.len() - pool.up() < most && pool.up() > 1 {
             let mut until = now;
             self.turn(id, now, |server| until = server.health.eject(trouble, &settings, now));
             self.readmissions.insert((until, id));

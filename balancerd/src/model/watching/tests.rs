@@ -244,6 +244,32 @@ fn a_server_whose_clients_fail_is_left_out_and_never_the_last_one() {
 }
 
 #[test]
+fn the_last_that_is_up_stays_however_often_its_clients_fail() {
+    let (mut model, _, now) = model();
+    let values = PoolValues {
+        eject_failures: Some(1),
+        eject_max_percent: Some(100),
+        eject_time_ms: Some(3_600_000),
+        eject_max_time_ms: Some(3_600_000),
+        ..PoolValues::default()
+    };
+    changed(&mut model, &set_pool(values), now);
+    for number in 1..=2 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let ids: Vec<ServerId> = model.pools.values().next().expect("the pool").members.values().copied().collect();
+    for count in 0..1000 {
+        for id in &ids {
+            model.connect_began(*id);
+            model.connect_failed(*id, ConnectFailure::Refused, now + count * SECOND / 1000);
+        }
+    }
+    assert_eq!(told(&mut model, now), [(address(1), HealthState::Ejected)], "not a line for each client");
+    assert_eq!(model.readmissions.len(), 1);
+    assert_eq!(row(&model, address(2)).expect("there").health.ejections, 0);
+}
+
+#[test]
 fn resets_before_the_first_byte_count_and_later_ones_do_not() {
     let (mut model, service, now) = model();
     for number in 1..=2 {
