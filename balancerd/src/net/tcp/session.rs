@@ -565,6 +565,10 @@ impl Session {
             }
             Step::Ended => {
                 self.last_moved = now;
+                // A server that has nothing to say has said so, and its client hears of it.
+                if from == Side::Server {
+                    self.inward.forget();
+                }
                 self.ending.get_or_insert(match from {
                     Side::Client => EndReason::ClientClosed,
                     Side::Server => EndReason::ServerClosed,
