@@ -402,6 +402,13 @@ impl Model {
         self.forget_if_gone(server);
     }
 
+    /// A session waits no longer for the server to answer, which says nothing about that.
+    pub(crate) fn connect_given_up(&mut self, server: ServerId) {
+        self.servers[server].traffic.left();
+        self.on_load(server);
+        self.forget_if_gone(server);
+    }
+
     /// The server broke before it said anything, and the session goes on with another one.
     pub(crate) fn session_moved_on(&mut self, server: ServerId, now: Instant) {
         let entry = &mut self.servers[server];

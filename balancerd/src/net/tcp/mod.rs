@@ -310,11 +310,16 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions of one server.
+    /// Ends the sessions of one server. Where it is the server that goes, those that it has not answered go on to the next one.
     pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
+        let moves_on = matches!(reason, EndReason::ServerDown | EndReason::Removed);
         let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
-        for id in its.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.end(id, reason, cx);
+        for (id, is_connected) in its.map(|(id, session)| (id, session.is_connected())).collect::<Vec<_>>() {
+            if moves_on && !is_connected {
+                self.give_up_connect(id, reason, cx);
+            } else {
+                self.end(id, reason, cx);
+            }
         }
     }
 
@@ -468,15 +473,25 @@ impl Sessions {
         self.go_elsewhere(id, tried, has_first_words, None, cx);
     }
 
+    /// The server that a session connects to is not waited for any longer: goes on with the next one.
+    fn give_up_connect(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let server = session.server_id;
+        session.lead_with(&[]);
+        let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
+        cx.model.connect_given_up(server);
+        self.go_elsewhere(id, tried, has_first_words, Some(reason), cx);
+    }
+
     /// The server broke before it said anything: another one gets all that the client said.
     fn replay(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
         let server = session.server_id;
         session.replay(cx.model.may_splice(session.service));
-        let tried = session.replayed().to_vec();
+        let (tried, has_first_words) = (session.replayed().to_vec(), session.has_first_words());
         debug!(client = %session.peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
         cx.model.session_moved_on(server, cx.now);
-        self.go_elsewhere(id, tried, true, Some(reason), cx);
+        self.go_elsewhere(id, tried, has_first_words, Some(reason), cx);
     }
 
     /// Connects a session to a server that is not among the `tried`. If there is none it ends, for the reason that it has
