@@ -371,3 +371,76 @@ fn a_stalled_session_ends_when_it_is_told_to() {
     balancer.wait_for_ends(EndReason::Removed, 1);
     wait::until("the server is let go", || server.living() == 0);
 }
+
+/// More than the far side of a connection takes in that does not read, and less than both of them do.
+const UNDER_WAY: usize = 400_000;
+
+#[test]
+fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
+    let bytes = Noise::new().bytes(UNDER_WAY);
+    let (source, (go, may_go)) = (bytes.clone(), mpsc::channel::<()>());
+    let may_go = std::sync::Mutex::new(may_go);
+    let server = Server::with(move |mut stream, name| {
+        server::say_name(stream, name)?;
+        stream.write_all(&source)?;
+        may_go.lock().expect("alive").recv().map_err(io::Error::other)?;
+        client::reset(stream);
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    let bytes_out = || balancer.service().bytes_out as usize;
+    wait::until("the balancer has passed everything on", || bytes_out() >= UNDER_WAY);
+    go.send(()).expect("it waits");
+    wait::until("the server has reset", || server.living() == 0);
+    balancer.assert_quiet();
+    assert_eq!(balancer.service().active, 1, "its client is still to be told what it said");
+    assert!(client.receive(UNDER_WAY) == bytes);
+    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+}
+
+#[test]
+fn what_a_client_said_before_it_reset_comes_to_a_server_that_reads_late() {
+    let (go, may_go) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let may_go = std::sync::Mutex::new(may_go);
+    let server = Server::with(move |stream, name| {
+        server::say_name(stream, name)?;
+        may_go.lock().expect("alive").recv().map_err(io::Error::other)?;
+        let _ = tell.send(read_all(stream));
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let (client, bytes) = (balancer.client(), Noise::new().bytes(UNDER_WAY));
+    assert_eq!(client.server(), server.address());
+    client.send(&bytes);
+    wait::until("the balancer has passed everything on", || balancer.service().bytes_in as usize == UNDER_WAY);
+    client.reset();
+    balancer.assert_quiet();
+    go.send(()).expect("it waits");
+    let (received, end) = told.recv_timeout(wait::LIMIT).expect("the server read");
+    assert!(received == bytes, "{} bytes", received.len());
+    assert_eq!(end.expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ClientReset, 1);
+}
+
+#[test]
+fn who_does_not_read_what_came_before_a_reset_is_waited_for_as_long_as_for_a_half_closed_session() {
+    let server = Server::with(|mut stream, name| {
+        server::say_name(stream, name)?;
+        stream.write_all(&[0; UNDER_WAY])?;
+        client::reset(stream);
+        Ok(())
+    });
+    let listen = tests::loopback::free();
+    let service = tests::config::service("web", listen, "web").trim_end().to_owned();
+    let keys = "\nhalf_closed_timeout = \"300ms\"\n\n";
+    let balancer = Setup::new().config(&(service + keys + &tests::config::pool("web", "", [&server]))).start();
+    let (descriptors, client) = (balancer.descriptors(), tests::Client::connect(listen));
+    assert_eq!(client.server(), server.address());
+    wait::until("it has ended", || balancer.service().ended.get(&EndReason::ServerReset) == Some(&1));
+    assert_eq!(balancer.service().active, 0);
+    wait::until("nothing is left", || balancer.descriptors() <= descriptors);
+}

@@ -411,7 +411,13 @@ impl Sessions {
             Next::Wait => self.unsettled.push(id),
             Next::Retry(errno) => self.retry(id, errno, cx),
             Next::Replay(reason) => self.replay(id, reason, cx),
-            Next::End(reason) => self.end(id, reason, cx),
+            Next::End(reason) => match self.slots.get_mut(id).is_some_and(|session| session.drains(reason, cx.now)) {
+                true => {
+                    self.schedule(id, cx);
+                    self.unsettled.push(id);
+                }
+                false => self.end(id, reason, cx),
+            },
         }
     }
 
