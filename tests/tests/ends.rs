@@ -2,11 +2,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 
 use nix::sys::signal::Signal;
 use tests::noise::Noise;
-use tests::{Balancer, Server, Setup, client, server, wait};
+use tests::{Balancer, Client, Server, Setup, client, config, loopback, server, wait};
+use wire::control::{Change, PoolValues};
+use wire::health::{CheckKind, OnDown};
 use wire::report::EndReason;
 
 /// What a server read, and how it ended.
@@ -375,11 +378,10 @@ fn a_stalled_session_ends_when_it_is_told_to() {
 /// More than the far side of a connection takes in that does not read, and less than both of them do.
 const UNDER_WAY: usize = 400_000;
 
-#[test]
-fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
-    let bytes = Noise::new().bytes(UNDER_WAY);
-    let (source, (go, may_go)) = (bytes.clone(), mpsc::channel::<()>());
-    let may_go = std::sync::Mutex::new(may_go);
+/// A server that says its name and these bytes, and resets when it is told to.
+fn saying(bytes: &[u8]) -> (Server, mpsc::Sender<()>) {
+    let (source, (go, may_go)) = (bytes.to_vec(), mpsc::channel());
+    let may_go = Mutex::new(may_go);
     let server = Server::with(move |mut stream, name| {
         server::say_name(stream, name)?;
         stream.write_all(&source)?;
@@ -387,15 +389,48 @@ fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
         client::reset(stream);
         Ok(())
     });
+    (server, go)
+}
+
+/// Lets a server reset whose bytes are all on their way from the balancer to its client.
+fn reset_behind(server: &Server, go: &mpsc::Sender<()>, balancer: &Balancer) {
+    wait::until("the balancer has passed everything on", || balancer.service().bytes_out as usize >= UNDER_WAY);
+    go.send(()).expect("it waits");
+    wait::until("the server has reset", || server.living() == 0);
+}
+
+#[test]
+fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
+    let bytes = Noise::new().bytes(UNDER_WAY);
+    let (server, go) = saying(&bytes);
     let balancer = Balancer::of([&server]);
     let client = balancer.client();
     assert_eq!(client.server(), server.address());
-    let bytes_out = || balancer.service().bytes_out as usize;
-    wait::until("the balancer has passed everything on", || bytes_out() >= UNDER_WAY);
-    go.send(()).expect("it waits");
-    wait::until("the server has reset", || server.living() == 0);
+    reset_behind(&server, &go, &balancer);
     balancer.assert_quiet();
     assert_eq!(balancer.service().active, 1, "its client is still to be told what it said");
+    assert!(client.receive(UNDER_WAY) == bytes);
+    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+}
+
+#[test]
+fn what_a_server_said_before_it_reset_comes_though_checks_take_it_down() {
+    let bytes = Noise::new().bytes(UNDER_WAY);
+    let (server, go) = saying(&bytes);
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    reset_behind(&server, &go, &balancer);
+    server.refuse();
+    let values = PoolValues {
+        check: Some(CheckKind::Tcp),
+        check_interval_ms: Some(20),
+        on_down: Some(OnDown::Close),
+        ..PoolValues::default()
+    };
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+    balancer.wait_for_log("server is down");
     assert!(client.receive(UNDER_WAY) == bytes);
     assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
     balancer.wait_for_ends(EndReason::ServerReset, 1);
@@ -405,7 +440,7 @@ fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
 fn what_a_client_said_before_it_reset_comes_to_a_server_that_reads_late() {
     let (go, may_go) = mpsc::channel::<()>();
     let (tell, told) = mpsc::channel();
-    let may_go = std::sync::Mutex::new(may_go);
+    let may_go = Mutex::new(may_go);
     let server = Server::with(move |stream, name| {
         server::say_name(stream, name)?;
         may_go.lock().expect("alive").recv().map_err(io::Error::other)?;
@@ -428,18 +463,13 @@ fn what_a_client_said_before_it_reset_comes_to_a_server_that_reads_late() {
 
 #[test]
 fn who_does_not_read_what_came_before_a_reset_is_waited_for_as_long_as_for_a_half_closed_session() {
-    let server = Server::with(|mut stream, name| {
-        server::say_name(stream, name)?;
-        stream.write_all(&[0; UNDER_WAY])?;
-        client::reset(stream);
-        Ok(())
-    });
-    let listen = tests::loopback::free();
-    let service = tests::config::service("web", listen, "web").trim_end().to_owned();
-    let keys = "\nhalf_closed_timeout = \"300ms\"\n\n";
-    let balancer = Setup::new().config(&(service + keys + &tests::config::pool("web", "", [&server]))).start();
-    let (descriptors, client) = (balancer.descriptors(), tests::Client::connect(listen));
+    let (server, go) = saying(&[0; UNDER_WAY]);
+    let listen = loopback::free();
+    let service = config::service("web", listen, "web").trim_end().to_owned() + "\nhalf_closed_timeout = \"300ms\"\n\n";
+    let balancer = Setup::new().config(&(service + &config::pool("web", "", [&server]))).start();
+    let (descriptors, client) = (balancer.descriptors(), Client::connect(listen));
     assert_eq!(client.server(), server.address());
+    reset_behind(&server, &go, &balancer);
     wait::until("it has ended", || balancer.service().ended.get(&EndReason::ServerReset) == Some(&1));
     assert_eq!(balancer.service().active, 0);
     wait::until("nothing is left", || balancer.descriptors() <= descriptors);

@@ -310,12 +310,14 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions of one server. Where it is the server that goes, those that it has not answered go on to the next one.
+    /// Ends the sessions of one server. Where it is the server that goes, those that it has not answered go on to the next
+    /// one; where it is down, those whose clients have only to take what it said live on.
     pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
-        let moves_on = matches!(reason, EndReason::ServerDown | EndReason::Removed);
-        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
-        for (id, is_connected) in its.map(|(id, session)| (id, session.is_connected())).collect::<Vec<_>>() {
-            if moves_on && !is_connected {
+        let is_down = reason == EndReason::ServerDown;
+        let its = |session: &Session| session.server_id == server && !(is_down && session.is_draining());
+        for id in self.slots.iter().filter(|(_, it)| its(it)).map(|(id, _)| id).collect::<Vec<_>>() {
+            let is_connected = self.slots.get(id).is_some_and(Session::is_connected);
+            if (is_down || reason == EndReason::Removed) && !is_connected {
                 self.give_up_connect(id, reason, cx);
             } else {
                 self.end(id, reason, cx);

@@ -411,7 +411,7 @@ impl Session {
             }
             return outcome;
         }
-        if let Phase::Draining(_) = self.phase {
+        if self.is_draining() {
             return outcome;
         }
         if ready.writable {
@@ -438,7 +438,7 @@ impl Session {
     /// Tells a side that the other one has ended. Not when it happens but at the end of the turn: a session whose other
     /// side has ended by then is closed, which says the same with fewer calls.
     pub(super) fn pass_on_ends(&mut self) {
-        if let Phase::Draining(_) = self.phase {
+        if self.is_draining() {
             return;
         }
         self.inward.pass_on_the_end(&self.server.stream);
@@ -517,6 +517,11 @@ impl Session {
         self.last_moved = now;
         self.phase = Phase::Draining(Drain { reason, acknowledged, looked: now, pause: FIRST_LOOK });
         true
+    }
+
+    /// One side broke, and the other is still to be told what that said.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining(_))
     }
 
     fn is_relaying(&self) -> bool {
