@@ -311,6 +311,18 @@ fn a_thousand_servers_are_spread_over_the_interval() {
 }
 
 #[test]
+fn a_server_that_is_to_pass_first_does_not_wait_for_a_long_interval() {
+    let hour = PoolValues { check_interval_ms: Some(3_600_000), ..PoolValues::default() };
+    let first = |initial| {
+        let values = PoolValues { check_initial: Some(initial), ..hour.clone() };
+        let (mut model, _, now) = checked(20, &values);
+        check(&mut model, now + 2 * SECOND, |_| true)
+    };
+    assert_eq!(first(InitialHealth::Down), 20);
+    assert!(first(InitialHealth::Up) < 5, "there is no hurry");
+}
+
+#[test]
 fn what_is_left_alone_is_not_checked_and_what_is_to_pass_first_waits() {
     let initial = PoolValues { check_initial: Some(InitialHealth::Down), ..PoolValues::default() };
     let (mut model, service, now) = checked(1, &initial);
