@@ -347,16 +347,18 @@ fn what_is_left_alone_is_not_checked_and_what_is_to_pass_first_waits() {
 }
 
 proptest! {
-    /// Whatever happens to whom: who is picked is eligible, and somebody is picked if anybody is.
+    /// Whatever happens to whom: who is picked is eligible, somebody is picked if anybody is, and nobody loses count of what
+    /// servers carry.
     #[test]
     fn who_is_picked_is_up(
         policy in prop::sample::select(Policy::ALL.as_slice()),
         all in any::<bool>(),
-        steps in prop::collection::vec((0..6u8, 1..8u8, 0..3u32, any::<bool>()), 1..60),
+        steps in prop::collection::vec((0..8u8, 1..8u8, 0..3u32, any::<bool>()), 1..60),
     ) {
         let when = if all { WhenAllDown::UseAll } else { WhenAllDown::Refuse };
         let values = PoolValues { policy: Some(policy), when_all_down: Some(when), ..PoolValues::default() };
         let (mut model, service, mut now) = checked(0, &values);
+        let mut sessions = Vec::new();
         for (what, number, weight, flag) in steps {
             let server = address(number);
             match what {
@@ -377,6 +379,18 @@ proptest! {
                     now += 7 * SECOND;
                     check(&mut model, now, |other| other != server);
                 }
+                5 => {
+                    if let Some((id, _)) = model.pick(service, client(number.into()), &[]) {
+                        model.connect_began(id);
+                        model.session_began(service, client(1).ip(), now).expect("it is let in");
+                        sessions.push(id);
+                    }
+                }
+                6 => {
+                    if let Some(id) = sessions.pop() {
+                        model.session_ended(service, client(1).ip(), Some(id), flag, EndReason::ServerReset, now);
+                    }
+                }
                 _ => {
                     let id = model.pools.values().next().and_then(|pool| pool.members.get(&server).copied());
                     for id in id.into_iter().cycle().take(5) {
@@ -387,6 +401,12 @@ proptest! {
             }
             model.expire(now);
             let rows = list(&model).servers;
+            let pool = model.pools.values().next().expect("a pool");
+            for picker in [&pool.picker, &pool.backups] {
+                let picked = picker.ids().filter(|id| picker.weight_of(*id) > 0);
+                let active: u64 = picked.map(|id| model.servers[id].traffic.active).sum();
+                prop_assert_eq!(picker.active(), active);
+            }
             let ready = |backup| rows.iter().filter(move |row| row.state == ServerState::Ready && row.backup == backup);
             let up = |backup| ready(backup).filter(|row| row.health.state == HealthState::Up);
             let addresses = |rows: &mut dyn Iterator<Item = &ServerReport>| rows.map(|row| row.server).collect::<BTreeSet<_>>();
