@@ -213,7 +213,8 @@ impl Pipe {
         through: &mut Through<'_>,
         now: Instant,
     ) -> Step {
-        // The pipe is empty: that there is nothing to be had now can only mean the source.
+        // The pipe is empty: that there is nothing to be had now can only mean the source. And it may be that splice alone has
+        // nothing: it goes no further than to an urgent byte, while the socket is readable for what is behind it.
         match pipe.fill(source, through.most_spliced) {
             Ok(0) => {
                 through.kernel_pipes.put(pipe, now);
@@ -229,9 +230,10 @@ impl Pipe {
                 through.kernel_pipes.put(pipe, now);
                 if is_refusal(&error) {
                     through.kernel_pipes.on_refusal(&error);
-                    return self.copy(source, sink, through.scratch);
+                } else if !is_transient(&error) {
+                    return self.on_read_failed(error);
                 }
-                self.on_read_failed(error)
+                self.copy(source, sink, through.scratch)
             }
         }
     }
