@@ -373,6 +373,9 @@ fn a_stalled_session_ends_when_it_is_told_to() {
     balancer.remove_now(server.address());
     balancer.wait_for_ends(EndReason::Removed, 1);
     wait::until("the server is let go", || server.living() == 0);
+    let end = client.rest().map(|bytes| bytes.len());
+    let end = end.expect_err("what was read for it did not come, so that is no end in order");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
 }
 
 /// More than the far side of a connection takes in that does not read, and less than both of them do.

@@ -598,8 +598,8 @@ impl Sessions {
 
     fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
         let Some(mut session) = self.slots.remove(id) else { return };
-        session.release(&mut self.kernel_pipes);
         session.pass_on_a_reset(reason);
+        session.release(&mut self.kernel_pipes);
         let age = cx.now - session.began;
         debug!(
             client = %session.peer,

@@ -558,7 +558,7 @@ impl Session {
 
     /// Makes the coming close of the sockets an abort for whoever would not learn of it otherwise: the peer of a connection
     /// that was reset sees a reset, as it would without the balancer, and so does one that was told of the end before and
-    /// goes on itself.
+    /// goes on itself, and one that does not get all that was read for it, and would take the end for that of the whole.
     pub(super) fn pass_on_a_reset(&self, reason: EndReason) {
         if matches!(reason, EndReason::ClientClosed | EndReason::ServerClosed) {
             return;
@@ -568,9 +568,9 @@ impl Session {
         match self.survivor(reason) {
             Some(survivor) => options::abort_at_close(&survivor.stream),
             None => {
-                let ends = [&self.client, &self.server].into_iter();
-                ends.filter(|end| options::peer_goes_on(&end.stream))
-                    .for_each(|end| options::abort_at_close(&end.stream));
+                let ends = [(&self.client, &self.outward), (&self.server, &self.inward)].into_iter();
+                ends.filter(|(end, pipe)| pipe.wants_write() || options::peer_goes_on(&end.stream))
+                    .for_each(|(end, _)| options::abort_at_close(&end.stream));
             }
         }
     }
