@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tests::balancer::{WAIT, add, remove};
 use tests::noise::Noise;
@@ -187,4 +188,23 @@ fn many_change_the_pool_at_once_and_each_is_answered_for_its_own() {
     let digest = balancer.digest();
     balancer.restart();
     assert_eq!(balancer.digest(), digest, "the last of it is what was saved");
+}
+
+#[test]
+fn thousands_of_sessions_end_at_once_without_holding_others_up() {
+    let server = Server::start();
+    // How long a turn takes may be a matter of the machine, but not every time.
+    let is_held_up = (0..5).all(|_| {
+        let balancer = Balancer::of([&server]);
+        let clients: Vec<_> = (0..3000).map(|number| balancer.client_number(number)).collect();
+        balancer.wait_for_sessions(3000);
+        let began = Instant::now();
+        balancer.remove_now(server.address());
+        wait::until("all have ended", || balancer.ended(EndReason::Removed) == 3000);
+        let longest_turn = Duration::from_micros(balancer.status().longest_turn_us);
+        let took = began.elapsed();
+        drop(clients);
+        longest_turn * 3 > took
+    });
+    assert!(!is_held_up);
 }

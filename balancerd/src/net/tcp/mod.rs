@@ -7,6 +7,7 @@ mod pipe;
 mod session;
 mod way;
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
@@ -37,6 +38,10 @@ slotmap::new_key_type! {
     pub(crate) struct SessionId;
 }
 
+/// Sessions that one turn ends at most where many are to end at once, by command or by the clock: each takes some ten
+/// microseconds, and the others are not to wait for a hundred thousand of them.
+const MOST_ENDS: usize = 256;
+
 /// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
 const SAMPLED: u64 = 16;
 
@@ -60,6 +65,10 @@ pub(crate) struct Sessions {
     introduced: Vec<Known>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
+    /// Those that are to end, for whom this turn has no time.
+    doomed: VecDeque<Doomed>,
+    /// How many more may end in this turn out of many.
+    ends_left: usize,
     ended: u64,
     /// Connects so far: whose turn it is among several sources.
     connects: usize,
@@ -93,6 +102,8 @@ impl Sessions {
             arrivals: Vec::new(),
             introduced: Vec::new(),
             unsettled: Vec::new(),
+            doomed: VecDeque::new(),
+            ends_left: MOST_ENDS,
             ended: 0,
             connects: 0,
             full: Repeated::default(),
@@ -238,6 +249,7 @@ impl Sessions {
     /// A turn begins in which so many sockets are ready: what it moves is shared out among them.
     pub(crate) fn on_turn(&mut self, ready: usize) {
         self.most_spliced = spliced_in_a_step(ready);
+        self.ends_left = MOST_ENDS;
     }
 
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
@@ -260,7 +272,8 @@ impl Sessions {
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.ports, &self.headers];
-        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
+        let doomed = self.doomed.front().map(|one| one.since);
+        let others = [doomed, self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
@@ -270,7 +283,10 @@ impl Sessions {
         while let Some(id) = self.newcomers.due(cx.now) {
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
         }
-        while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
+        self.end_doomed(cx);
+        while self.ends_left > 0
+            && let Some((at, id)) = self.deadlines.pop_due(cx.now)
+        {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
             let timeouts = self.timeouts.with(cx.model.times(session.service, session.server_id));
@@ -279,7 +295,10 @@ impl Sessions {
                     session.keep_alive(cx.model.server_side(session.server_id).socket.keepalive_ms);
                     self.schedule(id, cx);
                 }
-                next => self.go_on(id, next, cx),
+                next => {
+                    self.ends_left -= 1;
+                    self.go_on(id, next, cx);
+                }
             }
         }
         self.kernel_pipes.expire(cx.now);
@@ -313,11 +332,23 @@ impl Sessions {
     /// Ends the sessions of one server. Where it is the server that goes, those that it has not answered go on to the next
     /// one; where it is down, those whose clients have only to take what it said live on.
     pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
-        let is_down = reason == EndReason::ServerDown;
-        let its = |session: &Session| session.server_id == server && !(is_down && session.is_draining());
-        for id in self.slots.iter().filter(|(_, it)| its(it)).map(|(id, _)| id).collect::<Vec<_>>() {
-            let is_connected = self.slots.get(id).is_some_and(Session::is_connected);
-            if (is_down || reason == EndReason::Removed) && !is_connected {
+        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
+        self.doomed.extend(its.map(|(id, _)| Doomed { id, server: Some(server), reason, since: cx.now }));
+        self.end_doomed(cx);
+    }
+
+    /// Ends those that are to end, as many of them as this turn has time for.
+    fn end_doomed(&mut self, cx: &mut Context<'_>) {
+        while self.ends_left > 0
+            && let Some(Doomed { id, server, reason, .. }) = self.doomed.pop_front()
+        {
+            let Some(session) = self.slots.get(id) else { continue };
+            let is_elsewhere = server.is_some_and(|server| server != session.server_id);
+            if is_elsewhere || reason == EndReason::ServerDown && session.is_draining() {
+                continue;
+            }
+            self.ends_left -= 1;
+            if matches!(reason, EndReason::ServerDown | EndReason::Removed) && !session.is_connected() {
                 self.give_up_connect(id, reason, cx);
             } else {
                 self.end(id, reason, cx);
@@ -335,10 +366,9 @@ impl Sessions {
     pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
         let is_unwelcome =
             |session: &Session| session.service == service && !cx.model.lets_in(service, session.peer.ip());
-        let its: Vec<SessionId> = self.slots.iter().filter(|(_, it)| is_unwelcome(it)).map(|(id, _)| id).collect();
-        for id in its {
-            self.end(id, EndReason::Denied, cx);
-        }
+        let its = self.slots.iter().filter(|(_, it)| is_unwelcome(it));
+        self.doomed.extend(its.map(|(id, _)| Doomed { id, server: None, reason: EndReason::Denied, since: cx.now }));
+        self.end_doomed(cx);
     }
 
     /// Ends the session with this number, if there is one.
@@ -381,9 +411,8 @@ impl Sessions {
 
     /// Ends every session.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
-        for id in self.slots.keys().collect::<Vec<_>>() {
-            self.end(id, reason, cx);
-        }
+        self.doomed.extend(self.slots.keys().map(|id| Doomed { id, server: None, reason, since: cx.now }));
+        self.end_doomed(cx);
         for id in self.newcomers.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.end_newcomer(id, reason, cx);
         }
@@ -634,6 +663,15 @@ impl Sessions {
             _ => {}
         }
     }
+}
+
+/// A session that is to end.
+struct Doomed {
+    id: SessionId,
+    /// Only as long as it has this server.
+    server: Option<ServerId>,
+    reason: EndReason,
+    since: Instant,
 }
 
 /// A client that was accepted and has no session yet.
