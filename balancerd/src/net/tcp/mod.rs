@@ -280,7 +280,10 @@ impl Sessions {
     /// Does what is due: gives connects and headers up, ends idle sessions, takes kernel pipes back, logs what was not
     /// logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
-        while let Some(id) = self.newcomers.due(cx.now) {
+        while self.ends_left > 0
+            && let Some(id) = self.newcomers.due(cx.now)
+        {
+            self.ends_left -= 1;
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
         }
         self.end_doomed(cx);
