@@ -160,6 +160,27 @@ fn an_urgent_byte_within_bulk_holds_nothing_up() {
 }
 
 #[test]
+fn bulk_behind_an_urgent_byte_comes_before_the_end() {
+    let expected = noise_of(2 * BULK);
+    let bytes = expected.clone();
+    let server = Server::with(move |mut stream, _| {
+        let (before, behind) = bytes.split_at(bytes.len() - 100_000);
+        stream.write_all(before)?;
+        socket::send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB)?;
+        stream.write_all(behind)
+    });
+    let (balancer, pipes, descriptors) = at_rest([&server]);
+    for _ in 0..10 {
+        let client = balancer.client();
+        // It reads when all of it is there, up to the end.
+        wait::until("the server has ended", || server.living() == 0);
+        let got = client.rest().expect("an end in order");
+        assert!(got == expected, "{} bytes", got.len());
+    }
+    wait_for_rest(&balancer, pipes, descriptors);
+}
+
+#[test]
 fn readers_of_every_pace_get_the_same() {
     let seed = Noise::new().number();
     let server = speaker(seed, 2 * BULK);

@@ -214,11 +214,11 @@ impl Pipe {
         now: Instant,
     ) -> Step {
         // The pipe is empty: that there is nothing to be had now can only mean the source. And it may be that splice alone has
-        // nothing: it goes no further than to an urgent byte, while the socket is readable for what is behind it.
+        // nothing, or takes it for the end: it goes no further than to an urgent byte, whatever is behind it. A read knows.
         match pipe.fill(source, through.most_spliced) {
             Ok(0) => {
                 through.kernel_pipes.put(pipe, now);
-                self.end()
+                self.copy(source, sink, through.scratch)
             }
             Ok(count) => {
                 self.way.on_step(count);
