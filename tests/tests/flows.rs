@@ -835,6 +835,35 @@ fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
 }
 
 #[test]
+fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_begin_flows_and_later_ones_do_not() {
+    let server = DatagramServer::start();
+    let mut balancer = Balancer::of_datagrams("answers = 1", "", [&server]);
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    let clients: Vec<_> = (0..150).map(|number| balancer.datagrams_of(number)).collect();
+    clients.iter().for_each(|client| client.send(b"waits"));
+    balancer.signal(Signal::SIGCONT);
+    clients.iter().for_each(|client| assert_eq!(client.answer(), (server.address(), b"waits".to_vec())));
+    assert!(balancer.wait_for_end().success());
+
+    let server = DatagramServer::silent();
+    let mut balancer = Balancer::of_datagrams("", "", [&server]);
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    let (early, late) = (balancer.datagrams(), balancer.datagrams());
+    early.send(b"early");
+    balancer.signal(Signal::SIGCONT);
+    let _ = server.wait_for(1);
+    wait::until("what waited is served", || balancer.service().active == 1);
+    // Told again, it lets nobody in.
+    let _ = balancer.call(&Request::Stop { now: false, drain_ms: Some(3_600_000) });
+    assert_refused(&balancer, &late, DropReason::Stopping);
+    let _ = balancer.call(&Request::Stop { now: true, drain_ms: None });
+    assert!(balancer.wait_for_end().success());
+    assert_eq!(server.words(), [b"early".to_vec()]);
+}
+
+#[test]
 fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_go_to_servers_that_do_not_answer() {
     let server = DatagramServer::silent();
     let mut balancer = Balancer::of_datagrams("", "one_way = true", [&server]);

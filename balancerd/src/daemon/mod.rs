@@ -583,9 +583,8 @@ impl Daemon {
             self.unlisten(id, !limit.is_zero(), now);
         }
         if !limit.is_zero() {
-            // Datagrams that begin no flow are all that some services have, and then this turn is the last.
             let cx = &mut lend!(self, now);
-            self.flows.receive_last(cx);
+            self.flows.stop(cx);
         }
         self.stop_at = Some(at);
     }
@@ -738,9 +737,12 @@ impl Daemon {
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
     }
 
-    /// Told to stop, with no session left and the pool in the state file; for the file it waits so long and no longer.
+    /// Told to stop, with no session left, no datagram that waits since before that, and the pool in the state file; for the
+    /// file it waits so long and no longer.
     fn is_over(&mut self, now: Instant) -> bool {
-        if self.model.phase() != Phase::Stopping || self.sessions.len() + self.flows.len() > 0 {
+        // Datagrams that begin no flow are all that some services have.
+        let has_some = self.sessions.len() + self.flows.len() > 0 || self.flows.has_last();
+        if self.model.phase() != Phase::Stopping || has_some {
             return false;
         }
         if self.last_save_until.is_none() {

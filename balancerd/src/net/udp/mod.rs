@@ -56,6 +56,9 @@ const ANSWERS_TO_JOIN: u64 = 16;
 /// for: the kernel doubles what it is asked for, and counts more than half a KiB for each.
 const MOST_LAST: u32 = 16 * 1024;
 
+/// Those of them that are taken in one turn when the balancer was told to stop. Each may begin a flow.
+const LAST_PER_TURN: u32 = 64;
+
 /// Flows that leave their server or are looked at in one turn, and that end in it for being idle. Another socket, or to close
 /// one, takes some ten microseconds each; what is left waits for the next turn, behind the sockets that are ready.
 const FLOWS_PER_TURN: usize = 256;
@@ -97,6 +100,8 @@ struct Arrival {
     /// As the header says, or the peer.
     client: SocketAddr,
     handling: Handling,
+    /// It may have come before the balancer was told to stop.
+    is_last: bool,
 }
 
 impl Flows {
@@ -158,10 +163,31 @@ impl Flows {
         }
     }
 
-    /// Takes what waits at the listeners, before there may be no further turn.
-    pub(crate) fn receive_last(&mut self, cx: &mut Context<'_>) {
+    /// The balancer was told to stop: what waits at the listeners may still begin flows. A part of it does at once, so that
+    /// mostly nothing is left when whoever told it is answered.
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         for id in self.listeners.keys().collect::<Vec<_>>() {
-            self.receive(id, MOST_LAST, usize::MAX, cx);
+            self.listeners[id].stop(MOST_LAST);
+            self.receive_last_of(id, cx);
+        }
+    }
+
+    /// Whether something may wait that came before the balancer was told to stop.
+    pub(crate) fn has_last(&self) -> bool {
+        self.listeners.values().any(DatagramListener::has_last)
+    }
+
+    /// Takes some of what waited at a listener when the balancer was told to stop.
+    fn receive_last(&mut self, cx: &mut Context<'_>) {
+        if let Some(id) = self.listeners.iter().find(|(_, it)| it.has_last()).map(|(id, _)| id) {
+            self.receive_last_of(id, cx);
+        }
+    }
+
+    fn receive_last_of(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
+        if self.listeners[id].has_last() {
+            let found = self.receive(id, LAST_PER_TURN, usize::MAX, cx);
+            self.listeners[id].on_last(found, found < LAST_PER_TURN);
         }
     }
 
@@ -223,7 +249,7 @@ impl Flows {
         let Some(handling) = cx.model.handling(service) else { return };
         let client = canonical(received.from);
         let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
-        let arrival = Arrival { listener: id, service, key, client, handling };
+        let arrival = Arrival { listener: id, service, key, client, handling, is_last: listener.has_last() };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
             return;
@@ -373,8 +399,8 @@ impl Flows {
 
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
-        let Arrival { listener, service, key, client, handling } = arrival;
-        cx.model.may_begin_flow(service, client.ip(), cx.now)?;
+        let Arrival { listener, service, key, client, handling, is_last } = arrival;
+        cx.model.may_begin_flow(service, client.ip(), is_last, cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
             None => self.connect(service, client, Vec::new(), cx)?,
@@ -651,12 +677,14 @@ impl Flows {
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let repeated = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable];
         let looks = (!self.to_look_at.is_empty() || !self.to_leave.is_empty()).then_some(now);
-        let others = [self.table.next_deadline(), looks];
+        let last = self.has_last().then_some(now);
+        let others = [self.table.next_deadline(), looks, last];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: ends idle flows, logs what was not logged.
+    /// Does what is due: ends idle flows, serves what waited at a stop, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        self.receive_last(cx);
         for _ in 0..FLOWS_PER_TURN {
             let model = &*cx.model;
             let settings = |flow: &Flow<_>| model.handling(flow.service).unwrap_or_default().flows;
@@ -733,8 +761,9 @@ impl Flows {
         self.leave_where(is_unwelcome, EndReason::Denied);
     }
 
-    /// Ends every flow.
+    /// Ends every flow; nothing that waits begins another one.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
+        self.listeners.values_mut().for_each(|listener| listener.stop(0));
         for id in self.table.ids() {
             self.end(id, reason, cx);
         }
