@@ -521,12 +521,15 @@ impl Sessions {
         reason: Option<EndReason>,
         cx: &mut Context<'_>,
     ) {
-        let Some(session) = self.slots.get(id) else { return };
-        if let Some(reason) = session.to_end {
-            // It was counted as one that ends.
-            return self.remove(id, None, reason, cx);
+        let Some(session) = self.slots.get_mut(id) else { return };
+        match session.to_end {
+            // It has left the server that was to have it no longer.
+            Some(EndReason::Removed | EndReason::ServerDown) => session.to_end = None,
+            Some(reason) => return self.remove(id, None, reason, cx),
+            None => {}
         }
-        match self.connect(session.service, session.peer, tried, has_first_words, cx) {
+        let (service, peer) = (session.service, session.peer);
+        match self.connect(service, peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
                     let send_proxy = attempt.send_proxy;
