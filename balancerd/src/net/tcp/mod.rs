@@ -7,7 +7,6 @@ mod pipe;
 mod session;
 mod way;
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use super::Context;
 use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Endpoint, Listener};
 use super::options;
-use crate::event::{self, Deadlines, Key, Ready, Repeated};
+use crate::event::{self, Deadlines, Ends, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use introduction::{Introductions, Origin};
 use kernel_pipes::KernelPipes;
@@ -38,12 +37,13 @@ slotmap::new_key_type! {
     pub(crate) struct SessionId;
 }
 
-/// Sessions that one turn ends at most where many are to end at once, by command or by the clock: each takes some ten
-/// microseconds, and the others are not to wait for a hundred thousand of them.
-const MOST_ENDS: usize = 256;
-
 /// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
 const SAMPLED: u64 = 16;
+
+/// Sessions that end in one turn for being idle or late with their header, or since their server is to have none any more.
+/// To close both sockets takes some ten microseconds; what is left waits for the next turn, behind the sockets that are
+/// ready.
+const ENDS_PER_TURN: u64 = 256;
 
 /// Every session, and what is common to them.
 pub(crate) struct Sessions {
@@ -65,10 +65,8 @@ pub(crate) struct Sessions {
     introduced: Vec<Known>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
-    /// Those that are to end, for whom this turn has no time.
-    doomed: VecDeque<Doomed>,
-    /// How many more may end in this turn out of many.
-    ends_left: usize,
+    /// Those that are to end, whose turn has not come yet. Some may have ended since.
+    to_end: Ends<SessionId>,
     ended: u64,
     /// Connects so far: whose turn it is among several sources.
     connects: usize,
@@ -102,8 +100,7 @@ impl Sessions {
             arrivals: Vec::new(),
             introduced: Vec::new(),
             unsettled: Vec::new(),
-            doomed: VecDeque::new(),
-            ends_left: MOST_ENDS,
+            to_end: Ends::new(),
             ended: 0,
             connects: 0,
             full: Repeated::default(),
@@ -249,7 +246,6 @@ impl Sessions {
     /// A turn begins in which so many sockets are ready: what it moves is shared out among them.
     pub(crate) fn on_turn(&mut self, ready: usize) {
         self.most_spliced = spliced_in_a_step(ready);
-        self.ends_left = MOST_ENDS;
     }
 
     /// A side of a session is ready. A session that is gone has nothing to say: the event is of its predecessor.
@@ -270,24 +266,30 @@ impl Sessions {
     }
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.ports, &self.headers];
-        let doomed = self.doomed.front().map(|one| one.since);
-        let others = [doomed, self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
+        let ends = (!self.to_end.is_empty()).then_some(now);
+        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline(), ends];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: gives connects and headers up, ends idle sessions, takes kernel pipes back, logs what was not
-    /// logged.
+    /// Does what is due: gives connects and headers up, ends idle sessions and others that are to end, takes kernel pipes
+    /// back, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
-        while self.ends_left > 0
+        let mut left = ENDS_PER_TURN;
+        while left > 0
             && let Some(id) = self.newcomers.due(cx.now)
         {
-            self.ends_left -= 1;
+            left -= 1;
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
         }
-        self.end_doomed(cx);
-        while self.ends_left > 0
+        while left > 0
+            && let Some(id) = self.to_end.pop()
+        {
+            left -= 1;
+            self.end_as_told(id, cx);
+        }
+        while left > 0
             && let Some((at, id)) = self.deadlines.pop_due(cx.now)
         {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
@@ -299,7 +301,7 @@ impl Sessions {
                     self.schedule(id, cx);
                 }
                 next => {
-                    self.ends_left -= 1;
+                    left -= 1;
                     self.go_on(id, next, cx);
                 }
             }
@@ -332,31 +334,43 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions of one server. Where it is the server that goes, those that it has not answered go on to the next
-    /// one; where it is down, those whose clients have only to take what it said live on.
-    pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
-        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
-        self.doomed.extend(its.map(|(id, _)| Doomed { id, server: Some(server), reason, since: cx.now }));
-        self.end_doomed(cx);
+    /// Ends the sessions of one server, a part of them in each turn.
+    pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason) {
+        self.end_where(|session| session.server_id == server, reason);
     }
 
-    /// Ends those that are to end, as many of them as this turn has time for.
-    fn end_doomed(&mut self, cx: &mut Context<'_>) {
-        while self.ends_left > 0
-            && let Some(Doomed { id, server, reason, .. }) = self.doomed.pop_front()
-        {
-            let Some(session) = self.slots.get(id) else { continue };
-            let is_elsewhere = server.is_some_and(|server| server != session.server_id);
-            if is_elsewhere || reason == EndReason::ServerDown && session.is_draining() {
-                continue;
-            }
-            self.ends_left -= 1;
-            if matches!(reason, EndReason::ServerDown | EndReason::Removed) && !session.is_connected() {
-                self.give_up_connect(id, reason, cx);
-            } else {
-                self.end(id, reason, cx);
-            }
+    fn end_where(&mut self, is_meant: impl Fn(&Session) -> bool, reason: EndReason) {
+        let its = self.slots.iter().filter(|(_, session)| is_meant(session)).map(|(id, _)| id);
+        for id in its.collect::<Vec<_>>() {
+            self.end_soon(id, reason);
         }
+    }
+
+    /// Ends a session whose turn has come. Where it is the server that goes, one that it has not answered goes on to the next
+    /// one; where it is down, one whose client has only to take what it said lives on.
+    fn end_as_told(&mut self, id: SessionId, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let Some(reason) = session.to_end else { return };
+        match reason {
+            EndReason::ServerDown if session.is_draining() => session.to_end = None,
+            EndReason::ServerDown | EndReason::Removed if !session.is_connected() => {
+                self.give_up_connect(id, reason, cx);
+            }
+            _ => self.end(id, reason, cx),
+        }
+    }
+
+    /// Ends a session when its turn comes.
+    pub(crate) fn end_soon(&mut self, id: SessionId, reason: EndReason) {
+        if let Some(session) = self.slots.get_mut(id).filter(|session| session.to_end.is_none()) {
+            session.to_end = Some(reason);
+            self.to_end.push(id);
+        }
+    }
+
+    /// Ends that have had their turn, and as many as will have when the last that waits now has had it.
+    pub(crate) fn ends(&self) -> (u64, u64) {
+        (self.to_end.done(), self.to_end.done_then())
     }
 
     /// The sessions of one server, and when each of them moved.
@@ -366,12 +380,9 @@ impl Sessions {
     }
 
     /// Ends the sessions of a service whose clients it lets in no more.
-    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
-        let is_unwelcome =
-            |session: &Session| session.service == service && !cx.model.lets_in(service, session.peer.ip());
-        let its = self.slots.iter().filter(|(_, it)| is_unwelcome(it));
-        self.doomed.extend(its.map(|(id, _)| Doomed { id, server: None, reason: EndReason::Denied, since: cx.now }));
-        self.end_doomed(cx);
+    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, model: &Model) {
+        let is_unwelcome = |session: &Session| session.service == service && !model.lets_in(service, session.peer.ip());
+        self.end_where(is_unwelcome, EndReason::Denied);
     }
 
     /// Ends the session with this number, if there is one.
@@ -414,8 +425,9 @@ impl Sessions {
 
     /// Ends every session.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
-        self.doomed.extend(self.slots.keys().map(|id| Doomed { id, server: None, reason, since: cx.now }));
-        self.end_doomed(cx);
+        for id in self.slots.keys().collect::<Vec<_>>() {
+            self.end(id, reason, cx);
+        }
         for id in self.newcomers.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.end_newcomer(id, reason, cx);
         }
@@ -544,8 +556,15 @@ impl Sessions {
         reason: Option<EndReason>,
         cx: &mut Context<'_>,
     ) {
-        let Some(session) = self.slots.get(id) else { return };
-        match self.connect(session.service, session.peer, tried, has_first_words, cx) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        match session.to_end {
+            // It has left the server that was to have it no longer.
+            Some(EndReason::Removed | EndReason::ServerDown) => session.to_end = None,
+            Some(reason) => return self.remove(id, None, reason, cx),
+            None => {}
+        }
+        let (service, peer) = (session.service, session.peer);
+        match self.connect(service, peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
                     let send_proxy = attempt.send_proxy;
@@ -668,15 +687,6 @@ impl Sessions {
     }
 }
 
-/// A session that is to end.
-struct Doomed {
-    id: SessionId,
-    /// Only as long as it has this server.
-    server: Option<ServerId>,
-    reason: EndReason,
-    since: Instant,
-}
-
 /// A client that was accepted and has no session yet.
 struct Arrival {
     service: ServiceId,
@@ -762,3 +772,6 @@ fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
