@@ -122,8 +122,8 @@ fn begin_from(
 /// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
 /// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
 /// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
-pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
-    listening.iter().any(|own| {
+pub(super) fn is_a_circle(address: SocketAddr, listening: impl IntoIterator<Item = SocketAddr>) -> bool {
+    listening.into_iter().any(|own| {
         own.port() == address.port()
             && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
     })
@@ -217,7 +217,7 @@ mod tests {
             // An address of the documentation, which no machine has.
             ("192.0.2.1:80", "0.0.0.0:80", false),
         ] {
-            assert_eq!(is_a_circle(parse(server), &[parse(listening)]), circle, "{server} {listening}");
+            assert_eq!(is_a_circle(parse(server), [parse(listening)]), circle, "{server} {listening}");
         }
     }
 

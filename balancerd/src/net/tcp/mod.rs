@@ -518,7 +518,7 @@ impl Sessions {
         while tried.len() < tries {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let send_proxy = cx.model.send_proxy(server);
-            let begun = if is_a_circle(address, &self.listening) {
+            let begun = if is_a_circle(address, self.listening.iter().copied()) {
                 Err(Errno::ECONNREFUSED)
             } else {
                 self.connects = self.connects.wrapping_add(1);

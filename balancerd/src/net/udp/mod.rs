@@ -430,8 +430,7 @@ impl Flows {
 
     fn connect_to(&mut self, server: ServerId, client: SocketAddr, cx: &mut Context<'_>) -> Result<UdpSocket, Errno> {
         let address = cx.model.server_address(server);
-        let own: Vec<SocketAddr> = self.listeners.values().map(Endpoint::address).collect();
-        if is_a_circle(address, &own) {
+        if is_a_circle(address, self.listeners.values().map(Endpoint::address)) {
             return Err(Errno::ECONNREFUSED);
         }
         self.connects = self.connects.wrapping_add(1);
