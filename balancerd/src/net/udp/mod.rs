@@ -367,7 +367,7 @@ impl Flows {
         cx.model.may_begin_flow(service, client.ip(), cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
-            None => self.connect(service, client, Vec::new(), cx)?,
+            None => self.connect(service, client, cx)?,
         };
         cx.model.flow_began(service, client.ip(), server, cx.now);
         let flow = Flow::new(key, client, service, server, socket, listener, cx.now);
@@ -387,32 +387,26 @@ impl Flows {
         })
     }
 
-    /// The server of a client that is not among the `tried`, and a socket that is connected to it.
+    /// The server of a client, and a socket that is connected to it.
     fn connect(
         &mut self,
         service: ServiceId,
         client: SocketAddr,
-        mut tried: Vec<ServerId>,
         cx: &mut Context<'_>,
     ) -> Result<(ServerId, UdpSocket), DropReason> {
-        let tries = tried.len() + cx.model.tries(service);
-        let mut reason = DropReason::NoServer;
-        while tried.len() < tries {
+        let (mut tried, mut reason) = (Vec::new(), DropReason::NoServer);
+        for _ in 0..cx.model.tries(service) {
             let Some((server, _)) = cx.model.pick(service, client, &tried) else { break };
-            match self.connect_to(server, client, cx) {
+            match self.connect_to_picked(server, client, cx) {
                 Ok(socket) => return Ok((server, socket)),
-                Err(errno) if is_ours(errno) => reason = DropReason::Shortage,
-                Err(errno) => {
-                    reason = DropReason::Unreachable;
-                    self.tell_unreachable(server, errno, cx);
-                }
+                Err(fault) => reason = fault,
             }
             tried.push(server);
         }
         Err(reason)
     }
 
-    /// A socket that is connected to one server, since it was picked for a datagram.
+    /// A socket that is connected to one server, since it was picked.
     fn connect_to_picked(
         &mut self,
         server: ServerId,
