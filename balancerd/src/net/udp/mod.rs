@@ -313,6 +313,7 @@ impl Flows {
         train: Train<'b>,
         cx: &mut Context<'_>,
     ) -> Option<Train<'b>> {
+        let run = self.run;
         let flow = self.table.get_mut(id)?;
         let (taken, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
         let Some(train) = taken else {
@@ -322,8 +323,7 @@ impl Flows {
         };
         let server = flow.server;
         flow.listener = arrival.listener;
-        let header = self.run_header(id, arrival);
-        let flow = self.table.get_mut(id)?;
+        let header = header(id, flow, arrival, run);
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
         let sent = if header.is_empty() || in_each {
             send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
@@ -345,20 +345,6 @@ impl Flows {
             let _ = self.go_on_with(id, server, cx);
         }
         left
-    }
-
-    /// The header that stands before a datagram, if one does.
-    fn run_header(&self, id: FlowId, arrival: Arrival) -> Vec<u8> {
-        let Some(flow) = self.table.get(id) else { return Vec::new() };
-        let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
-        match arrival.handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, unique_id }) if !(in_first && flow.is_introduced) => {
-                let number = unique_id.then(|| format!("{:016x}-{:x}", self.run, number(id)).into_bytes());
-                let addresses = Addresses { source: flow.client, destination: flow.key.asked };
-                encode_datagram(Some(addresses), number.as_deref(), crc32c)
-            }
-            _ => Vec::new(),
-        }
     }
 
     /// Begins a flow, if there may be one.
@@ -450,12 +436,8 @@ impl Flows {
                 Err(reason) => return self.refuse(arrival, reason, train.len(), cx),
             }
         }
-        let header = match handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, .. }) => {
-                encode_datagram(Some(Addresses { source: client, destination: key.asked }), None, crc32c)
-            }
-            _ => Vec::new(),
-        };
+        let addresses = Addresses { source: client, destination: key.asked };
+        let header = handling.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, Some(addresses), None));
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
         count(service, server, Direction::In, &sent, cx.model);
@@ -744,6 +726,20 @@ impl Flows {
 /// The number of a flow among those of the sessions.
 fn number(id: FlowId) -> u64 {
     id.data().as_ffi() | MARK
+}
+
+/// The header that stands before the next datagram of a flow, if one does. `run` is this run of the balancer.
+fn header<S>(id: FlowId, flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> {
+    let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
+    match arrival.handling.send_proxy {
+        Some(how) if !(in_first && flow.is_introduced) => {
+            let has_id = matches!(how, SendProxy::V2 { unique_id: true, .. });
+            let unique_id = has_id.then(|| format!("{run:016x}-{:x}", number(id)).into_bytes());
+            let addresses = Addresses { source: flow.client, destination: flow.key.asked };
+            encode_datagram(how, Some(addresses), unique_id.as_deref())
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn report<S>(id: FlowId, flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {
