@@ -170,6 +170,15 @@ pub(crate) struct SessionFilter {
     pub(crate) limit: usize,
 }
 
+impl SessionFilter {
+    /// Whether those of a service with a server are meant.
+    pub(crate) fn takes(&self, service: ServiceId, server: ServerId, model: &Model) -> bool {
+        self.service.is_none_or(|meant| service == meant)
+            && self.pool.is_none_or(|meant| model.pool_of(server) == meant)
+            && self.server.is_none_or(|meant| model.server_address(server) == meant)
+    }
+}
+
 /// How long a session may last; nothing is what the balancer was started with, or for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Times {

@@ -711,11 +711,7 @@ impl Flows {
 
     /// The live flows that are meant, the longest idle first.
     pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
-        let is_meant = |flow: &Flow<_>| {
-            filter.service.is_none_or(|service| flow.service == service)
-                && filter.pool.is_none_or(|pool| model.pool_of(flow.server) == pool)
-                && filter.server.is_none_or(|server| model.server_address(flow.server) == server)
-        };
+        let is_meant = |flow: &Flow<_>| filter.takes(flow.service, flow.server, model);
         let mut meant: Vec<_> = self.table.iter().filter(|(_, flow)| is_meant(flow)).collect();
         meant.sort_by_key(|(_, flow)| flow.moved);
         meant.truncate(filter.limit);
