@@ -308,7 +308,7 @@ impl Model {
         let of_old = before.picker.ring().map_or(0, |ring| ring.points().len());
         if has_ring && of_old.max(before.points_at(&self.servers, settings.points_per_weight)) > self.points_in_the_loop
         {
-            let after = before.blueprint(&self.servers, settings.points_per_weight);
+            let after = before.blueprint(false, &self.servers, settings.points_per_weight);
             return Err(self.remake(id, Step::Another(after), before.passed_over(&before.picker, &self.servers), work));
         }
         after.rebuild(&self.servers, None)?;

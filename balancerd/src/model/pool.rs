@@ -185,12 +185,8 @@ impl Pool {
         let ring = match (self.settings.policy, ring) {
             (Policy::ConsistentHash, Some(ring)) => Some(ring),
             (Policy::ConsistentHash, None) => {
-                let per_weight = self.settings.points_per_weight;
-                let members = self.eligible(servers, backups).map(|(member, part)| {
-                    let points = points(per_weight, member.weight, part);
-                    (member, points)
-                });
-                Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
+                let blueprint = self.blueprint(backups, servers, self.settings.points_per_weight);
+                Some(blueprint.build().map_err(|error| refusal(&error))?)
             }
             _ => None,
         };
@@ -199,12 +195,17 @@ impl Pool {
         Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))
     }
 
-    /// What the ring of those that are no backups is made from.
-    pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
-        Blueprint { points_per_weight, members: self.eligible(servers, false).collect() }
+    /// What the ring of the backups, or of the others, is made from.
+    pub(super) fn blueprint(
+        &self,
+        backups: bool,
+        servers: &SlotMap<ServerId, Server>,
+        points_per_weight: NonZeroU32,
+    ) -> Blueprint<ServerId> {
+        Blueprint { points_per_weight, members: self.eligible(servers, backups).collect() }
     }
 
-    /// How many points that ring has.
+    /// How many points the ring of those has that are no backups.
     pub(super) fn points_at(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> usize {
         let members = self.eligible(servers, false);
         members.map(|(member, part)| points(points_per_weight, member.weight, part) as usize).sum()

@@ -15,9 +15,9 @@ use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings
 use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
-use super::picker::{Picker, points};
+use super::picker::Picker;
 use super::pool::{Pool, refusal};
-use super::remake::moves_between;
+use super::remake::{Blueprint, moves_between};
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
 use super::{Effect, Model, PoolId, ServerId};
@@ -61,23 +61,23 @@ pub(crate) fn prepare(
     check_origins(&said, &settings)?;
     check(&settings).map_err(|refusal| with_both(&said, &settings, refusal))?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
-    let nobody = BTreeSet::new();
+    let (whole, nobody) = (BTreeMap::new(), BTreeSet::new());
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
         let old = present.pools.get(name).filter(|old| old.policy == Policy::ConsistentHash);
         if old.is_some_and(|old| has_the_same_ring(old, pool)) {
             continue;
         }
-        let mut ring = ring_of(pool)?;
+        let mut ring = ring_of(pool, &whole)?;
         if let Some(old) = old {
             let passed = passed.get(name).unwrap_or(&nobody);
-            let (moved, its) = moves_between(&ring_of(old)?, &ring, passed);
+            let (moved, its) = moves_between(&ring_of(old, &whole)?, &ring, passed);
             if moved > 0.0 {
                 moves.push(PoolMovesReport { pool: name.clone(), moved, moves: its });
             }
         }
         let parts = parts(present.pools.get(name), pool, &starting.remove(name).unwrap_or_default());
         if !parts.is_empty() {
-            ring = partial_ring_of(pool, &parts)?;
+            ring = ring_of(pool, &parts)?;
             starting.insert(name.clone(), parts);
         }
         rings.insert(name.clone(), ring);
@@ -197,8 +197,12 @@ fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
     eligible.map(|(address, weight)| Member { identity: address.into(), weight, tag: () })
 }
 
-fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, Refusal> {
-    Ring::build(pool.points_per_weight, eligible(pool)).map_err(|error| refusal(&error))
+/// The ring of a pool in which these servers have parts of their weights, and the others all of theirs.
+fn ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
+    let part = |member: &Member<()>| parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
+    let members = eligible(pool).map(|member| (member, part(&member))).collect();
+    let blueprint = Blueprint { points_per_weight: pool.points_per_weight, members };
+    blueprint.build().map_err(|error| refusal(&error))
 }
 
 /// Who starts slowly in a ring: those who do already, and those who come up where others are.
@@ -215,15 +219,6 @@ fn parts(
         Some((address, if comes_up { 1 } else { *starting.get(&address)? }))
     };
     eligible(pool).filter_map(part).collect()
-}
-
-fn partial_ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
-    let members = eligible(pool).map(|member| {
-        let part = parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
-        let points = points(pool.points_per_weight, member.weight, part);
-        (member, points)
-    });
-    Ring::build_partial(pool.points_per_weight, members).map_err(|error| refusal(&error))
 }
 
 fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {

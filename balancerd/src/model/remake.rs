@@ -54,15 +54,15 @@ pub(super) enum Step {
     /// Servers get other parts of their weights.
     Parts(BTreeMap<SocketAddr, u32>),
     /// Another one takes its place.
-    Another(Blueprint),
+    Another(Blueprint<ServerId>),
 }
 
 /// All that decides what a ring is.
 #[derive(Debug)]
-pub(super) struct Blueprint {
+pub(super) struct Blueprint<T> {
     pub(super) points_per_weight: NonZeroU32,
     /// The servers, and the part of its weight that each has.
-    pub(super) members: Vec<(Member<ServerId>, u32)>,
+    pub(super) members: Vec<(Member<T>, u32)>,
 }
 
 /// A ring that was made, and what it moves.
@@ -140,8 +140,12 @@ impl Remade {
     }
 }
 
-impl Blueprint {
-    fn build(self) -> Result<Ring<ServerId>, RingError> {
+impl<T> Blueprint<T> {
+    /// The ring.
+    ///
+    /// # Errors
+    /// When there would be too many points.
+    pub(super) fn build(self) -> Result<Ring<T>, RingError> {
         let Self { points_per_weight, members } = self;
         let members = members.into_iter().map(|(member, part)| {
             let points = points(points_per_weight, member.weight, part);
