@@ -230,8 +230,10 @@ impl Pool {
         self.serving().shares(|id| servers[id].is_up()).into_iter().collect()
     }
 
-    /// The servers that one of its pickers passes over, or would if they were in it, since they are not up.
-    pub(super) fn passed_over(&self, picker: &Picker, servers: &SlotMap<ServerId, Server>) -> BTreeSet<SocketAddr> {
+    /// The servers that the picker of the backups, or that of the others, passes over, or would if they were in it, since
+    /// they are not up.
+    pub(super) fn passed_over(&self, backups: bool, servers: &SlotMap<ServerId, Server>) -> BTreeSet<SocketAddr> {
+        let picker = if backups { &self.backups } else { &self.picker };
         if picker.uses_all() {
             return BTreeSet::new();
         }

@@ -240,6 +240,13 @@ impl Prepared {
 }
 
 impl Model {
+    /// The servers of pools with a ring that are passed over, or would be if they were on it, since they are not up.
+    pub(crate) fn passed_over(&self) -> PassedOver {
+        let pools = self.pools.values().filter(|pool| pool.picker.ring().is_some());
+        let passed = pools.map(|pool| (pool.name.clone(), pool.passed_over(false, &self.servers)));
+        passed.filter(|(_, servers)| !servers.is_empty()).collect()
+    }
+
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
     /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At
     /// the `start` nothing comes up slowly.
