@@ -55,10 +55,8 @@ impl Model {
             let report = self.list_with(pool, &HashMap::new(), Vec::new(), now);
             return Ok((report, vec![Effect::CompleteList(id)]));
         }
-        let deviations = match self.vitals.config_file {
-            Some(_) => deviations_of(name, &self.said, &self.settings()),
-            None => Vec::new(),
-        };
+        let said = self.said_and_present(pool);
+        let deviations = said.map_or_else(Vec::new, |(said, now)| deviations_of(name, &said, &now));
         Ok((self.list_with(pool, &pool.shares(&self.servers), deviations, now), Vec::new()))
     }
 
