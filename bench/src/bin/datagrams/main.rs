@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::placement::Placement;
-use bench::rounds::{Ratio, Rounds};
+use bench::rounds::{Rounds, Spread};
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
 use nix::sys::resource::{Resource, getrlimit};
@@ -273,14 +273,14 @@ fn judge_ceiling(what: &str, rounds: &Rounds<Kind, Stream>) {
 }
 
 /// Says whether balancerd's ratio is within its limit; nothing when it was not measured.
-fn at_most(what: &str, ratio: Option<Ratio>, limit: f64) {
+fn at_most(what: &str, ratio: Option<Spread>, limit: f64) {
     if let Some(ratio) = ratio {
         verdict(&format!("{what}: {ratio}, at most {limit:.2}"), ratio.median <= limit);
     }
 }
 
 /// Says whether balancerd takes as much as nginx does; nothing when it was not measured.
-fn at_least(what: &str, ratio: Option<Ratio>) {
+fn at_least(what: &str, ratio: Option<Spread>) {
     if let Some(ratio) = ratio {
         verdict(&format!("{what}: {ratio}, at least {LEAST_THROUGHPUT:.2}"), ratio.median >= LEAST_THROUGHPUT);
     }

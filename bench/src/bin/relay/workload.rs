@@ -14,12 +14,12 @@ use bench::load::{Load, Shape};
 use bench::paced::Paced;
 use bench::placement::Placement;
 use bench::process::Process;
+use bench::rounds::Rounds;
 use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
 use crate::report::{Fairness, Figures, Footprint, Pressure};
-use crate::rounds::Rounds;
 use crate::servers::Servers;
 use crate::slow::{self, SlowReaders};
 use crate::sockets;
@@ -66,12 +66,12 @@ impl Bench {
     /// Throughput, processor time and latency under a load of `shape`.
     ///
     /// The balancers run throughout all rounds; the ones that have no load wait without cost.
-    pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
+    pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Kind, Figures>> {
         self.rounds_of(self.rounds, |balancer| self.measure(balancer, shape))
     }
 
     /// Latency of small requests of `clients` at half of the rate that the slowest balancer reaches, and that rate.
-    pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Figures>)> {
+    pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Kind, Figures>)> {
         let at_full = self.rounds_of(RATE_ROUNDS.min(self.rounds), |balancer| self.measure(balancer, full))?;
         let balancers = at_full.kinds().into_iter().filter(|kind| *kind != Kind::Direct);
         let slowest = balancers.filter_map(|kind| at_full.median(kind, |figures| Some(figures.rate))).reduce(f64::min);
@@ -81,11 +81,11 @@ impl Bench {
     }
 
     /// Latency of the load `small`, alone and beside the load `bulk`, which has a thread of its own.
-    pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Fairness>> {
+    pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Kind, Fairness>> {
         self.rounds_of(self.rounds, |balancer| self.measure_beside(balancer, small, bulk))
     }
 
-    fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<F>> {
+    fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<Kind, F>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
         let mut rounds = Rounds::new();
         for round in 0..count {
@@ -99,7 +99,7 @@ impl Bench {
 
     /// Memory per idle session that has relayed one request. Each measurement has a fresh balancer: what a former
     /// one has given back to its allocator would make the next one look smaller.
-    pub(crate) fn idle(&self) -> Result<Rounds<Footprint>> {
+    pub(crate) fn idle(&self) -> Result<Rounds<Kind, Footprint>> {
         self.fresh_rounds(self.memory_rounds, |balancer| {
             let Some(process) = &balancer.process else { return Ok(None) };
             self.footprint(balancer, process).map(Some)
@@ -107,13 +107,13 @@ impl Bench {
     }
 
     /// Memory while clients read slowly, from a fresh balancer each time, as with idle ones.
-    pub(crate) fn back_pressure(&self) -> Result<Rounds<Pressure>> {
+    pub(crate) fn back_pressure(&self) -> Result<Rounds<Kind, Pressure>> {
         self.fresh_rounds(self.memory_rounds, |balancer| self.pressure(balancer).map(Some))
     }
 
     /// System calls of every balancer under a load of `shape`, from some time after its start to some time before its end:
     /// of kept connections neither the opening nor the closing is seen.
-    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Rounds<Traced>> {
+    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Rounds<Kind, Traced>> {
         self.fresh_rounds(1, |balancer| {
             let Some(process) = &balancer.process else { return Ok(None) };
             self.trace(balancer, process, shape).map(Some)
@@ -121,7 +121,11 @@ impl Bench {
     }
 
     /// Rounds in which every balancer is started anew; one for which `measure` has nothing to say is left out.
-    fn fresh_rounds<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<Option<F>>) -> Result<Rounds<F>> {
+    fn fresh_rounds<F>(
+        &self,
+        count: usize,
+        measure: impl Fn(&Balancer) -> Result<Option<F>>,
+    ) -> Result<Rounds<Kind, F>> {
         let mut rounds = Rounds::new();
         for _ in 0..count {
             let mut round = Vec::new();
