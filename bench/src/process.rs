@@ -1,6 +1,6 @@
 //! A program under measurement: started in the foreground, its cost read from /proc, ended with its owner.
 //!
-//! Three things see to its end: `Drop` on every return and error, the interrupt flag that `main` turns into an error,
+//! Three things see to its end: `Drop` on every return and error, an [interrupt](crate::interrupt) that turns into one,
 //! and the kernel's parent-death signal (set by setpriv) when this program is killed outright.
 
 use std::collections::BTreeSet;

@@ -5,13 +5,12 @@
 
 use std::cell::Cell;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bench::clock;
+use bench::interrupt::Interrupt;
 use bench::placement::Placement;
 use bench::process::Process;
 use bench::rounds::Rounds;
@@ -48,7 +47,7 @@ pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) placement: Placement,
     /// Set when the benchmark is to stop.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
     pub(crate) rounds: usize,
     /// Of one measurement under load.
     pub(crate) duration: Duration,
@@ -181,7 +180,7 @@ impl Bench {
         self.runs.set(self.runs.get() + 1);
         let run = self.runs.get();
         let conduct = Conduct { run, answer: shape.answered, trains: shape.train > 1 };
-        let load = Load { shape, drive, until, run, interrupted: &self.interrupted };
+        let load = Load { shape, drive, until, run, interrupt: &self.interrupt };
         let mut ports = clients.ports()?;
         ports.extend(self.servers.addrs.iter().map(SocketAddrV4::port));
         let (servers, watch) = (&self.servers, Watch::default());

@@ -14,18 +14,16 @@ mod trace;
 mod workload;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bench::client;
+use bench::interrupt::Interrupt;
 use bench::load::Shape;
 use bench::placement::Placement;
 use bench::rounds::Rounds;
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::balancer::{Kind, Programs};
@@ -332,10 +330,7 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
     ensure!(rounds > 0, "--rounds must be at least 1");
     let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("watch for an interrupt")?;
-    }
+    let interrupt = Interrupt::watch()?;
 
     let own = std::env::current_exe().context("find this program")?;
     let beside = |given: &Option<PathBuf>, name| given.clone().unwrap_or_else(|| own.with_file_name(name));
@@ -374,7 +369,7 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
         kinds,
         programs,
         placement,
-        interrupted,
+        interrupt,
         rounds,
         memory_rounds: (rounds / 2).max(1),
         duration,

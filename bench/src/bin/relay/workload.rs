@@ -4,12 +4,12 @@
 //! machine meets all of them.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bench::interrupt::Interrupt;
 use bench::load::{Load, Shape};
 use bench::paced::Paced;
 use bench::placement::Placement;
@@ -46,7 +46,7 @@ pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) placement: Placement,
     /// Set when the benchmark is to stop.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
     pub(crate) rounds: usize,
     /// Of one measurement under load.
     pub(crate) duration: Duration,
@@ -145,7 +145,7 @@ impl Bench {
 
     fn measure(&self, balancer: &Balancer, shape: Shape) -> Result<Figures> {
         let name = balancer.kind.name();
-        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupt)?;
         load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
         let before = balancer.processor_time()?;
         let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
@@ -156,7 +156,7 @@ impl Bench {
 
     fn measure_paced(&self, balancer: &Balancer, clients: usize, rate: f64) -> Result<Figures> {
         let name = balancer.kind.name();
-        let mut load = Paced::open(balancer.addr, clients, &self.interrupted)?;
+        let mut load = Paced::open(balancer.addr, clients, &self.interrupt)?;
         load.run(rate, WARM_UP).with_context(|| format!("warm up {name}"))?;
         let before = balancer.processor_time()?;
         let tally = load.run(rate, self.duration).with_context(|| format!("load {name}"))?;
@@ -168,8 +168,8 @@ impl Bench {
     fn measure_beside(&self, balancer: &Balancer, small: Shape, bulk: Shape) -> Result<Fairness> {
         let alone = self.measure(balancer, small)?;
         let name = balancer.kind.name();
-        let mut load = Load::open(&[balancer.addr], small, &self.interrupted)?;
-        let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], small, &self.interrupt)?;
+        let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupt)?;
         let (over, counted) = (AtomicBool::new(false), AtomicBool::new(false));
         let (tally, spent, bulk) = thread::scope(|scope| {
             let heavy = scope.spawn(|| {
@@ -232,7 +232,7 @@ impl Bench {
         let end = clock::now() + self.slow_time;
         let mut most = Pressure::default();
         while clock::now() < end {
-            self.stop_if_interrupted()?;
+            self.interrupt.check()?;
             for _ in 0..READS_A_LOOK {
                 readers.read()?;
                 clock::pause(slow::PAUSE);
@@ -246,14 +246,14 @@ impl Bench {
     /// Opens sessions that have made one request each and are idle now.
     fn hold(&self, balancer: &Balancer, count: usize) -> Result<Vec<TcpStream>> {
         let open = |index| {
-            self.stop_if_interrupted()?;
+            self.interrupt.check()?;
             client::exchange(index, balancer.addr).with_context(|| format!("session {index}"))
         };
         (0..count).map(open).collect()
     }
 
     fn trace(&self, balancer: &Balancer, process: &Process, shape: Shape) -> Result<Traced> {
-        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupt)?;
         load.run(WARM_UP)?;
         let mut trace = Trace::start(self.directory.path(), process)?;
         let deadline = clock::now() + ATTACH_LIMIT;
@@ -266,12 +266,5 @@ impl Bench {
         ensure!(tally.errors == 0, "{} failed requests: the relay was not healthy", tally.errors);
         ensure!(tally.requests > 0, "no request was answered");
         Ok(Traced { requests: tally.requests, calls })
-    }
-
-    fn stop_if_interrupted(&self) -> Result<()> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        Ok(())
     }
 }
