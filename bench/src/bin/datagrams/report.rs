@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bench::process::Footprint;
 use bench::rounds::{Rounds, Spread, quotient};
 use bench::tables::{align, number, percentile, table};
 use comfy_table::Table;
@@ -43,14 +44,6 @@ pub(crate) struct Stream {
     pub(crate) paced: Figures,
     /// The highest rate without loss.
     pub(crate) ceiling: Ceiling,
-}
-
-/// Memory per idle flow in one round, in bytes.
-pub(crate) struct Footprint {
-    pub(crate) own: f64,
-    pub(crate) resident: f64,
-    /// The program's own memory before the flows came.
-    pub(crate) before: f64,
 }
 
 impl Figures {

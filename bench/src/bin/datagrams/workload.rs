@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use bench::clock;
 use bench::interrupt::Interrupt;
 use bench::placement::Placement;
-use bench::process::Process;
+use bench::process::{Footprint, Process};
 use bench::rounds::Rounds;
 use tempfile::TempDir;
 
@@ -22,7 +22,7 @@ use crate::ceiling::{Ceiling, Probe};
 use crate::clients::Clients;
 use crate::drops;
 use crate::load::{Drive, Flows, Load, Shape, Tally, Until};
-use crate::report::{Exchange, Figures, Footprint, Stream};
+use crate::report::{Exchange, Figures, Stream};
 use crate::servers::{Conduct, Servers, Watch};
 
 /// How long a load runs before anything is counted.
@@ -224,12 +224,7 @@ impl Bench {
         let held = hold(flows)?;
         let after = process.settled_memory()?;
         drop((warm_up, held));
-        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / flows as f64;
-        Ok(Footprint {
-            own: each(before.own, after.own),
-            resident: each(before.resident, after.resident),
-            before: before.own as f64,
-        })
+        Ok(Footprint::between(before, after, flows))
     }
 }
 

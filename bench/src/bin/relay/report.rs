@@ -5,6 +5,7 @@ use std::iter::once;
 use std::time::Duration;
 
 use bench::load::Tally;
+use bench::process::Footprint;
 use bench::rounds::{Rounds, quotient};
 use bench::tables::{align, number, percentile, table};
 use comfy_table::Table;
@@ -43,14 +44,6 @@ impl Fairness {
     fn errors(&self) -> u64 {
         self.alone.errors + self.beside.errors + self.bulk.errors
     }
-}
-
-/// Memory per idle session in one round, in bytes.
-pub(crate) struct Footprint {
-    pub(crate) own: f64,
-    pub(crate) resident: f64,
-    /// The program's own memory before the sessions came.
-    pub(crate) before: f64,
 }
 
 /// Memory per session of a client that reads slowly, in one round: the most that was seen of each, in bytes. The first ones

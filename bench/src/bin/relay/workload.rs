@@ -13,13 +13,13 @@ use bench::interrupt::Interrupt;
 use bench::load::{Load, Shape};
 use bench::paced::Paced;
 use bench::placement::Placement;
-use bench::process::Process;
+use bench::process::{Footprint, Process};
 use bench::rounds::Rounds;
 use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
-use crate::report::{Fairness, Figures, Footprint, Pressure};
+use crate::report::{Fairness, Figures, Pressure};
 use crate::servers::Servers;
 use crate::slow::{self, SlowReaders};
 use crate::sockets;
@@ -202,12 +202,7 @@ impl Bench {
         let sessions = self.hold(balancer, self.sessions)?;
         let after = process.settled_memory()?;
         drop((warm_up, sessions));
-        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / self.sessions as f64;
-        Ok(Footprint {
-            own: each(before.own, after.own),
-            resident: each(before.resident, after.resident),
-            before: before.own as f64,
-        })
+        Ok(Footprint::between(before, after, self.sessions as u64))
     }
 
     fn pressure(&self, balancer: &Balancer) -> Result<Pressure> {
