@@ -122,9 +122,12 @@ impl Balancer {
         Ok(Self { kind, addr, process: Some(process) })
     }
 
-    /// The processor time spent so far; none without a balancer.
-    pub(crate) fn processor_time(&self) -> Result<Option<Duration>> {
-        self.process.as_ref().map(Process::processor_time).transpose()
+    /// What comes of `work`, and the processor time that is spent on it; none without a balancer.
+    pub(crate) fn spend<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Option<Duration>)> {
+        let spent = || self.process.as_ref().map(Process::processor_time).transpose();
+        let before = spent()?;
+        let done = work()?;
+        Ok((done, spent()?.zip(before).map(|(after, before)| after.saturating_sub(before))))
     }
 }
 

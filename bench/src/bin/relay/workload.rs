@@ -147,10 +147,7 @@ impl Bench {
         let name = balancer.kind.name();
         let mut load = Load::open(&[balancer.addr], shape, &self.interrupt)?;
         load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
-        let before = balancer.processor_time()?;
-        let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
-        let after = balancer.processor_time()?;
-        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (tally, spent) = balancer.spend(|| load.run(self.duration)).with_context(|| format!("load {name}"))?;
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
     }
 
@@ -158,10 +155,8 @@ impl Bench {
         let name = balancer.kind.name();
         let mut load = Paced::open(balancer.addr, clients, &self.interrupt)?;
         load.run(rate, WARM_UP).with_context(|| format!("warm up {name}"))?;
-        let before = balancer.processor_time()?;
-        let tally = load.run(rate, self.duration).with_context(|| format!("load {name}"))?;
-        let after = balancer.processor_time()?;
-        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (tally, spent) =
+            balancer.spend(|| load.run(rate, self.duration)).with_context(|| format!("load {name}"))?;
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
     }
 
@@ -179,10 +174,7 @@ impl Bench {
             let mut run = || {
                 load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
                 counted.store(true, Ordering::Relaxed);
-                let before = balancer.processor_time()?;
-                let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
-                let after = balancer.processor_time()?;
-                Ok((tally, after.zip(before).map(|(after, before)| after.saturating_sub(before))))
+                balancer.spend(|| load.run(self.duration)).with_context(|| format!("load {name}"))
             };
             let result: Result<_> = run();
             counted.store(true, Ordering::Relaxed);
