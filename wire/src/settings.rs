@@ -27,6 +27,9 @@ pub const MAX_NAME: usize = 64;
 /// Bytes of a configuration file at most: some 150,000 servers.
 pub const FILE_LIMIT: usize = 8 * 1024 * 1024;
 
+/// Keys of a pool, as a file calls them, that mean something with the policy `consistent-hash` alone.
+pub const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
+
 /// Points that a server of weight 1 has on the ring of a pool that sets no other number.
 pub const DEFAULT_POINTS_PER_WEIGHT: NonZeroU32 = NonZeroU32::new(1024).expect("1024 is not 0");
 
@@ -268,10 +271,18 @@ impl PoolSettings {
         }
     }
 
-    /// Whether a key of a file about flows means something beside the others: without flows none is moved, and only the
-    /// header of version 2 is one of datagrams.
+    /// Whether a key of a file means something beside the others: not that of another policy or another kind of check.
     #[must_use]
-    pub fn uses_flow_key(&self, key: &str) -> bool {
+    pub fn uses(&self, key: &str) -> bool {
+        self.hashes_with(key) && self.health.check.kind.uses(key) && self.flows_with(key)
+    }
+
+    fn hashes_with(&self, key: &str) -> bool {
+        self.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key)
+    }
+
+    /// Without flows none is moved, and only the header of version 2 is one of datagrams.
+    fn flows_with(&self, key: &str) -> bool {
         let has_header = matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
         (!self.flows.one_way || !OF_MOVES.contains(&key)) && (has_header || key != "send_proxy_in")
     }
@@ -618,9 +629,6 @@ pub fn visible(value: &str) -> &str {
     if value.is_empty() { "\"\"" } else { value }
 }
 
-/// Keys of a pool that mean nothing with another policy than `consistent-hash`, and that a file has only with that one.
-const OF_CONSISTENT_HASH: [&str; 3] = ["key", "max_load", "points_per_weight"];
-
 /// Every value that differs: the balancer's own, then pools with their servers, then services, each by name. Of what is
 /// new or gone one line stands for all; of a pool that is, so do its servers' lines. What the policy of a pool makes no
 /// use of, in the settings that it comes to, is no difference, and neither is how servers are checked that are not, or what
@@ -637,15 +645,10 @@ pub fn differences(from: &Settings, to: &Settings) -> Vec<Difference> {
         }
         let (empty, old_settings, new_settings) = (BTreeMap::new(), old, new);
         if let (Some(old), Some(new)) = (old_settings, new_settings) {
-            let checks = &new.health.check.kind;
-            let is_off = |key: &str| *checks == CheckKind::None && OF_CHECKS.contains(&key);
-            let counts = |key: &str| {
-                (new.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
-                    && !is_off(key)
-                    && new.uses_flow_key(key)
-            };
+            // What belonged to another kind of check is gone now, and that is told.
+            let is_off = |key: &str| new.health.check.kind == CheckKind::None && OF_CHECKS.contains(&key);
             for ((key, was), (_, is)) in pool_values(old).into_iter().zip(pool_values(new)) {
-                if counts(key) {
+                if new.hashes_with(key) && !is_off(key) && new.flows_with(key) {
                     found.value(key, was, is);
                 }
             }

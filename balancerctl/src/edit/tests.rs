@@ -14,11 +14,10 @@ use wire::health::{
 };
 use wire::quantity;
 use wire::settings::{
-    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy,
-    ServerSettings, ServiceSettings,
+    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol,
+    SendProxy, ServerSettings, ServiceSettings,
 };
 
-use super::values::OF_CONSISTENT_HASH;
 use super::*;
 
 /// What a text says, read without a word about mistakes.
@@ -145,7 +144,7 @@ fn pool(table: &Table) -> PoolSettings {
         },
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
     };
-    assert!(table.keys().all(|key| pool.uses_flow_key(key)), "{table:?}");
+    assert!(table.keys().all(|key| pool.uses(key)), "{table:?}");
     pool
 }
 

@@ -46,7 +46,7 @@ pub(super) fn unusual_flow_policy(pool: &PoolSettings) -> PoolValues {
         (value != *usual).then_some(value)
     }
     let (flows, usual) = (pool.flows, FlowPolicy::default());
-    let has_place = |key| pool.uses_flow_key(key);
+    let has_place = |key| pool.uses(key);
     PoolValues {
         one_way: other(flows.one_way, &usual.one_way),
         per_datagram: other(flows.per_datagram, &usual.per_datagram),

@@ -11,8 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
 use wire::settings::{
-    DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
-    Settings, Transport, is_name,
+    DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol, SendProxy, ServerSettings,
+    ServiceSettings, Settings, Transport, is_name,
 };
 
 use super::file::File;
@@ -114,9 +114,7 @@ pub(super) const POOL: &[&str] = &[
 /// Of a server.
 pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions", "backup", "check_address"];
 
-/// The keys of a pool that mean something for `consistent-hash` alone.
-const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
-/// Those that mean something for the key `client-subnet` alone.
+/// The keys of a pool that mean something for the key `client-subnet` alone.
 const OF_CLIENT_SUBNET: [&str; 2] = ["subnet_ipv4", "subnet_ipv6"];
 /// Those that mean something for the header of version 2 alone.
 const OF_SEND_PROXY_V2: [&str; 2] = ["send_proxy_crc32c", "send_proxy_unique_id"];
