@@ -16,6 +16,7 @@ mod encoding;
 pub mod flow;
 pub mod frame;
 pub mod health;
+mod named;
 pub mod place;
 pub mod quantity;
 pub mod report;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::connection::{ClientSide, OF_TCP, ServerSide, SocketSettings};
 use crate::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
+use crate::named::named;
 use crate::quantity::{size, time};
 
 /// The pool that commands mean when they name none.
@@ -141,20 +142,9 @@ pub enum Protocol {
     TcpAndUdp,
 }
 
+named!(Protocol, Tcp = "tcp", Udp = "udp", TcpAndUdp = "tcp+udp");
+
 impl Protocol {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::TcpAndUdp];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::TcpAndUdp => "tcp+udp",
-        }
-    }
-
     /// What is listened for: one of both, or both.
     #[must_use]
     pub fn transports(self) -> &'static [Transport] {
@@ -175,12 +165,6 @@ impl Protocol {
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.transports().iter().any(|transport| other.has(*transport))
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -304,29 +288,14 @@ pub enum Policy {
     WeightedRandom,
 }
 
-impl Policy {
-    /// Every policy.
-    pub const ALL: [Self; 5] =
-        [Self::ConsistentHash, Self::RoundRobin, Self::LeastConnections, Self::RandomTwoChoices, Self::WeightedRandom];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ConsistentHash => "consistent-hash",
-            Self::RoundRobin => "round-robin",
-            Self::LeastConnections => "least-connections",
-            Self::RandomTwoChoices => "random-two-choices",
-            Self::WeightedRandom => "weighted-random",
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+named!(
+    Policy,
+    ConsistentHash = "consistent-hash",
+    RoundRobin = "round-robin",
+    LeastConnections = "least-connections",
+    RandomTwoChoices = "random-two-choices",
+    WeightedRandom = "weighted-random",
+);
 
 /// What of a client's address is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -529,26 +498,7 @@ pub enum AdminState {
     Maintenance,
 }
 
-impl AdminState {
-    /// Every state.
-    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maintenance];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maintenance => "maintenance",
-        }
-    }
-}
-
-impl fmt::Display for AdminState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+named!(AdminState, Ready = "ready", Drain = "drain", Maintenance = "maintenance");
 
 /// Whether a text can name a service or a pool: letters, digits, `.`, `_` and `-`, not more than [`MAX_NAME`].
 #[must_use]
