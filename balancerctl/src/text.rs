@@ -77,6 +77,11 @@ fn listed(things: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     texts.join(", ")
 }
 
+/// A value, where it is not the usual one.
+fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+    (value != *usual).then_some(value)
+}
+
 /// The answer to `status`.
 pub(crate) fn status(report: &StatusReport) -> String {
     let phase = match report.phase {
