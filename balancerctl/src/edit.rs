@@ -11,8 +11,8 @@ use std::ops::Range;
 use toml_edit::{Array, Document, InlineTable, Item, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
+use wire::difference::{Difference, Subject, differences};
 use wire::health::{OF_DNS, OF_HTTP, OF_SEND};
-use wire::settings::{Difference, Subject, differences};
 
 use values::{
     Values, bare, bound_keys, bound_service_keys, inline, integer, is_usual, key_text, new_pool, new_server,

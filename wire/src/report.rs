@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::control::{Change, Removal};
+use crate::difference::Difference;
 use crate::named::named;
-use crate::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Transport};
+use crate::settings::{Policy, PoolSettings, ServiceSettings, Settings, Transport};
 
 /// Why a session ended. Every session ends with exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -9,8 +9,9 @@ use std::time::Instant;
 use ring::{Identity, Member, Ring};
 use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
+use wire::difference::{Difference, Subject, differences};
 use wire::report::{PoolMovesReport, ReloadReport};
-use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
+use wire::settings::{Policy, PoolSettings, ServiceSettings, Settings};
 
 use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Refusal};
+use wire::difference::{Difference, differences};
 use wire::report::{
     DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
     Skip, SkippedReport, StatusReport,
 };
-use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, differences};
+use wire::settings::{DEFAULT_POOL, Policy, Settings};
 
 use super::pool::{Bound, Pool, key_of, key_text};
 use super::sharing::deviations_of;

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ring::Ring;
+use wire::difference::{Difference, Subject, differences};
 use wire::report::ListReport;
-use wire::settings::{Difference, Settings, Subject, differences};
+use wire::settings::Settings;
 
 use super::pool::Pool;
 use super::{Model, PoolId, ServerId};
