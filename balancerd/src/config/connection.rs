@@ -80,3 +80,6 @@ fn read_socket(section: &Section<'_, '_>, faults: &mut Faults<'_>) -> SocketSett
         receive_buffer: section.take("receive_buffer", value::buffer, faults),
     }
 }
+
+#[cfg(test)]
+mod tests;

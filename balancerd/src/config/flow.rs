@@ -124,3 +124,6 @@ pub(super) fn check_users<'u, 'd: 'u>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

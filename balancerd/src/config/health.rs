@@ -164,3 +164,6 @@ fn read_ejection(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> EjectionSet
         max_percent: pool.take("eject_max_percent", value::percent, faults).unwrap_or(default.max_percent),
     }
 }
+
+#[cfg(test)]
+mod tests;
