@@ -4,6 +4,7 @@
 //! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
 //! from the sockets and the clock: they count, say who is up, and what was removed goes with the last of its sessions.
 
+mod blueprint;
 mod change;
 mod check;
 mod checks;

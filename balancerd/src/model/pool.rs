@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ring::{Digest, Identity, Key, Member, Ring, RingError};
+use ring::{Digest, Identity, Key, Member, Ring};
 use slotmap::SlotMap;
 use wire::connection::ServerSide;
 use wire::control::Refusal;
@@ -16,10 +16,10 @@ use wire::report::Hex;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, ServerSettings};
 
 use super::ServerId;
+use super::blueprint::{Blueprint, refusal};
 use super::checks::side_of_checks;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
-use super::remake::Blueprint;
 use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
@@ -186,7 +186,7 @@ impl Pool {
             (Policy::ConsistentHash, Some(ring)) => Some(ring),
             (Policy::ConsistentHash, None) => {
                 let blueprint = self.blueprint(backups, servers, self.settings.points_per_weight);
-                Some(blueprint.build().map_err(|error| refusal(&error))?)
+                Some(blueprint.build()?)
             }
             _ => None,
         };
@@ -395,15 +395,6 @@ fn subnet_of(ip: IpAddr, ipv4: u8, ipv6: u8) -> IpNet {
     let ip = ip.to_canonical();
     // A length that is none for the family is refused where it is set.
     IpNet::new(ip, if ip.is_ipv4() { ipv4 } else { ipv6 }).map_or(ip.into(), |network| network.trunc())
-}
-
-/// What a ring's error is to whoever asked for the change.
-pub(super) fn refusal(error: &RingError) -> Refusal {
-    match *error {
-        RingError::Points { points, .. } => Refusal::TooManyPoints { points, limit: ring::MAX_POINTS as u64 },
-        RingError::Weight { weight, .. } => Refusal::WeightTooLarge { weight },
-        RingError::Twice { .. } => unreachable!("the members of a pool are a map"),
-    }
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use wire::difference::{Difference, Subject, differences};
 use wire::report::{PoolMovesReport, ReloadReport};
 use wire::settings::{Policy, PoolSettings, ServiceSettings, Settings};
 
+use super::blueprint::Blueprint;
 use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
 use super::picker::Picker;
-use super::pool::{Pool, refusal};
-use super::remake::{Blueprint, moves_between};
+use super::pool::Pool;
+use super::remake::moves_between;
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
 use super::{Effect, Model, PoolId, ServerId};
@@ -202,8 +203,7 @@ fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
 fn ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
     let part = |member: &Member<()>| parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
     let members = eligible(pool).map(|member| (member, part(&member))).collect();
-    let blueprint = Blueprint { points_per_weight: pool.points_per_weight, members };
-    blueprint.build().map_err(|error| refusal(&error))
+    Blueprint { points_per_weight: pool.points_per_weight, members }.build()
 }
 
 /// Who starts slowly in a ring: those who do already, and those who come up where others are.
