@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use anyhow::Result;
+
 use crate::tables::median;
 
 /// Figures `F` of every balancer `K`, round by round.
@@ -38,6 +40,20 @@ impl<K: Copy + PartialEq, F> Rounds<K, F> {
     #[must_use]
     pub fn new() -> Self {
         Self { rounds: Vec::new() }
+    }
+
+    /// So many rounds, in each of which every balancer is measured. Each begins with another one: nobody always comes after
+    /// the same one.
+    ///
+    /// # Errors
+    /// The first measurement that fails.
+    pub fn in_turn<B>(count: usize, balancers: &[B], measure: impl Fn(&B) -> Result<(K, F)>) -> Result<Self> {
+        let mut rounds = Self::new();
+        for round in 0..count {
+            let (later, first) = balancers.split_at(round % balancers.len().max(1));
+            rounds.push(first.iter().chain(later).map(&measure).collect::<Result<_>>()?);
+        }
+        Ok(rounds)
     }
 
     /// Adds a round: the figures of every balancer, taken one after the other.
@@ -98,6 +114,8 @@ fn find<K: Copy + PartialEq, F>(round: &[(K, F)], kind: K) -> Option<&F> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -110,6 +128,18 @@ mod tests {
         assert_eq!(ratio, Some(Spread { least: 0.5, median: 0.75, greatest: 1.0 }));
         assert_eq!((quotient(ratio), quotient(None)), ("0.75 (0.50-1.00)".to_owned(), "-".to_owned()));
         assert!(rounds.ratio("ours", "nobody", |value| Some(*value)).is_none());
+    }
+
+    #[test]
+    fn each_round_begins_with_another_balancer() {
+        let asked = RefCell::new(Vec::new());
+        let rounds = Rounds::in_turn(3, &["a", "b"], |name| {
+            asked.borrow_mut().push(*name);
+            Ok((*name, asked.borrow().len() as f64))
+        })
+        .unwrap();
+        assert_eq!(*asked.borrow(), ["a", "b", "b", "a", "a", "b"]);
+        assert_eq!(rounds.of("b").copied().collect::<Vec<_>>(), [2.0, 3.0, 6.0]);
     }
 
     #[test]

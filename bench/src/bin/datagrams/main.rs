@@ -8,6 +8,7 @@ mod clients;
 mod datagram;
 mod drops;
 mod load;
+mod outcome;
 mod report;
 mod servers;
 mod workload;

@@ -10,7 +10,7 @@ use comfy_table::Table;
 use crate::account::Faults;
 use crate::balancer::Kind;
 use crate::ceiling::Ceiling;
-use crate::workload::Outcome;
+use crate::outcome::Outcome;
 
 /// What one balancer did in one run.
 pub(crate) struct Figures {

@@ -16,12 +16,12 @@ use bench::process::{Footprint, Process};
 use bench::rounds::Rounds;
 use tempfile::TempDir;
 
-use crate::account::Faults;
 use crate::balancer::{Balancer, Ending, Kind, Programs};
-use crate::ceiling::{Ceiling, Probe};
+use crate::ceiling::Ceiling;
 use crate::clients::Clients;
 use crate::drops;
-use crate::load::{Drive, Flows, Load, Shape, Tally, Until};
+use crate::load::{Drive, Flows, Load, Shape, Until};
+use crate::outcome::Outcome;
 use crate::report::{Exchange, Figures, Stream};
 use crate::servers::{Conduct, Servers, Watch};
 
@@ -35,10 +35,6 @@ pub(crate) const WARM_UP_FLOWS: u64 = 500;
 const IDLE_WINDOW: u32 = 32;
 /// One rate of the search for the highest is tried for this part of the time of a measurement.
 const PROBE: f64 = 0.25;
-/// The part of a rate that has to be sent for it to have been tried.
-const OFFERED: f64 = 0.97;
-/// The part of the time that a balancer may have waited for a processor for its losses to be its own.
-const WAITED: f64 = 0.05;
 
 /// What all workloads share. The directory goes with it.
 pub(crate) struct Bench {
@@ -55,20 +51,6 @@ pub(crate) struct Bench {
     pub(crate) runs: Cell<u32>,
     /// Configurations and logs of everything that is started.
     pub(crate) directory: TempDir,
-}
-
-/// What came of one run, at both ends and in between.
-pub(crate) struct Outcome {
-    pub(crate) tally: Tally,
-    /// Datagrams that did all that was expected of them: were answered, or arrived.
-    pub(crate) done: u64,
-    pub(crate) faults: Faults,
-    /// Of the lost ones, those that the kernel dropped at our own sockets; in trains, at most so many.
-    pub(crate) overflow: u64,
-    /// The balancer's processor time.
-    pub(crate) spent: Option<Duration>,
-    /// How long the balancer was ready and had no processor.
-    pub(crate) waited: Option<Duration>,
 }
 
 impl Bench {
@@ -130,17 +112,10 @@ impl Bench {
     ) -> Result<Rounds<Kind, F>> {
         let kinds = self.kinds.iter().filter(|kind| kind.answers() || !answered);
         let balancers = kinds.map(|kind| self.start(*kind, ending)).collect::<Result<Vec<_>>>()?;
-        let mut rounds = Rounds::new();
-        for round in 0..self.rounds {
-            // Each round begins with another balancer: nobody always comes after the same one.
-            let (later, first) = balancers.split_at(round % balancers.len().max(1));
-            let measure = |balancer: &Balancer| {
-                let figures = measure(balancer).with_context(|| format!("load {}", balancer.kind.name()))?;
-                Ok((balancer.kind, figures))
-            };
-            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
-        }
-        Ok(rounds)
+        Rounds::in_turn(self.rounds, &balancers, |balancer| {
+            let figures = measure(balancer).with_context(|| format!("load {}", balancer.kind.name()))?;
+            Ok((balancer.kind, figures))
+        })
     }
 
     /// Starts a balancer, and waits until a datagram comes through it.
@@ -225,20 +200,5 @@ impl Bench {
         let after = process.settled_memory()?;
         drop((warm_up, held));
         Ok(Footprint::between(before, after, flows))
-    }
-}
-
-impl Outcome {
-    /// Whether `rate` was too much, and for whom.
-    fn probe(&self, rate: f64) -> Probe {
-        let waited = self.waited.is_some_and(|waited| waited > self.tally.elapsed.mul_f64(WAITED));
-        let offered = self.tally.sent as f64 / self.tally.elapsed.as_secs_f64();
-        if self.faults.lost > self.overflow {
-            if waited { Probe::Waited } else { Probe::Lost }
-        } else if self.faults.lost > 0 || self.faults.unsent > 0 || offered < rate * OFFERED {
-            Probe::Ours
-        } else {
-            Probe::Clean
-        }
     }
 }

@@ -87,14 +87,7 @@ impl Bench {
 
     fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<Kind, F>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
-        let mut rounds = Rounds::new();
-        for round in 0..count {
-            // Each round begins with another balancer: nobody always comes after the same one.
-            let (later, first) = balancers.split_at(round % balancers.len());
-            let measure = |balancer: &Balancer| Ok((balancer.kind, measure(balancer)?));
-            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
-        }
-        Ok(rounds)
+        Rounds::in_turn(count, &balancers, |balancer| Ok((balancer.kind, measure(balancer)?)))
     }
 
     /// Memory per idle session that has relayed one request. Each measurement has a fresh balancer: what a former
