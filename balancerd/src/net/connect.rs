@@ -92,6 +92,12 @@ pub(super) fn begin_own_connect(address: SocketAddr, side: &ServerSide, nth: usi
     begin_connect(address, false, side, address, nth).map(|begun| begun.stream)
 }
 
+/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
+pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    connect_datagrams(address, side, address, nth)
+}
+
 fn begin_from(
     address: SocketAddr,
     has_first_words: bool,
@@ -127,12 +133,6 @@ pub(super) fn is_a_circle(address: SocketAddr, listening: impl IntoIterator<Item
         own.port() == address.port()
             && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
     })
-}
-
-/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
-pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
-    debug_assert!(!side.transparent, "there is no client");
-    connect_datagrams(address, side, address, nth)
 }
 
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
