@@ -2,7 +2,7 @@
 //! and takes apart again (UDP_SEGMENT). No flows, no servers.
 //!
 //! Each call is one system call with control messages of its own: nix's `recvmmsg` loses those when its headers are used
-//! again, and batches gain nothing here, for the way through the kernel is the cost.
+//! again, and batches of calls gain nothing here, for the way through the kernel is the cost.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -12,10 +12,13 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recvmsg, send, sendmsg, sendto,
+    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recv, recvmsg, send, sendmsg, sendto,
 };
 use wire::address::canonical;
 use wire::report::DropReason;
+
+/// Bytes of what one call gives, at most.
+pub(super) const LONGEST: usize = 64 * 1024;
 
 /// Room for the control messages of what is received: the address that was asked, the size of a train's parts, and what was
 /// lost before.
@@ -71,6 +74,12 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
         }
     }
     Ok(received)
+}
+
+/// Receives one datagram from a connected socket which the kernel joins nothing for. `from` is who it is connected to.
+pub(super) fn receive_single(socket: impl AsFd, buffer: &mut [u8], from: SocketAddr) -> Result<Received, Errno> {
+    let length = recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
+    Ok(Received { length, segment: None, from, to: None, overflows: None, is_truncated: false })
 }
 
 fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {

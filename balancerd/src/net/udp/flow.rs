@@ -53,7 +53,7 @@ pub(super) struct Flow<S> {
     pub(super) singly_in: bool,
     /// Trains are refused on the way to the client.
     pub(super) singly_out: bool,
-    /// Answers may come in trains.
+    /// The kernel joins answers that come one behind the other.
     pub(super) joins: bool,
     /// The present server has not said anything yet.
     pub(super) is_unanswered: bool,

@@ -6,6 +6,7 @@
 
 mod datagram;
 mod flow;
+mod joiner;
 mod listener;
 mod looks;
 mod one_way;
@@ -31,9 +32,11 @@ use super::proxy::{Addresses, decode_datagram, encode_datagram};
 use crate::event::{Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use datagram::{
-    Received, Sent, Train, control_room, forget_errors, receive, send_all, send_introduced, tells_of_the_other_side,
+    Received, Sent, Train, control_room, forget_errors, receive, receive_single, send_all, send_introduced,
+    tells_of_the_other_side,
 };
 use flow::{Flow, FlowKey};
+use joiner::Joiner;
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use looks::Looks;
 use one_way::OneWay;
@@ -49,8 +52,9 @@ const BYTES_PER_TURN: usize = 4 * 1024 * 1024;
 /// Bytes that one of them moves at least, however many are ready: what one call gives at most.
 const LEAST_BYTES: usize = 64 * 1024;
 
-/// Answers after which a flow lets the kernel join them to trains: that is a call which short flows need not make.
-const ANSWERS_TO_JOIN: u64 = 16;
+/// Answers that have to be there at once, and all of a portion that has grown so far, for a flow to let the kernel join them:
+/// that is a call which most flows need not make, and each answer costs more from then on.
+const PORTION_TO_JOIN: u8 = 8;
 
 /// Datagrams that are taken from a listener which is about to close: those that waited at that moment. As many as it has room
 /// for: the kernel doubles what it is asked for, and counts more than half a KiB for each.
@@ -69,6 +73,7 @@ pub(crate) struct Flows {
     table: Table<UdpSocket>,
     one_way: OneWay,
     key: fn(FlowId) -> Key,
+    joiner: Joiner,
     control: Vec<u8>,
     /// Flows that are still to be looked at: whether they go on with another server.
     to_look_at: Looks,
@@ -105,6 +110,7 @@ impl Flows {
             table: Table::new(),
             one_way: OneWay::default(),
             key,
+            joiner: Joiner::default(),
             control: control_room(),
             to_look_at: Looks::default(),
             most_bytes: LEAST_BYTES,
@@ -187,6 +193,24 @@ impl Flows {
 
     /// How many of so many calls found something; none is made any more when an event's bytes have come.
     fn receive(&mut self, id: DatagramListenerId, calls: u32, most_bytes: usize, cx: &mut Context<'_>) -> u32 {
+        // Given back at the end. If a fault is in between, the one that stands in for it makes a buffer of its own.
+        let mut joiner = std::mem::take(&mut self.joiner);
+        let found = self.receive_into(&mut joiner, id, calls, most_bytes, cx);
+        if let Some((received, train)) = joiner.rest() {
+            self.on_received(id, received, train, cx);
+        }
+        self.joiner = joiner;
+        found
+    }
+
+    fn receive_into(
+        &mut self,
+        joiner: &mut Joiner,
+        id: DatagramListenerId,
+        calls: u32,
+        most_bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> u32 {
         let mut bytes = 0;
         for found in 0..calls {
             if bytes >= most_bytes {
@@ -194,13 +218,16 @@ impl Flows {
             }
             let Some(listener) = self.listeners.get_mut(id) else { return found };
             let service = listener.service();
-            match listener.receive(cx.scratch, &mut self.control) {
+            match listener.receive(joiner.room(), &mut self.control) {
                 Ok((received, lost)) => {
                     if lost > 0 {
                         cx.model.receive_overflowed(service, lost);
                     }
                     bytes += received.length;
-                    self.on_received(id, received, cx);
+                    joiner.add(received);
+                    while let Some((received, train)) = joiner.next_whole() {
+                        self.on_received(id, received, train, cx);
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return found,
@@ -214,7 +241,7 @@ impl Flows {
         calls
     }
 
-    fn on_received(&mut self, id: DatagramListenerId, received: Received, cx: &mut Context<'_>) {
+    fn on_received(&mut self, id: DatagramListenerId, received: Received, train: Train<'_>, cx: &mut Context<'_>) {
         let listener = &self.listeners[id];
         let service = listener.service();
         let Some(handling) = cx.model.handling(service) else { return };
@@ -223,19 +250,13 @@ impl Flows {
         let arrival = Arrival { listener: id, service, key, client, handling };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
-            return;
-        }
-        // Lent back at the end: what is called meanwhile sends from it, and reads nothing.
-        let scratch = std::mem::take(&mut cx.scratch);
-        let train = Train::new(&scratch[..received.length], received.segment);
-        if cx.model.header_time(service, received.from.ip()).is_some() {
+        } else if cx.model.header_time(service, received.from.ip()).is_some() {
             for datagram in train.datagrams() {
                 self.on_headed(arrival, datagram, cx);
             }
         } else {
             self.on_datagrams(arrival, train, cx);
         }
-        cx.scratch = scratch;
     }
 
     /// A datagram from somebody whose datagrams begin with a header: each, or the first of a flow.
@@ -460,34 +481,59 @@ impl Flows {
     }
 
     fn take_answers(&mut self, id: FlowId, cx: &mut Context<'_>) {
-        let Some(portion) = self.table.get(id).map(|flow| flow.portion) else { return };
+        let mut joiner = std::mem::take(&mut self.joiner);
+        let fault = self.take_answers_into(&mut joiner, id, cx);
+        if let Some((received, train)) = joiner.rest() {
+            self.on_answer(id, received, train, cx);
+        }
+        self.joiner = joiner;
+        if let Some(errno) = fault
+            && tells_of_the_other_side(errno)
+        {
+            self.on_unreachable(id, errno, cx);
+        }
+    }
+
+    /// The error that nothing more came for, if there was one.
+    fn take_answers_into(&mut self, joiner: &mut Joiner, id: FlowId, cx: &mut Context<'_>) -> Option<Errno> {
+        let calls = self.table.get(id)?.portion.calls();
         let mut bytes = 0;
-        for found in 0..portion.calls() {
+        for found in 0..calls {
             if bytes >= self.most_bytes {
                 break;
             }
-            let Some(flow) = self.table.get_mut(id) else { return };
-            match receive(&flow.socket, cx.scratch, &mut self.control) {
+            let flow = self.table.get_mut(id)?;
+            let received = if flow.joins {
+                receive(&flow.socket, joiner.room(), &mut self.control)
+            } else {
+                receive_single(&flow.socket, joiner.room(), flow.key.peer)
+            };
+            match received {
                 Ok(received) => {
                     bytes += received.length;
-                    self.on_answer(id, received, cx);
+                    joiner.add(received);
+                    while let Some((received, train)) = joiner.next_whole() {
+                        self.on_answer(id, received, train, cx);
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     flow.portion.on_end(found);
-                    if tells_of_the_other_side(errno) {
-                        self.on_unreachable(id, errno, cx);
-                    }
-                    return;
+                    return Some(errno);
                 }
             }
         }
-        if let Some(flow) = self.table.get_mut(id) {
-            flow.portion.on_whole(MOST_ANSWERS);
+        let flow = self.table.get_mut(id)?;
+        flow.portion.on_whole(MOST_ANSWERS);
+        if !flow.joins && calls >= PORTION_TO_JOIN {
+            flow.joins = true;
+            // A kernel that does not have it gives them one by one.
+            let _ = setsockopt(&flow.socket, sockopt::UdpGroSegment, &true);
         }
+        None
     }
 
-    fn on_answer(&mut self, id: FlowId, received: Received, cx: &mut Context<'_>) {
+    fn on_answer(&mut self, id: FlowId, received: Received, train: Train<'_>, cx: &mut Context<'_>) {
         let Some(flow) = self.table.get_mut(id) else { return };
         let (service, server) = (flow.service, flow.server);
         if received.is_truncated {
@@ -495,18 +541,12 @@ impl Flows {
             return;
         }
         let Some(listener) = self.listeners.get(flow.listener) else { return };
-        let train = Train::new(&cx.scratch[..received.length], received.segment);
         let sent = listener.answer(flow.key.peer, flow.key.asked.ip(), train, &mut flow.singly_out);
         if std::mem::take(&mut flow.is_unanswered) {
             // What moved last was a question.
             cx.model.answered(server, cx.now.saturating_duration_since(flow.moved), cx.now);
         }
         flow.on_answer(sent.datagrams, sent.bytes, cx.now);
-        if !flow.joins && flow.datagrams_out >= ANSWERS_TO_JOIN {
-            flow.joins = true;
-            // A kernel that does not have it gives them one by one.
-            let _ = setsockopt(&flow.socket, sockopt::UdpGroSegment, &true);
-        }
         let is_complete = cx.model.handling(service).is_some_and(|handling| flow.has_all_answers(&handling.flows));
         count(service, server, Direction::Out, &sent, cx.model);
         if is_complete {
