@@ -64,6 +64,11 @@ fn table_of_cells<T>(cells: &[Cell<'_, T>], things: &[T]) -> String {
     table_of(&columns, things.iter().map(|thing| cells.iter().map(|(_, text)| text(thing)).collect()))
 }
 
+/// A value, where it is not the usual one.
+fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+    (value != *usual).then_some(value)
+}
+
 /// Rows of a word and what it is.
 fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
     let width = rows.iter().map(|(word, _)| word.as_ref().chars().count()).max().unwrap_or(0);
@@ -75,11 +80,6 @@ fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
 fn listed(things: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let texts: Vec<String> = things.into_iter().map(|thing| thing.to_string()).collect();
     texts.join(", ")
-}
-
-/// A value, where it is not the usual one.
-fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
-    (value != *usual).then_some(value)
 }
 
 /// The answer to `status`.
