@@ -21,6 +21,9 @@ pub(crate) use difference::{compared, reloaded, saved};
 pub(crate) use explain::explain;
 pub(crate) use list::{list, pools, services, sessions, wide_list, wide_services};
 
+/// Names that are shown before they are only counted.
+const OTHERS_SHOWN: usize = 8;
+
 /// A column: its heading, and whether numbers stand in it.
 pub(crate) type Column = (&'static str, Align);
 
@@ -80,6 +83,13 @@ fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
 fn listed(things: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let texts: Vec<String> = things.into_iter().map(|thing| thing.to_string()).collect();
     texts.join(", ")
+}
+
+/// What others there are, and how one of them is shown.
+pub(crate) fn others(names: &[String], of_what: &str, command: &str) -> String {
+    let (shown, rest) = names.split_at(names.len().min(OTHERS_SHOWN));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("other {of_what}: {}{more}; `balancerctl {command}` shows one", listed(shown))
 }
 
 /// The answer to `status`.

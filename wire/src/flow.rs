@@ -80,7 +80,7 @@ pub enum OnReturn {
     /// They stay where they are until they are idle.
     #[default]
     Stay,
-    /// They go on with that server at once.
+    /// They go on with that server, each when its client sends something.
     Move,
 }
 

@@ -41,16 +41,22 @@ impl Model {
         Some(Handling { flows: service.settings.flows, policy, send_proxy })
     }
 
-    /// Why a client of a service may begin no flow, if it may not.
-    pub(crate) fn may_begin_flow(&self, service: ServiceId, client: IpAddr, now: Instant) -> Result<(), DropReason> {
+    /// Why a client of a service may begin no flow, if it may not. One of the last, who came before it was told to stop, may.
+    pub(crate) fn may_begin_flow(
+        &self,
+        service: ServiceId,
+        client: IpAddr,
+        is_last: bool,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if !self.lets_in(service, client) {
             return Err(DropReason::Denied);
         }
         match self.waiting(service, now) {
             Some((Waiting::ServiceFull | Waiting::BalancerFull, _)) => return Err(DropReason::Full),
             Some((Waiting::Rate, _)) => return Err(DropReason::Rate),
-            Some((Waiting::Stopping, _)) => return Err(DropReason::Stopping),
-            None => {}
+            Some((Waiting::Stopping, _)) if !is_last => return Err(DropReason::Stopping),
+            Some((Waiting::Stopping, _)) | None => {}
         }
         if self.flows >= self.flow_limit() {
             return Err(DropReason::Full);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ring::{Identity, Member, Ring};
+use ring::{Member, Ring};
 use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
 use wire::difference::{Difference, Subject, differences};
@@ -206,17 +206,19 @@ fn ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Rin
     Blueprint { points_per_weight: pool.points_per_weight, members }.build()
 }
 
-/// Who starts slowly in a ring: those who do already, and those who come up where others are.
+/// Who starts slowly in a ring: those who do already, and those who come up where others are. A backup is up already: one
+/// that becomes an ordinary server does not come up.
 fn parts(
     present: Option<&PoolSettings>,
     pool: &PoolSettings,
     starting: &BTreeMap<SocketAddr, u32>,
 ) -> BTreeMap<SocketAddr, u32> {
     let Some(present) = present.filter(|_| pool.slow_start_ms > 0) else { return BTreeMap::new() };
-    let had: BTreeSet<Identity> = eligible(present).map(|member| member.identity).collect();
+    let took_part = |address: &SocketAddr| present.servers.get(address).is_some_and(|server| server.ready_weight() > 0);
+    let has_others = present.servers.keys().any(took_part);
     let part = |member: Member<()>| {
-        let comes_up = !had.is_empty() && !had.contains(&member.identity);
         let address = member.identity.addr();
+        let comes_up = has_others && !took_part(&address);
         Some((address, if comes_up { 1 } else { *starting.get(&address)? }))
     };
     eligible(pool).filter_map(part).collect()
