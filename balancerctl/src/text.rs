@@ -1,13 +1,13 @@
 //! Reports as people read them: a table with a header line, or a few rows of a word and what it is. Programs get the
 //! reports themselves. What is short is here; `change` tells of changes and who moves, `list` has the tables of servers,
-//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `settings`
+//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `difference`
 //! what differs from files and others.
 
 mod change;
 mod datagram;
+mod difference;
 mod explain;
 mod list;
-mod settings;
 
 use comfy_table::{CellAlignment, Table, presets};
 use wire::report::{DigestReport, Ended, Phase, ServiceReport, StatusReport, StoppingReport};
@@ -17,9 +17,9 @@ use crate::quantity::{count, size, time};
 use crate::start::Started;
 
 pub(crate) use change::change;
+pub(crate) use difference::{compared, reloaded, saved};
 pub(crate) use explain::explain;
 pub(crate) use list::{list, pools, services, sessions, wide_list, wide_services};
-pub(crate) use settings::{compared, reloaded, saved};
 
 /// Names that are shown before they are only counted.
 const OTHERS_SHOWN: usize = 8;
@@ -65,6 +65,11 @@ fn table_of(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> 
 fn table_of_cells<T>(cells: &[Cell<'_, T>], things: &[T]) -> String {
     let columns: Vec<Column> = cells.iter().map(|(column, _)| *column).collect();
     table_of(&columns, things.iter().map(|thing| cells.iter().map(|(_, text)| text(thing)).collect()))
+}
+
+/// A value, where it is not the usual one.
+fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+    (value != *usual).then_some(value)
 }
 
 /// Rows of a word and what it is.
@@ -138,7 +143,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
             paragraphs.push(lines.join("\n"));
         }
     }
-    paragraphs.extend(settings::deviations(&report.deviations));
+    paragraphs.extend(difference::deviations(&report.deviations));
     paragraphs.join("\n\n")
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -11,8 +10,6 @@ use nix::unistd::geteuid;
 use tests::balancer::WAIT;
 use tests::config::{datagram_pool, datagrams, weighted};
 use tests::datagrams::{named, sockets_towards};
-use tests::program::run;
-use tests::programs::installed;
 use tests::questions::state;
 use tests::{Balancer, DatagramClient, DatagramServer, Server, Setup, loopback, process, wait};
 use wire::control::{Change, PoolValues, Removal};
@@ -580,15 +577,12 @@ fn reloads_disturb_no_flow() {
 
 #[test]
 fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind() {
-    let Some([prlimit]) = installed(["prlimit"]) else { return };
     let server = DatagramServer::start();
     let balancer = Balancer::of_datagrams("flow_timeout = \"2s\"", "", [&server]);
     let idle = balancer.descriptors();
     let old = balancer.datagrams();
     assert_eq!(old.ask(b"before"), server.address());
-    let limit = |count: usize| {
-        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
-    };
+    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection that counts, and for ten flows.
     limit(process::first_free_descriptor(balancer.pid()) + 11);
     let clients: Vec<_> = (0..100).map(|number| balancer.datagrams_of(number)).collect();
@@ -602,7 +596,7 @@ fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind(
     });
     assert!(listed.0 > 5 && listed.1 > 50, "{listed:?}");
     assert_eq!(old.ask(b"still"), server.address());
-    limit(20_000);
+    limit(process::MOST_DESCRIPTORS);
     assert_eq!(balancer.datagrams().ask(b"there is room"), server.address());
     assert_eq!(balancer.listed(server.address()).connect_failures, 0, "it is no fault of the server");
     wait::until("all have ended", || balancer.service().active == 0);
@@ -813,23 +807,20 @@ fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_ro
 
 #[test]
 fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
-    let Some([prlimit]) = installed(["prlimit"]) else { return };
     let servers = [DatagramServer::start(), DatagramServer::start()];
     let balancer = Balancer::of_datagrams("", "", &servers);
     let [first, second] = [servers[0].address(), servers[1].address()];
     let clients: Vec<_> =
         balancer.clients_of(first, 10).into_iter().map(|number| balancer.datagrams_of(number)).collect();
     clients.iter().for_each(|client| assert_eq!(client.ask(b"before"), first));
-    let limit = |count: usize| {
-        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
-    };
+    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection, which makes the change.
     limit(process::first_free_descriptor(balancer.pid()) + 1);
     balancer.remove(first);
     for client in &clients {
         assert_eq!(client.ask_until_answered(b"after"), second);
     }
-    limit(20_000);
+    limit(process::MOST_DESCRIPTORS);
     assert_eq!((balancer.service().active, balancer.list().servers.len()), (10, 1));
     balancer.assert_quiet();
 }

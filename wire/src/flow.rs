@@ -1,11 +1,12 @@
 //! What a service and a pool are set to as far as datagrams are concerned: how long a flow lasts, and which server gets its
 //! datagrams. A part of [`settings`](crate::settings). Times are milliseconds.
 
-use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+
+use crate::named::named;
 
 /// Keys of a service, as a file calls them, that mean something where it speaks UDP alone.
 pub const OF_FLOWS: [&str; 4] = ["flow_timeout", "requests", "answers", "accept_proxy_in"];
@@ -92,30 +93,6 @@ pub enum HeaderScope {
     EachDatagram,
     /// The first one alone.
     FirstDatagram,
-}
-
-/// Gives each variant its name in files, commands and JSON.
-macro_rules! named {
-    ($type:ident, $($variant:ident = $name:literal),+) => {
-        impl $type {
-            /// Every one.
-            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
-
-            /// The name in files, commands and JSON.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-    };
 }
 
 named!(OnLoss, Move = "move", Keep = "keep");

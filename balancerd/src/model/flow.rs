@@ -94,16 +94,20 @@ impl Model {
         let admitted = self.session_began(service, client, now);
         debug_assert_eq!(admitted, Ok(()));
         self.flows += 1;
-        self.servers[server].traffic.began();
-        self.servers[server].traffic.total += 1;
+        self.flow_came(server);
+    }
+
+    /// A server has one flow more.
+    fn flow_came(&mut self, server: ServerId) {
+        let traffic = &mut self.servers[server].traffic;
+        traffic.began();
+        traffic.total += 1;
         self.on_load(server);
     }
 
     /// A flow went on with another server.
     pub(crate) fn flow_moved(&mut self, from: ServerId, to: ServerId) {
-        self.servers[to].traffic.began();
-        self.servers[to].traffic.total += 1;
-        self.on_load(to);
+        self.flow_came(to);
         let entry = &mut self.servers[from];
         entry.traffic.left();
         entry.flows_moved += 1;

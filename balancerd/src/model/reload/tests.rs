@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use wire::control::{Change, PoolValues, ServerValues};
+use wire::difference::Subject;
 use wire::report::ServerState;
-use wire::settings::{AdminState, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings, Subject};
+use wire::settings::{AdminState, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings};
 
 use crate::event;
 use crate::model::tests::*;

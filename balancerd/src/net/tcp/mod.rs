@@ -401,11 +401,7 @@ impl Sessions {
 
     /// The live sessions that are meant, the longest idle first.
     pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
-        let is_meant = |session: &Session| {
-            filter.service.is_none_or(|service| session.service == service)
-                && filter.pool.is_none_or(|pool| model.pool_of(session.server_id) == pool)
-                && filter.server.is_none_or(|server| model.server_address(session.server_id) == server)
-        };
+        let is_meant = |session: &Session| filter.takes(session.service, session.server_id, model);
         // Who it is, and so its server, is not known yet.
         let is_coming = |newcomer: &Newcomer| {
             filter.server.is_none()
@@ -592,7 +588,7 @@ impl Sessions {
         while tried.len() < tries {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let send_proxy = cx.model.send_proxy(server);
-            let begun = if is_a_circle(address, &self.listening) {
+            let begun = if is_a_circle(address, self.listening.iter().copied()) {
                 Err(Errno::ECONNREFUSED)
             } else {
                 self.connects = self.connects.wrapping_add(1);

@@ -370,6 +370,7 @@ impl Flows {
         train: Train<'b>,
         cx: &mut Context<'_>,
     ) -> Option<Train<'b>> {
+        let run = self.run;
         let flow = self.table.get_mut(id)?;
         let (taken, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
         let Some(train) = taken else {
@@ -379,8 +380,7 @@ impl Flows {
         };
         let server = flow.server;
         flow.listener = arrival.listener;
-        let header = self.run_header(id, arrival);
-        let flow = self.table.get_mut(id)?;
+        let header = header(id, flow, arrival, run);
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
         let sent = if header.is_empty() || in_each {
             send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
@@ -404,27 +404,13 @@ impl Flows {
         left
     }
 
-    /// The header that stands before a datagram, if one does.
-    fn run_header(&self, id: FlowId, arrival: Arrival) -> Vec<u8> {
-        let Some(flow) = self.table.get(id) else { return Vec::new() };
-        let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
-        match arrival.handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, unique_id }) if !(in_first && flow.is_introduced) => {
-                let number = unique_id.then(|| format!("{:016x}-{:x}", self.run, number(id)).into_bytes());
-                let addresses = Addresses { source: flow.client, destination: flow.key.asked };
-                encode_datagram(Some(addresses), number.as_deref(), crc32c)
-            }
-            _ => Vec::new(),
-        }
-    }
-
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
         let Arrival { listener, service, key, client, handling, is_last } = arrival;
         cx.model.may_begin_flow(service, client.ip(), is_last, cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
-            None => self.connect(service, client, Vec::new(), cx)?,
+            None => self.connect(service, client, cx)?,
         };
         cx.model.flow_began(service, client.ip(), server, cx.now);
         let mut flow = Flow::new(key, client, service, server, socket, listener, cx.now);
@@ -445,32 +431,26 @@ impl Flows {
         })
     }
 
-    /// The server of a client that is not among the `tried`, and a socket that is connected to it.
+    /// The server of a client, and a socket that is connected to it.
     fn connect(
         &mut self,
         service: ServiceId,
         client: SocketAddr,
-        mut tried: Vec<ServerId>,
         cx: &mut Context<'_>,
     ) -> Result<(ServerId, UdpSocket), DropReason> {
-        let tries = tried.len() + cx.model.tries(service);
-        let mut reason = DropReason::NoServer;
-        while tried.len() < tries {
+        let (mut tried, mut reason) = (Vec::new(), DropReason::NoServer);
+        for _ in 0..cx.model.tries(service) {
             let Some((server, _)) = cx.model.pick(service, client, &tried) else { break };
-            match self.connect_to(server, client, cx) {
+            match self.connect_to_picked(server, client, cx) {
                 Ok(socket) => return Ok((server, socket)),
-                Err(errno) if is_ours(errno) => reason = DropReason::Shortage,
-                Err(errno) => {
-                    reason = DropReason::Unreachable;
-                    self.tell_unreachable(server, errno, cx);
-                }
+                Err(fault) => reason = fault,
             }
             tried.push(server);
         }
         Err(reason)
     }
 
-    /// A socket that is connected to one server, since it was picked for a datagram.
+    /// A socket that is connected to one server, since it was picked.
     fn connect_to_picked(
         &mut self,
         server: ServerId,
@@ -488,8 +468,7 @@ impl Flows {
 
     fn connect_to(&mut self, server: ServerId, client: SocketAddr, cx: &mut Context<'_>) -> Result<UdpSocket, Errno> {
         let address = cx.model.server_address(server);
-        let own: Vec<SocketAddr> = self.listeners.values().map(Endpoint::address).collect();
-        if is_a_circle(address, &own) {
+        if is_a_circle(address, self.listeners.values().map(Endpoint::address)) {
             return Err(Errno::ECONNREFUSED);
         }
         self.connects = self.connects.wrapping_add(1);
@@ -515,12 +494,8 @@ impl Flows {
                 Err(reason) => return self.refuse(arrival, reason, train.len(), cx),
             }
         }
-        let header = match handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, .. }) => {
-                encode_datagram(Some(Addresses { source: client, destination: key.asked }), None, crc32c)
-            }
-            _ => Vec::new(),
-        };
+        let addresses = Addresses { source: client, destination: key.asked };
+        let header = handling.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, Some(addresses), None));
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
         count(service, server, Direction::In, &sent, cx.model);
@@ -860,11 +835,7 @@ impl Flows {
 
     /// The live flows that are meant, the longest idle first.
     pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
-        let is_meant = |flow: &Flow<_>| {
-            filter.service.is_none_or(|service| flow.service == service)
-                && filter.pool.is_none_or(|pool| model.pool_of(flow.server) == pool)
-                && filter.server.is_none_or(|server| model.server_address(flow.server) == server)
-        };
+        let is_meant = |flow: &Flow<_>| filter.takes(flow.service, flow.server, model);
         let mut meant: Vec<_> = self.table.iter().filter(|(_, flow)| is_meant(flow)).collect();
         meant.sort_by_key(|(_, flow)| flow.moved);
         meant.truncate(filter.limit);
@@ -875,6 +846,20 @@ impl Flows {
 /// The number of a flow among those of the sessions.
 fn number(id: FlowId) -> u64 {
     id.data().as_ffi() | MARK
+}
+
+/// The header that stands before the next datagram of a flow, if one does. `run` is this run of the balancer.
+fn header<S>(id: FlowId, flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> {
+    let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
+    match arrival.handling.send_proxy {
+        Some(how) if !(in_first && flow.is_introduced) => {
+            let has_id = matches!(how, SendProxy::V2 { unique_id: true, .. });
+            let unique_id = has_id.then(|| format!("{run:016x}-{:x}", number(id)).into_bytes());
+            let addresses = Addresses { source: flow.client, destination: flow.key.asked };
+            encode_datagram(how, Some(addresses), unique_id.as_deref())
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn report<S>(id: FlowId, flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {
