@@ -711,6 +711,9 @@ fn what_came_while_the_process_stood_still_came_in_time() {
     let clients: Vec<Client> = (0..800).map(|number| balancer.client_number(number)).collect();
     clients.iter().for_each(|client| assert_eq!(client.server(), server.address()));
     balancer.signal(Signal::SIGSTOP);
+    // While it waits, and not in the middle of a turn.
+    let stat = || std::fs::read_to_string(format!("/proc/{}/stat", balancer.pid())).expect("a process");
+    wait::until("it stands still", || stat().contains(") T "));
     clients.iter().for_each(|client| client.send(b"z"));
     (0..4).for_each(|_| wait::a_moment());
     balancer.signal(Signal::SIGCONT);
