@@ -15,6 +15,8 @@ use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, time};
 
 /// Lines that wait for the log's thread.
 const MOST_WAITING_LINES: usize = 8192;
@@ -108,6 +110,15 @@ impl Drop for Log {
         }
         drop(self.thread.take());
     }
+}
+
+/// The time of day as the log writes it. It is text, since nobody is to count with it: it jumps when somebody sets the
+/// clock.
+pub(crate) fn time_of_day() -> String {
+    let mut text = String::new();
+    // A text takes all that is written.
+    let _ = time().format_time(&mut Writer::new(&mut text));
+    text
 }
 
 fn in_background(writer: impl Write + Send + 'static, lost: &Arc<AtomicU64>) -> (NonBlocking, WorkerGuard) {

@@ -335,13 +335,15 @@ fn the_clock_is_read_in_one_place() {
     }
 }
 
-/// The time of day jumps when somebody sets it; deadlines, ages and intervals are of the clock that never does.
+/// The time of day jumps when somebody sets it; deadlines, ages and intervals are of the clock that never does. The log
+/// alone writes it down, as text with which nobody can count.
 #[test]
 fn the_time_of_day_is_never_asked_for() {
     for source in ["ring", "wire", "balancerd"].into_iter().flat_map(sources) {
         for name in ["SystemTime", "UNIX_EPOCH", "clock_gettime", "ClockId", "gettimeofday", "TimerFd"] {
             assert!(!source.has_word(name), "{} has {name}", source.path);
         }
+        assert_eq!(source.has_word("format_time"), source.path == "balancerd/src/log.rs", "{}", source.path);
     }
 }
 

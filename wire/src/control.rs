@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::AddressFault;
 use crate::connection::ServerSide;
+use crate::event::EventsReport;
 use crate::flow::{FlowPolicy, HeaderScope, OnLoss, OnReturn};
 use crate::health::{CheckKind, CheckSettings, EjectionSettings, HealthSettings, InitialHealth, OnDown, WhenAllDown};
 use crate::report::{
@@ -96,6 +97,11 @@ pub enum Request {
     },
     /// What the balancer is set to, and what the file says: answered by [`Response::Settings`].
     Settings,
+    /// What has happened to the health of servers: answered by [`Response::Events`].
+    Events {
+        /// Only events with larger numbers; 0 is all that are kept.
+        since: u64,
+    },
 }
 
 /// The text of a configuration file, and what errors are to call it.
@@ -123,6 +129,7 @@ impl fmt::Display for Request {
             Self::Reload { instead: Some(file), .. } => write!(f, "diff {}", file.name),
             Self::Reload { dry_run, .. } => write!(f, "reload{}", if *dry_run { " dry-run" } else { "" }),
             Self::Settings => f.write_str("settings"),
+            Self::Events { since } => write!(f, "events since={since}"),
         }
     }
 }
@@ -442,6 +449,8 @@ pub enum Response {
     Reloaded(ReloadReport),
     /// To [`Request::Settings`].
     Settings(SettingsReport),
+    /// To [`Request::Events`].
+    Events(EventsReport),
 }
 
 /// Why a request is not carried out.

@@ -167,6 +167,8 @@ mod tests {
 
     use super::*;
     use crate::control::{Change, FileText, Removal, Request, Response, ServerValues};
+    use crate::event::{EventsReport, HealthEvent};
+    use crate::report::HealthState;
     use crate::settings::{AdminState, PoolSettings, ServerSettings, ServiceSettings};
 
     fn any_server() -> impl Strategy<Value = SocketAddr> {
@@ -229,6 +231,7 @@ mod tests {
             Just(Request::Status),
             Just(Request::Pools),
             Just(Request::Settings),
+            any::<u64>().prop_map(|since| Request::Events { since }),
             any::<String>().prop_map(|pool| Request::List { pool }),
             any::<String>().prop_map(|pool| Request::Digest { pool }),
             (any_change(), any::<bool>()).prop_map(|(change, dry_run)| Request::Change { change, dry_run }),
@@ -393,5 +396,51 @@ mod tests {
         ]
         .concat();
         assert_eq!(stream(&[add]), bytes);
+    }
+
+    #[test]
+    fn golden_bytes_of_events() {
+        let bytes = [
+            b"\x0c\0\0\0".as_slice(), // 12 bytes follow
+            b"\x0a\0\0\0",            // Request::Events
+            b"\x29\0\0\0\0\0\0\0",    // after number 41
+        ]
+        .concat();
+        assert_eq!(frame(&Request::Events { since: 41 }).expect("short"), bytes);
+        let event = HealthEvent {
+            number: 42,
+            time: "10:00".to_owned(),
+            pool: "web".to_owned(),
+            server: "10.0.0.1:8080".parse().expect("an address"),
+            from: HealthState::Up,
+            to: HealthState::Ejected,
+            reason: Some("no".to_owned()),
+            out_ms: Some(1000),
+            up: 2,
+            of: 3,
+        };
+        let events = vec![event];
+        let report = EventsReport { pid: 7, started: "9:00".to_owned(), next: 43, dropped: 0, events };
+        let bytes = [
+            b"\x82\0\0\0".as_slice(),        // 130 bytes follow
+            b"\x0b\0\0\0",                   // Response::Events
+            b"\x07\0\0\0",                   // process 7
+            b"\x04\0\0\0\0\0\0\09:00",       // that began at 9:00
+            b"\x2b\0\0\0\0\0\0\0",           // the next event will be 43
+            b"\0\0\0\0\0\0\0\0",             // none is missing
+            b"\x01\0\0\0\0\0\0\0",           // one event
+            b"\x2a\0\0\0\0\0\0\0",           // number 42
+            b"\x05\0\0\0\0\0\0\010:00",      // at 10:00
+            b"\x03\0\0\0\0\0\0\0web",        // in the pool "web"
+            b"\0\0\0\0\x0a\0\0\x01\x90\x1f", // 10.0.0.1, 8080
+            b"\0\0\0\0",                     // from up
+            b"\x02\0\0\0",                   // to ejected
+            b"\x01\x02\0\0\0\0\0\0\0no",     // since "no"
+            b"\x01\xe8\x03\0\0\0\0\0\0",     // out for 1000 ms
+            b"\x02\0\0\0\0\0\0\0",           // 2 are up
+            b"\x03\0\0\0\0\0\0\0",           // of 3
+        ]
+        .concat();
+        assert_eq!(frame(&Response::Events(report)).expect("short"), bytes);
     }
 }

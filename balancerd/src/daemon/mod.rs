@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::model::{
     Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
 };
@@ -155,6 +155,7 @@ impl Daemon {
         let vitals = Vitals {
             pid: std::process::id(),
             started: now,
+            started_at: log::time_of_day(),
             session_limit: descriptors.sessions(1),
             drain_timeout: config.drain,
             config_file: config.file.as_ref().map(|file| file.display().to_string()),
@@ -514,7 +515,10 @@ impl Daemon {
         for effect in effects {
             let cx = &mut lend!(self, now);
             match *effect {
-                Effect::Tell(ref news) => tell(news),
+                Effect::Tell(ref news) => {
+                    tell(news);
+                    self.model.record(news, log::time_of_day());
+                }
                 Effect::Save
                 | Effect::ListSessions(_)
                 | Effect::CompleteList(_)
@@ -773,7 +777,7 @@ impl Daemon {
 
 /// Logs that the health of a server has changed.
 fn tell(news: &HealthNews) {
-    let HealthNews { pool, server, state, reason, back_off, up } = news;
+    let HealthNews { pool, server, before: _, state, reason, back_off, up } = news;
     let (up, of) = *up;
     match state {
         HealthState::Up => info!(pool, %server, up, of, "server is up"),

@@ -11,6 +11,7 @@ mod checks;
 mod flow;
 mod growth;
 mod health;
+mod journal;
 mod merge;
 mod picker;
 mod policy;
@@ -44,6 +45,7 @@ pub(crate) use checks::{Order, TargetId};
 pub(crate) use flow::Handling;
 pub(crate) use health::CheckResult;
 use health::Trouble;
+use journal::Journal;
 #[cfg(test)]
 pub(crate) use merge::merge;
 use pool::Pool;
@@ -104,6 +106,8 @@ pub(crate) struct Model {
     readmissions: BTreeSet<(Instant, ServerId)>,
     /// What followed from news of the servers' health.
     news: Vec<Effect>,
+    /// What was told of it.
+    journal: Journal,
     port_shortages: u64,
     /// Who gets whom may be another one for flows that are there.
     picks_changed: bool,
@@ -122,6 +126,8 @@ pub(crate) struct Model {
 pub(crate) struct Vitals {
     pub(crate) pid: u32,
     pub(crate) started: Instant,
+    /// The same as the log writes times.
+    pub(crate) started_at: String,
     pub(crate) session_limit: usize,
     pub(crate) drain_timeout: Duration,
     pub(crate) config_file: Option<String>,
@@ -152,7 +158,7 @@ pub(crate) enum Effect {
     Unlisten(ServiceId),
     /// Times are others now: look at all sessions.
     LookAtSessions,
-    /// Tell that the health of a server has changed.
+    /// Tell that the health of a server has changed, and have it [recorded](Model::record).
     Tell(HealthNews),
     /// Put the live sessions into the answer.
     ListSessions(SessionFilter),
@@ -194,6 +200,7 @@ pub(crate) struct Times {
 pub(crate) struct HealthNews {
     pub(crate) pool: String,
     pub(crate) server: SocketAddr,
+    pub(crate) before: HealthState,
     pub(crate) state: HealthState,
     /// Why, when it is not up.
     pub(crate) reason: String,
@@ -231,6 +238,7 @@ impl Model {
             checks: Checks::default(),
             readmissions: BTreeSet::new(),
             news: Vec::new(),
+            journal: Journal::default(),
             port_shortages: 0,
             picks_changed: false,
             points_in_the_loop: POINTS_IN_THE_LOOP,
@@ -291,6 +299,7 @@ impl Model {
             Request::Digest { pool } => self.digest(pool).map(|report| (Response::Digest(report), Vec::new())),
             Request::Pools => Ok((Response::Pools(self.pool_reports()), Vec::new())),
             Request::Settings => Ok((Response::Settings(self.settings_report()), Vec::new())),
+            Request::Events { since } => Ok((Response::Events(self.events(*since)), Vec::new())),
             Request::Sessions { service, pool, server, limit } => self
                 .session_filter(service.as_deref(), pool.as_deref(), *server, *limit)
                 .map(|filter| (Response::Sessions(Vec::new()), vec![Effect::ListSessions(filter)])),

@@ -7,6 +7,7 @@ use std::time::Instant;
 use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Refusal};
 use wire::difference::{Difference, differences};
+use wire::event::EventsReport;
 use wire::report::{
     DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
     Skip, SkippedReport, StatusReport,
@@ -114,6 +115,17 @@ impl Model {
     pub(super) fn settings_report(&self) -> SettingsReport {
         let file = self.vitals.config_file.clone();
         SettingsReport { said: file.as_ref().map(|_| Settings::clone(&self.said)), file, now: self.settings() }
+    }
+
+    pub(super) fn events(&self, since: u64) -> EventsReport {
+        let (events, dropped) = self.journal.since(since);
+        EventsReport {
+            pid: self.vitals.pid,
+            started: self.vitals.started_at.clone(),
+            next: self.journal.last() + 1,
+            dropped,
+            events,
+        }
     }
 
     /// What commands have changed of what the file says; nothing without a file.

@@ -26,6 +26,7 @@ pub(crate) fn vitals(now: Instant) -> Vitals {
     Vitals {
         pid: 7,
         started: now,
+        started_at: String::new(),
         session_limit: 100,
         drain_timeout: Duration::from_secs(30),
         config_file: None,

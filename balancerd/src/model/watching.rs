@@ -120,6 +120,12 @@ impl Model {
         }
     }
 
+    /// Keeps what was told of the health of a server, for whoever asks for events. `time` is that of its line of the
+    /// log.
+    pub(crate) fn record(&mut self, news: &HealthNews, time: String) {
+        self.journal.record(news, time);
+    }
+
     /// Lets something happen to the health of a server, and does what follows if it is another one then.
     fn turn(&mut self, id: ServerId, now: Instant, happens: impl FnOnce(&mut super::Server)) {
         let server = &mut self.servers[id];
@@ -150,6 +156,7 @@ impl Model {
         self.news.push(Effect::Tell(HealthNews {
             pool: pool.name.clone(),
             server: server.address,
+            before,
             state,
             reason: server.health.reason().to_owned(),
             back_off: report.ejected_ms.map(Duration::from_millis),

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use wire::control::{Change, PoolValues, Removal, ServerValues};
+use wire::event::EventsReport;
 use wire::health::{CheckKind, InitialHealth, OnDown, WhenAllDown};
 use wire::report::{HealthState, MoveReport, ServerReport, ServerState, Skip, SkippedReport};
 use wire::settings::{AdminState, Policy, ServerSettings};
@@ -45,6 +46,36 @@ fn told(model: &mut Model, now: Instant) -> Vec<(SocketAddr, HealthState)> {
     effects
         .filter_map(|effect| if let Effect::Tell(news) = effect { Some((news.server, news.state)) } else { None })
         .collect()
+}
+
+/// What those who ask for the events after a number get, once it was told.
+fn recorded(model: &mut Model, since: u64, now: Instant) -> EventsReport {
+    for effect in model.expire(now) {
+        if let Effect::Tell(news) = effect {
+            model.record(&news, "then".to_owned());
+        }
+    }
+    match model.apply(&Request::Events { since }, None, now) {
+        Ok((Response::Events(report), effects)) if effects.is_empty() => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_told_is_there_for_who_asks_later() {
+    let (mut model, _, now) = checked(3, &PoolValues::default());
+    assert_eq!(recorded(&mut model, 0, now).next, 1);
+    let (later, latest) = (now + 9 * SECOND, now + 30 * SECOND);
+    check(&mut model, later, |server| server != address(2));
+    let report = recorded(&mut model, 0, later);
+    let [down] = &report.events[..] else { panic!("{report:?}") };
+    assert_eq!((down.number, down.from, down.to, down.server), (1, HealthState::Up, HealthState::Down, address(2)));
+    assert_eq!((down.reason.as_deref(), down.up, down.of, &*down.time), (Some("refused"), 2, 3, "then"));
+    check(&mut model, latest, |_| true);
+    let report = recorded(&mut model, 1, latest);
+    let [up] = &report.events[..] else { panic!("{report:?}") };
+    assert_eq!((up.number, up.from, up.to, up.reason.as_ref()), (2, HealthState::Down, HealthState::Up, None));
+    assert_eq!((report.next, report.dropped), (3, 0));
 }
 
 #[test]
