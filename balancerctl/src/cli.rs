@@ -1,8 +1,8 @@
 //! The command line: what may be typed, and the help for it. The doc comments are the help, and the man pages and
-//! completions are made from the same definitions (see `pages.rs`). The commands about servers and sessions are in
-//! `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`. What a
-//! pool may be told of the health of its servers is in `health`, what pools and services may be told of connections in
-//! `connection`, and of datagrams in `flow`.
+//! completions are made from the same definitions (see `pages.rs`). The commands about servers, sessions and events are
+//! in `server`, those about pools and services in `pool` and `service`, those about configuration files in `file`. What
+//! a pool may be told of the health of its servers is in `health`, what pools and services may be told of connections
+//! in `connection`, and of datagrams in `flow`.
 
 pub(crate) mod connection;
 pub(crate) mod file;
@@ -23,7 +23,7 @@ use wire::settings::DEFAULT_POOL;
 
 use file::{CheckArgs, CompareArgs, DiffArgs, ImportArgs, ReloadArgs, SaveArgs};
 use pool::PoolCommand;
-use server::{AddArgs, KillArgs, RemoveArgs, SessionsArgs, SetArgs};
+use server::{AddArgs, EventsArgs, KillArgs, RemoveArgs, SessionsArgs, SetArgs};
 use service::ServiceCommand;
 
 /// Start, stop and steer a Layer-4 load balancer.
@@ -132,6 +132,14 @@ pub(crate) enum Command {
     /// The server stays in its pool: a client that connects again gets it again.
     #[command(after_help = server::KILL_EXAMPLES)]
     Kill(KillArgs),
+
+    /// Show what has happened to the health of servers
+    ///
+    /// Every time that a server goes down or up, is ejected or let in again is an event, and a line, as in balancerd's
+    /// log. The balancer keeps the last 1024; where older ones are asked for, the first line says how many are
+    /// missing. Numbers begin again at 1 when a balancer is started. --json prints one line for each event, too.
+    #[command(after_help = server::EVENTS_EXAMPLES)]
+    Events(EventsArgs),
 
     /// Show how the balancer is
     ///
@@ -493,6 +501,8 @@ mod tests {
             "kill 1 --pool web",
             "sessions --server 10.0.0.1",
             "sessions --limit 100001",
+            "events --since -1",
+            "events --since yesterday",
             "diff",
             "nothing",
             "list --socket=",

@@ -23,7 +23,7 @@ use crate::import::{Converted, convert};
 use crate::leave::{self, Gone};
 use crate::output::Output;
 use crate::start::{Origin, Start};
-use crate::{check, default_pool, demo, pages, save, text};
+use crate::{check, default_pool, demo, events, pages, save, text};
 
 /// How much longer than its drain time a balancer may take to end. It closes what is left at that time, so a second
 /// would do; a machine that is short of everything gets more.
@@ -96,6 +96,7 @@ fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Service(command) => service(command, socket, output),
         Command::Pool(command) => pool(command, socket, output),
         Command::Sessions(arguments) => sessions(arguments, socket, output),
+        Command::Events(arguments) => events::events(&mut connect(socket)?, arguments, output),
         Command::Kill(arguments) => kill(arguments, socket, output),
         Command::Status => {
             let report = status(socket)?;

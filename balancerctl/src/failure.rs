@@ -12,6 +12,7 @@ use crate::cli::pool::PoolError;
 use crate::cli::service::ServiceError;
 use crate::compare::CompareError;
 use crate::demo::DemoError;
+use crate::events::EventsError;
 use crate::import::ImportError;
 use crate::leave::LeaveError;
 use crate::quantity::time;
@@ -84,6 +85,9 @@ pub(crate) enum Failure {
     /// A removed server was waited for in vain.
     #[error(transparent)]
     Leave(#[from] LeaveError),
+    /// Events cannot be told.
+    #[error(transparent)]
+    Events(#[from] EventsError),
     /// The demonstration went wrong.
     #[error(transparent)]
     Demo(#[from] DemoError),
@@ -119,7 +123,7 @@ impl Failure {
             Self::File(FileError::Wrong { code, .. }) => *code,
             Self::File(FileError::TooLong(_) | FileError::NoText { .. }) => REFUSED,
             Self::Save(error) if error.refused() => REFUSED,
-            Self::Leave(_) | Self::Compare(_) | Self::Import { .. } => REFUSED,
+            Self::Leave(_) | Self::Events(_) | Self::Compare(_) | Self::Import { .. } => REFUSED,
             _ => UNREACHABLE,
         }
     }
@@ -173,6 +177,8 @@ impl Failure {
             Self::Compare(_) => "too-large",
             Self::Leave(LeaveError::BalancerEnded(_)) => "ended",
             Self::Leave(LeaveError::AddedAgain(_)) => "added-again",
+            Self::Events(EventsError::Ended { .. }) => "ended",
+            Self::Events(EventsError::NotYet { .. }) => "no-event",
             Self::Demo(_) => "demo",
             Self::Page { .. } | Self::Output(_) => "io",
         }

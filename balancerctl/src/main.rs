@@ -9,6 +9,7 @@ mod compare;
 mod default_pool;
 mod demo;
 mod edit;
+mod events;
 mod failure;
 mod import;
 mod leave;

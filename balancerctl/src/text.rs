@@ -1,11 +1,12 @@
 //! Reports as people read them: a table with a header line, or a few rows of a word and what it is. Programs get the
-//! reports themselves. What is short is here; `change` tells of changes and who moves, `list` has the tables of servers,
-//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `difference`
-//! what differs from files and others.
+//! reports themselves. What is short is here; `change` tells of changes and who moves, `list` has the tables of
+//! servers, services, pools and sessions, `datagram` what is told of datagrams, `event` what has happened to servers,
+//! `explain` why a client gets its server, `difference` what differs from files and others.
 
 mod change;
 mod datagram;
 mod difference;
+mod event;
 mod explain;
 mod list;
 
@@ -18,6 +19,7 @@ use crate::start::Started;
 
 pub(crate) use change::change;
 pub(crate) use difference::{compared, reloaded, saved};
+pub(crate) use event::{dropped_events, event};
 pub(crate) use explain::explain;
 pub(crate) use list::{list, pools, services, sessions, wide_list, wide_services};
 

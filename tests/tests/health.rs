@@ -2,16 +2,19 @@
 //! refused.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU16;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use serde_json::{Value, json};
+use tests::balancer::balancerctl;
 use tests::program::Program;
 use tests::programs::installed;
-use tests::{Balancer, DatagramServer, Server, loopback, namespace, wait};
+use tests::{Balancer, DatagramServer, Process, Server, loopback, namespace, wait};
 use wire::control::{Change, PoolValues, ServerValues};
 use wire::dns::{DnsCheck, RecordType};
 use wire::health::{CheckKind, CheckText, HttpCheck, InitialHealth, OnDown, WhenAllDown};
@@ -84,6 +87,88 @@ fn a_server_that_stops_listening_is_known_before_a_client_comes() {
         balancer.wait_for_log(words);
     }
     assert_eq!(balancer.log().matches("server is down").count(), 1, "one line for each change");
+}
+
+/// What `balancerctl events` says, behind the time of each line.
+fn events(balancer: &Balancer, options: &str) -> Vec<String> {
+    let output = balancer.ctl(&format!("events {options}"));
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let lines = text.lines().filter(|line| *line != "there was no event yet");
+    lines.map(|line| line.split_once(' ').expect("a time").1.to_owned()).collect()
+}
+
+/// The same for programs: each line is an object.
+fn event_values(text: &[u8]) -> Vec<Value> {
+    let lines = std::str::from_utf8(text).expect("text").lines();
+    lines.map(|line| serde_json::from_str(line).expect("an object in a line")).collect()
+}
+
+#[test]
+fn each_change_is_an_event_that_others_can_take() {
+    let servers = Server::several(2);
+    let mut balancer = Balancer::of(&servers);
+    set_pool(&balancer, often(CheckKind::Tcp));
+    assert_eq!(balancer.ctl("events").stdout, b"there was no event yet\n");
+    assert!(balancer.ctl("events --json").stdout.is_empty());
+    let server = servers[1].address();
+    let down = |number: u32| {
+        let words = "from=up reason=\"connection refused\" up=1 of=2";
+        format!("server is down number={number} pool=\"default\" server={server} {words}")
+    };
+    let up = |number: u32| format!("server is up number={number} pool=\"default\" server={server} from=down up=2 of=2");
+    servers[1].refuse();
+    wait::until("one event", || events(&balancer, "") == [down(1)]);
+    servers[1].listen();
+    wait::until("two events", || events(&balancer, "") == [down(1), up(2)]);
+    assert_eq!(events(&balancer, "--since 1"), [up(2)]);
+    assert_eq!(events(&balancer, "--since 2"), [String::new(); 0]);
+
+    let said = event_values(&balancer.ctl("events --json").stdout);
+    assert_eq!(said.len(), 2);
+    let expected = [
+        json!({"number": 1, "pool": "default", "server": server, "from": "up", "to": "down",
+               "reason": "connection refused", "out_ms": null, "up": 1, "of": 2}),
+        json!({"number": 2, "pool": "default", "server": server, "from": "down", "to": "up",
+               "reason": null, "out_ms": null, "up": 2, "of": 2}),
+    ];
+    balancer.wait_for_log("server is up");
+    let log = balancer.log();
+    for (event, expected) in said.iter().zip(expected) {
+        let mut rest = event.clone();
+        let fields = rest.as_object_mut().expect("an object");
+        let (time, started) = (fields.remove("time").expect("it has one"), fields.remove("started").expect("one"));
+        assert_eq!(rest, expected);
+        let words = format!("server is {}", event["to"].as_str().expect("text"));
+        let line = log.lines().find(|line| line.contains(&words)).expect("it is in the log");
+        let logged = line.split_once(' ').expect("a time").0;
+        let (time, started) = (time.as_str().expect("text"), started.as_str().expect("text"));
+        assert!(started < logged && logged <= time && time.len() == logged.len(), "{started}, {logged}, {time}");
+    }
+
+    let (told, faults) = (balancer.file("told"), balancer.file("faults"));
+    let open = |path| fs::File::create(path).expect("a file");
+    let mut follow = balancerctl("events --since 1 --follow --json");
+    follow.arg("--socket").arg(balancer.socket()).stdin(Stdio::null()).stdout(open(&told)).stderr(open(&faults));
+    let mut follow = Process::spawn(&mut follow);
+    let numbers = || -> Vec<u64> {
+        let values = event_values(&fs::read(&told).expect("it is there"));
+        values.iter().filter_map(|event| event["number"].as_u64()).collect()
+    };
+    wait::until("it tells what has been", || numbers() == [2]);
+    servers[1].refuse();
+    wait::until("it tells what comes", || numbers() == [2, 3]);
+    assert_eq!(events(&balancer, "--since 2"), [down(3)]);
+
+    balancer.restart();
+    assert_eq!(follow.wait().code(), Some(1));
+    let fault = fs::read_to_string(&faults).expect("text");
+    assert!(fault.ends_with("event 3 was the last that it told\n"), "{fault}");
+    assert_eq!(event_values(&fs::read(&told).expect("it is there"))[2]["error"], "ended");
+    let again = balancer.ctl("events --since 3000");
+    let fault = String::from_utf8(again.stderr).expect("text");
+    assert!(again.status.code() == Some(1) && fault.contains("there is no event 3000 yet"), "{fault}");
+    wait::until("numbers begin again", || events(&balancer, "") == [down(1)]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The command line of what is done to servers and sessions.
+//! The command line of what is done to servers and sessions, and of what happens to servers.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -219,6 +219,24 @@ Examples:
                                           Of one server
   balancerctl sessions --service web --limit 100000
                                           All of a service";
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only those that come after the event of this number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) since: u64,
+
+    /// Go on with those that are still to come, until the balancer ends
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+pub(super) const EVENTS_EXAMPLES: &str = "\
+Examples:
+  balancerctl events                      All that the balancer keeps
+  balancerctl events --since 41           Only what came after the event of number 41
+  balancerctl events --follow --json      For programs: an object in a line for each, as they come";
 
 /// Arguments of `kill`.
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod fake;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -13,10 +14,11 @@ use fake::Fake;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use wire::control::{Change, FileText, PoolValues, Removal, ServerValues};
+use wire::event::{EventsReport, HealthEvent};
 use wire::health::{CheckKind, CheckText, HttpCheck, OnDown};
 use wire::report::{
-    ChangeReport, DigestReport, Ended, ExplainReport, Hex, ListReport, Phase, ReloadReport, ServerReport, ServerState,
-    SettingsReport, StatusReport, StoppingReport,
+    ChangeReport, DigestReport, Ended, ExplainReport, HealthState, Hex, ListReport, Phase, ReloadReport, ServerReport,
+    ServerState, SettingsReport, StatusReport, StoppingReport,
 };
 use wire::settings::{
     AdminState, HashKey, LoadFactor, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
@@ -104,6 +106,8 @@ fn without_a_daemon_every_command_says_so() {
         "pool set web --max-load none",
         "service add web 0.0.0.0 80",
         "sessions",
+        "events",
+        "events --since 7 --follow",
         "kill 7",
         "reload",
         "save",
@@ -376,6 +380,8 @@ fn what_is_asked_is_sent_as_it_was_typed() {
             Request::Sessions { service: service.clone(), pool, server: Some(server()), limit: 7 },
         ),
         ("explain 192.0.2.7:5000 --service web", Request::Explain { client, port: 5000, service }),
+        ("events", Request::Events { since: 0 }),
+        ("events --since 7 --follow", Request::Events { since: 7 }),
         ("reload", Request::Reload { instead: None, dry_run: false }),
         ("reload --dry-run", Request::Reload { instead: None, dry_run: true }),
     ] {
@@ -465,6 +471,91 @@ fn reports_are_printed_as_they_are_for_programs() {
         assert_done(&output);
         assert_eq!(value(&output), expected);
     }
+}
+
+/// An answer with these events, of one that began at a time.
+fn events(numbers: std::ops::Range<u64>, dropped: u64) -> Response {
+    let event = |number| HealthEvent {
+        number,
+        time: "2026-11-21T20:53:08.123456Z".into(),
+        pool: "web".into(),
+        server: server(),
+        from: HealthState::Down,
+        to: HealthState::Up,
+        reason: None,
+        out_ms: None,
+        up: 2,
+        of: 2,
+    };
+    let next = numbers.end;
+    Response::Events(EventsReport {
+        pid: 7,
+        started: "then".into(),
+        next,
+        dropped,
+        events: numbers.map(event).collect(),
+    })
+}
+
+#[test]
+fn events_that_are_missing_are_not_hidden() {
+    let fake = Fake::answering(&events(13..14, 12));
+    let output = run("events", &fake.socket());
+    assert_done(&output);
+    assert_eq!(
+        text(&output.stdout),
+        "12 events before these: dropped, the balancer does not keep so many\n\
+         2026-11-21T20:53:08.123456Z server is up number=13 pool=\"web\" server=10.0.0.1:80 from=down up=2 of=2\n"
+    );
+    let fake = Fake::answering(&events(13..14, 12));
+    let output = run("events --json", &fake.socket());
+    assert_done(&output);
+    let said: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(said[0], json!({"started": "then", "dropped": 12}));
+    assert_eq!(
+        said[1..],
+        [json!({
+            "started": "then", "number": 13, "time": "2026-11-21T20:53:08.123456Z", "pool": "web",
+            "server": "10.0.0.1:80", "from": "down", "to": "up", "reason": null, "out_ms": null, "up": 2, "of": 2
+        })]
+    );
+}
+
+#[test]
+fn who_follows_asks_for_what_is_new_until_the_balancer_ends() {
+    let fake = Fake::answering_each(&[events(5..8, 0), events(8..8, 0), events(9..11, 1)]);
+    let mut command = balancerctl("events --since 4 --follow");
+    let mut child = command
+        .arg("--socket")
+        .arg(fake.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let asked: Vec<Request> = (0..3).map(|_| fake.request()).collect();
+    assert_eq!(asked, [4, 7, 7].map(|since| Request::Events { since }));
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines().take(6);
+    let lines: Vec<String> = lines.map(|line| line.expect("text")).collect();
+    assert!(lines[3].starts_with("1 event before these: dropped"), "{lines:?}");
+    assert!(lines[5].contains("number=10 "), "{lines:?}");
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+
+    let fake = Fake::ending(&events(1..3, 0));
+    let output = run("events --follow", &fake.socket());
+    assert_failed(&output, 1, "event 2 was the last that it told");
+}
+
+#[test]
+fn an_event_that_has_not_been_is_of_another_balancer() {
+    for options in ["", " --follow"] {
+        let fake = Fake::answering(&events(3..3, 0));
+        let output = run(&format!("events --since 3 --json{options}"), &fake.socket());
+        assert_failed(&output, 1, "there is no event 3 yet, the last one is 2: numbers begin again");
+        assert_eq!(value(&output)["error"], "no-event");
+    }
+    let fake = Fake::answering(&events(3..3, 0));
+    assert_done(&run("events --since 2", &fake.socket()));
 }
 
 fn leaving(active: u64) -> Response {
