@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(frame(&Request::Events { since: 41 }).expect("short"), bytes);
         let event = HealthEvent {
             number: 42,
-            time: "10:00".to_owned(),
+            time: "noon".to_owned(),
             pool: "web".to_owned(),
             server: "10.0.0.1:8080".parse().expect("an address"),
             from: HealthState::Up,
@@ -420,17 +420,17 @@ mod tests {
             of: 3,
         };
         let events = vec![event];
-        let report = EventsReport { pid: 7, started: "9:00".to_owned(), next: 43, dropped: 0, events };
+        let report = EventsReport { pid: 7, started: "dawn".to_owned(), next: 43, dropped: 0, events };
         let bytes = [
-            b"\x82\0\0\0".as_slice(),        // 130 bytes follow
+            b"\x81\0\0\0".as_slice(),        // 129 bytes follow
             b"\x0b\0\0\0",                   // Response::Events
             b"\x07\0\0\0",                   // process 7
-            b"\x04\0\0\0\0\0\0\09:00",       // that began at 9:00
+            b"\x04\0\0\0\0\0\0\0dawn",       // that began at dawn
             b"\x2b\0\0\0\0\0\0\0",           // the next event will be 43
             b"\0\0\0\0\0\0\0\0",             // none is missing
             b"\x01\0\0\0\0\0\0\0",           // one event
             b"\x2a\0\0\0\0\0\0\0",           // number 42
-            b"\x05\0\0\0\0\0\0\010:00",      // at 10:00
+            b"\x04\0\0\0\0\0\0\0noon",       // at noon
             b"\x03\0\0\0\0\0\0\0web",        // in the pool "web"
             b"\0\0\0\0\x0a\0\0\x01\x90\x1f", // 10.0.0.1, 8080
             b"\0\0\0\0",                     // from up
