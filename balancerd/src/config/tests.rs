@@ -183,7 +183,7 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
          check_down_interval, check_timeout, check_rise, check_fall, check_port, check_initial, eject_failures, \
          eject_time, eject_max_time, eject_max_percent, when_all_down, on_down, connect_timeout, tries, replay, source, \
          transparent, fast_open, mark, device, keepalive, user_timeout, congestion, send_buffer, receive_buffer, one_way, \
-         per_datagram, flows_on_loss, flows_on_return, send_proxy_in, servers"
+         per_datagram, flows_on_loss, flows_on_return, send_proxy_in, path_mtu, servers"
     );
     assert_eq!(
         wrong("[servce.web]\n"),
@@ -508,7 +508,7 @@ fn keys_that_make_no_sense_together_are_told() {
 
 #[test]
 fn what_a_file_says_of_datagrams_is_read() {
-    use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+    use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
     let file = good(
         r#"
         [service.dns]
@@ -535,9 +535,11 @@ fn what_a_file_says_of_datagrams_is_read() {
         flows_on_return = "move"
         send_proxy = "v2"
         send_proxy_in = "first-datagram"
+        path_mtu = "fragment"
 
         [pool.syslog]
         one_way = true
+        path_mtu = "report"
         "#,
     );
     let of = |name: &str| &file.settings.services[name];
@@ -555,9 +557,11 @@ fn what_a_file_says_of_datagrams_is_read() {
         on_loss: OnLoss::Keep,
         on_return: OnReturn::Move,
         send_proxy_in: HeaderScope::FirstDatagram,
+        path_mtu: PathMtu::Fragment,
     };
     assert_eq!(file.settings.pools["dns"].flows, policy);
-    assert_eq!(file.settings.pools["syslog"].flows, FlowPolicy { one_way: true, ..FlowPolicy::default() });
+    let policy = FlowPolicy { one_way: true, path_mtu: PathMtu::Report, ..FlowPolicy::default() };
+    assert_eq!(file.settings.pools["syslog"].flows, policy);
 }
 
 #[test]
@@ -593,6 +597,10 @@ fn values_of_flows_are_told() {
         (
             "flows_on_return = \"mov\"",
             "5:19: pool.web.flows_on_return: expected one of \"stay\", \"move\", found \"mov\"; did you mean \"move\"?",
+        ),
+        (
+            "path_mtu = \"raport\"",
+            "5:12: pool.web.path_mtu: expected one of \"fragment\", \"report\", found \"raport\"; did you mean \"report\"?",
         ),
         ("send_proxy_in = \"each-datagram\"", "5:1: pool.web.send_proxy_in: it goes with send_proxy = \"v2\""),
         (
