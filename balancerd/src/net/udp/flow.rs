@@ -61,6 +61,26 @@ pub(super) struct Flow<S> {
     pub(super) is_introduced: bool,
     /// It takes no more of its client, who has sent as many as it may have.
     pub(super) is_closed: bool,
+    /// What the way to the present server may have been too short for.
+    pub(super) longest: Longest,
+}
+
+/// The longest datagram that a client has sent in one piece.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Longest {
+    /// Its bytes.
+    pub(super) length: u16,
+    /// Those that were added before it on the way to the server.
+    pub(super) added: u16,
+    /// Those of its own that were taken off.
+    pub(super) taken_off: u16,
+}
+
+impl Longest {
+    /// There is another one.
+    pub(super) fn or(self, other: Self) -> Self {
+        if other.length > self.length { other } else { self }
+    }
 }
 
 impl<S> Flow<S> {
@@ -96,6 +116,7 @@ impl<S> Flow<S> {
             is_unanswered: true,
             is_introduced: false,
             is_closed: false,
+            longest: Longest::default(),
         }
     }
 
@@ -104,6 +125,7 @@ impl<S> Flow<S> {
         (self.server, self.socket, self.registered) = (server, socket, Interest::NONE);
         (self.portion, self.singly_in, self.joins) = (Portion::ONE, false, false);
         (self.is_unanswered, self.is_introduced) = (true, false);
+        self.longest = Longest::default();
     }
 
     /// How many of so many further datagrams of its client it takes.

@@ -9,9 +9,11 @@ mod flow;
 mod joiner;
 mod listener;
 mod looks;
+mod notices;
 mod one_way;
 mod portion;
 mod table;
+mod too_long;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
-use wire::flow::HeaderScope;
+use wire::flow::{HeaderScope, PathMtu};
 use wire::report::{DropReason, EndReason, SessionReport};
 use wire::settings::{SendProxy, Transport};
 
@@ -39,6 +41,7 @@ use flow::{Flow, FlowKey};
 use joiner::Joiner;
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use looks::Looks;
+use notices::Notices;
 use one_way::OneWay;
 pub(crate) use table::FlowId;
 use table::Table;
@@ -72,6 +75,7 @@ pub(crate) struct Flows {
     listeners: SlotMap<DatagramListenerId, DatagramListener>,
     table: Table<UdpSocket>,
     one_way: OneWay,
+    notices: Notices,
     key: fn(FlowId) -> Key,
     joiner: Joiner,
     control: Vec<u8>,
@@ -100,6 +104,10 @@ struct Arrival {
     /// As the header says, or the peer.
     client: SocketAddr,
     handling: Handling,
+    /// Bytes of a header that were taken off it.
+    taken_off: usize,
+    /// It came in fragments.
+    in_fragments: bool,
 }
 
 impl Flows {
@@ -109,6 +117,7 @@ impl Flows {
             listeners: SlotMap::with_key(),
             table: Table::new(),
             one_way: OneWay::default(),
+            notices: Notices::default(),
             key,
             joiner: Joiner::default(),
             control: control_room(),
@@ -247,7 +256,8 @@ impl Flows {
         let Some(handling) = cx.model.handling(service) else { return };
         let client = canonical(received.from);
         let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
-        let arrival = Arrival { listener: id, service, key, client, handling };
+        let arrival =
+            Arrival { listener: id, service, key, client, handling, taken_off: 0, in_fragments: received.in_fragments };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
         } else if cx.model.header_time(service, received.from.ip()).is_some() {
@@ -268,6 +278,7 @@ impl Flows {
         match decode_datagram(datagram) {
             Ok((header, length)) => {
                 arrival.client = header.addresses.map_or(arrival.client, |addresses| canonical(addresses.source));
+                arrival.taken_off = length;
                 if !first_only {
                     arrival.key.client = arrival.client;
                 }
@@ -346,11 +357,16 @@ impl Flows {
         let header = self.run_header(id, arrival);
         let flow = self.table.get_mut(id)?;
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
+        let most = arrival.most_in_fragments(&self.notices);
         let sent = if header.is_empty() || in_each {
-            send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
+            send_all(&flow.socket, None, &header, train, &mut flow.singly_in, most)
         } else {
-            send_introduced(&flow.socket, &header, train, &mut flow.singly_in)
+            send_introduced(&flow.socket, &header, train, &mut flow.singly_in, most)
         };
+        if let Some(refused) = sent.too_long {
+            arrival.tell_too_long(&mut self.notices, &flow.socket, train, refused, cx.now);
+        }
+        flow.longest = flow.longest.or(arrival.longest(train, header.len()));
         flow.is_introduced |= sent.datagrams > 0;
         flow.on_request(sent.datagrams, sent.bytes, cx.now);
         let has_all = flow.has_all_requests(&arrival.handling.flows);
@@ -384,7 +400,7 @@ impl Flows {
 
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
-        let Arrival { listener, service, key, client, handling } = arrival;
+        let Arrival { listener, service, key, client, handling, .. } = arrival;
         cx.model.may_begin_flow(service, client.ip(), cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
@@ -456,11 +472,16 @@ impl Flows {
             return Err(Errno::ECONNREFUSED);
         }
         self.connects = self.connects.wrapping_add(1);
-        connect_datagrams(address, cx.model.server_side(server), client, self.connects).inspect_err(|errno| {
+        let connected = connect_datagrams(address, cx.model.server_side(server), client, self.connects);
+        let socket = connected.inspect_err(|errno| {
             if *errno == Errno::EADDRNOTAVAIL || *errno == Errno::EADDRINUSE {
                 cx.model.port_shortage();
             }
-        })
+        })?;
+        if cx.model.path_mtu(server) == PathMtu::Report {
+            self.notices.keep_whole(&socket);
+        }
+        Ok(socket)
     }
 
     /// Sends to a server that does not answer.
@@ -485,7 +506,11 @@ impl Flows {
             _ => Vec::new(),
         };
         let Some(lane) = self.one_way.get_mut(server) else { return };
-        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
+        let most = arrival.most_in_fragments(&self.notices);
+        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly, most);
+        if let Some(refused) = sent.too_long {
+            arrival.tell_too_long(&mut self.notices, &lane.socket, train, refused, cx.now);
+        }
         count(service, server, Direction::In, &sent, cx.model);
         if sent.is_stuck {
             self.one_way.remove(server);
@@ -512,10 +537,10 @@ impl Flows {
             self.on_answer(id, received, train, cx);
         }
         self.joiner = joiner;
-        if let Some(errno) = fault
-            && tells_of_the_other_side(errno)
-        {
-            self.on_unreachable(id, errno, cx);
+        match fault {
+            Some(Errno::EMSGSIZE) => self.tell_of_the_longest(id, cx),
+            Some(errno) if tells_of_the_other_side(errno) => self.on_unreachable(id, errno, cx),
+            _ => {}
         }
     }
 
