@@ -289,8 +289,9 @@ pub(crate) struct PoolArgs {
 /// Arguments of `list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) pool: PoolArgs,
+    /// The pool; without it "default", or all if there is no such pool
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<String>,
 
     /// Further columns: since when a server is up or not, its last check, counts of checks and ejections, how fast it
     /// was in the last minutes, and its datagrams if it had any
@@ -300,7 +301,7 @@ pub(crate) struct ListArgs {
 
 const LIST_EXAMPLES: &str = "\
 Examples:
-  balancerctl list                        The pool \"default\"
+  balancerctl list                        The pool \"default\"; all if there is none
   balancerctl list --wide                 How healthy and how fast are its servers?
   balancerctl list --pool web             Another one; `balancerctl pool list` has their names
   balancerctl list --json                 The same for programs";
@@ -318,7 +319,7 @@ pub(crate) struct ExplainArgs {
     #[arg(value_name = "CLIENT[:PORT]")]
     pub(crate) client: String,
 
-    /// The service that it comes to; without it the pool "default" is meant
+    /// The service that it comes to; without it the pool "default" is meant, or all services if there is no such pool
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
 }

@@ -11,19 +11,19 @@ use wire::report::{ChangeReport, PoolReport, ServiceReport, SessionReport, Statu
 use wire::settings::DEFAULT_POOL;
 use wire::{Client, ClientError, Environment, Request, Response};
 
-use crate::address::{find, find_client, find_server};
+use crate::address::{find, find_server};
 use crate::cli::file::{CompareArgs, DiffArgs};
 use crate::cli::pool::PoolCommand;
 use crate::cli::server::{KillArgs, RemoveArgs, ServerArgs, SessionsArgs};
 use crate::cli::service::{ServiceAddArgs, ServiceCommand};
-use crate::cli::{Cli, Command, ExplainArgs, ListArgs, StartArgs, StopArgs, milliseconds};
+use crate::cli::{Cli, Command, StartArgs, StopArgs, milliseconds};
 use crate::compare::{Side, compare, of_balancer};
 use crate::failure::Failure;
 use crate::import::{Converted, convert};
 use crate::leave::{self, Gone};
 use crate::output::Output;
 use crate::start::{Origin, Start};
-use crate::{check, demo, pages, save, text};
+use crate::{check, default_pool, demo, pages, save, text};
 
 /// How much longer than its drain time a balancer may take to end. It closes what is left at that time, so a second
 /// would do; a machine that is short of everything gets more.
@@ -92,11 +92,7 @@ fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let (pool, values) = (arguments.pool.pool.clone(), arguments.values());
             change(Change::Set { pool, server, values }, arguments.dry_run, socket, output)
         }
-        Command::List(ListArgs { pool, wide }) => match ask(socket, &Request::List { pool: pool.pool.clone() })? {
-            Response::List(report) if *wide => show(output, &text::wide_list(&report), &report),
-            Response::List(report) => show(output, &text::list(&report), &report),
-            _ => Err(Failure::Unexpected),
-        },
+        Command::List(arguments) => default_pool::list(arguments, socket, output),
         Command::Service(command) => service(command, socket, output),
         Command::Pool(command) => pool(command, socket, output),
         Command::Sessions(arguments) => sessions(arguments, socket, output),
@@ -105,7 +101,7 @@ fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let report = status(socket)?;
             show(output, &text::status(&report), &report)
         }
-        Command::Explain(arguments) => explain(arguments, socket, output),
+        Command::Explain(arguments) => default_pool::explain(arguments, socket, output),
         Command::Digest(arguments) => match ask(socket, &Request::Digest { pool: arguments.pool.clone() })? {
             Response::Digest(report) => show(output, &text::digest(&report), &report),
             _ => Err(Failure::Unexpected),
@@ -218,16 +214,6 @@ fn kill(arguments: &KillArgs, socket: Option<&Path>, output: &Output) -> Result<
     change(order, arguments.dry_run, socket, output)
 }
 
-fn explain(arguments: &ExplainArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let (found, port) = find_client(&arguments.client)?;
-    found.note.iter().for_each(|note| output.note(note));
-    let service = arguments.service.clone();
-    match ask(socket, &Request::Explain { client: found.ip, port, service })? {
-        Response::Explained(report) => show(output, &text::explain(&report), &report),
-        _ => Err(Failure::Unexpected),
-    }
-}
-
 fn diff(arguments: &DiffArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let text = check::read(&arguments.file)?;
     let name = match arguments.file.to_str() {
@@ -272,7 +258,11 @@ pub(crate) fn ask(socket: Option<&Path>, request: &Request) -> Result<Response, 
     accepted(connect(socket)?.call(request)?)
 }
 
-fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
+/// The balancer that `socket` means.
+///
+/// # Errors
+/// When it cannot be reached.
+pub(crate) fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
     let environment = Environment::current();
     // Nothing of the state is needed here. With a directory for it given, only the socket's place can be wrong.
     let path = wire::place::socket_path(socket, &environment)?;
@@ -305,7 +295,11 @@ pub(crate) fn accepted(response: Response) -> Result<Response, Failure> {
     }
 }
 
-fn show(output: &Output, text: &str, report: &impl Serialize) -> Result<(), Failure> {
+/// Prints an answer for whoever reads.
+///
+/// # Errors
+/// When standard output takes no more.
+pub(crate) fn show(output: &Output, text: &str, report: &impl Serialize) -> Result<(), Failure> {
     output.text(text)?;
     output.value(report)
 }

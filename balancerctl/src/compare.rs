@@ -8,8 +8,9 @@ use std::path::Path;
 
 use ring::{Digest, Identity, Member, Ring, RingError};
 use serde::Serialize;
+use wire::difference::keys_of_both;
 use wire::report::Hex;
-use wire::settings::{Policy, PoolSettings, keys_of_both};
+use wire::settings::{Policy, PoolSettings};
 use wire::{Client, Request, Response, Settings};
 
 use crate::check;

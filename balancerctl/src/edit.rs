@@ -11,11 +11,11 @@ use std::ops::Range;
 use toml_edit::{Array, Document, InlineTable, Item, Table, TableLike, TomlError, Value};
 use wire::Settings;
 use wire::address::canonical;
+use wire::difference::{Difference, Subject, differences};
 use wire::health::{OF_DNS, OF_HTTP, OF_SEND};
-use wire::settings::{Difference, Subject, differences};
 
 use values::{
-    Values, bare, bound_keys, bound_service_keys, has_place, inline, integer, is_usual, key_text, new_pool, new_server,
+    Values, bare, bound_keys, bound_service_keys, inline, integer, is_usual, key_text, new_pool, new_server,
     pool_values, server_values, service_values,
 };
 
@@ -83,7 +83,7 @@ impl<'s> Wanted<'s> {
         // another kind of check.
         for (pool, settings) in now.pools.iter().filter(|(pool, _)| said.pools.contains_key(*pool)) {
             let subject = Subject::Pool { pool: pool.clone() };
-            let misplaced: Vec<&'static str> = bound_keys().filter(|key| !has_place(settings, key)).collect();
+            let misplaced: Vec<&'static str> = bound_keys().filter(|key| !settings.uses(key)).collect();
             wanted.take_out(&subject, &misplaced);
         }
         // The same of what a service does not speak.

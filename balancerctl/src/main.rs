@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod command;
 mod compare;
+mod default_pool;
 mod demo;
 mod edit;
 mod failure;

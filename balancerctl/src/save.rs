@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tempfile::NamedTempFile;
+use wire::difference::{Difference, differences};
 use wire::health::CheckKind;
 use wire::report::SettingsReport;
-use wire::settings::{Difference, Policy, PoolSettings, differences};
+use wire::settings::{Policy, PoolSettings};
 use wire::{Client, Refusal, Request, Response, Settings};
 
 use crate::check::{self, FileError};

@@ -1,13 +1,13 @@
 //! Reports as people read them: a table with a header line, or a few rows of a word and what it is. Programs get the
 //! reports themselves. What is short is here; `change` tells of changes and who moves, `list` has the tables of servers,
-//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `settings`
+//! services, pools and sessions, `datagram` what is told of datagrams, `explain` why a client gets its server, `difference`
 //! what differs from files and others.
 
 mod change;
 mod datagram;
+mod difference;
 mod explain;
 mod list;
-mod settings;
 
 use comfy_table::{CellAlignment, Table, presets};
 use wire::report::{DigestReport, Ended, Phase, ServiceReport, StatusReport, StoppingReport};
@@ -17,9 +17,12 @@ use crate::quantity::{count, size, time};
 use crate::start::Started;
 
 pub(crate) use change::change;
+pub(crate) use difference::{compared, reloaded, saved};
 pub(crate) use explain::explain;
 pub(crate) use list::{list, pools, services, sessions, wide_list, wide_services};
-pub(crate) use settings::{compared, reloaded, saved};
+
+/// Names that are shown before they are only counted.
+const OTHERS_SHOWN: usize = 8;
 
 /// A column: its heading, and whether numbers stand in it.
 pub(crate) type Column = (&'static str, Align);
@@ -64,6 +67,11 @@ fn table_of_cells<T>(cells: &[Cell<'_, T>], things: &[T]) -> String {
     table_of(&columns, things.iter().map(|thing| cells.iter().map(|(_, text)| text(thing)).collect()))
 }
 
+/// A value, where it is not the usual one.
+fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
+    (value != *usual).then_some(value)
+}
+
 /// Rows of a word and what it is.
 fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
     let width = rows.iter().map(|(word, _)| word.as_ref().chars().count()).max().unwrap_or(0);
@@ -75,6 +83,13 @@ fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
 fn listed(things: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let texts: Vec<String> = things.into_iter().map(|thing| thing.to_string()).collect();
     texts.join(", ")
+}
+
+/// What others there are, and how one of them is shown.
+pub(crate) fn others(names: &[String], of_what: &str, command: &str) -> String {
+    let (shown, rest) = names.split_at(names.len().min(OTHERS_SHOWN));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("other {of_what}: {}{more}; `balancerctl {command}` shows one", listed(shown))
 }
 
 /// The answer to `status`.
@@ -128,7 +143,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
             paragraphs.push(lines.join("\n"));
         }
     }
-    paragraphs.extend(settings::deviations(&report.deviations));
+    paragraphs.extend(difference::deviations(&report.deviations));
     paragraphs.join("\n\n")
 }
 

@@ -24,7 +24,7 @@ pub(crate) enum Source {
     ControlListener,
     /// The signals.
     Signals,
-    /// One of the threads, that which writes the state file or that which reads the configuration file.
+    /// One of the threads: that which writes the state file, reads the configuration file, or finishes answers.
     Threads,
     /// News of the directory of the configuration file.
     Watch,

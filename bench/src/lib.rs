@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod interrupt;
 pub mod load;
 pub mod paced;
 pub mod placement;

@@ -6,8 +6,6 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddrV4;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,6 +13,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::interrupt::Interrupt;
 use crate::response::Response;
 use crate::{client, clock};
 
@@ -69,7 +68,7 @@ pub struct Load {
     /// Clients that pause, and when they go on, in that order.
     pausing: VecDeque<(Instant, usize)>,
     scratch: Box<[u8]>,
-    interrupted: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 struct Connection {
@@ -97,7 +96,7 @@ impl Load {
     ///
     /// # Errors
     /// When a client's socket cannot be opened.
-    pub fn open(targets: &[SocketAddrV4], shape: Shape, interrupted: &Arc<AtomicBool>) -> Result<Self> {
+    pub fn open(targets: &[SocketAddrV4], shape: Shape, interrupt: &Interrupt) -> Result<Self> {
         ensure!(!targets.is_empty(), "nothing to connect to");
         let mut load = Self {
             targets: targets.to_vec(),
@@ -108,7 +107,7 @@ impl Load {
             opened: 0,
             pausing: VecDeque::new(),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
-            interrupted: Arc::clone(interrupted),
+            interrupt: interrupt.clone(),
         };
         if shape.pause.is_zero() {
             (0..shape.clients).try_for_each(|index| load.connect(index))?;
@@ -141,9 +140,7 @@ impl Load {
             if !wanted(tally.elapsed) {
                 return Ok(tally);
             }
-            if self.interrupted.load(Ordering::Relaxed) {
-                bail!("interrupted");
-            }
+            self.interrupt.check()?;
             while let Some((due, index)) = self.pausing.front().copied()
                 && due <= now
             {

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddrV4;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::interrupt::Interrupt;
 use crate::load::{ERROR_LIMIT, Tally};
 use crate::response::Response;
 use crate::{client, clock};
@@ -42,7 +41,7 @@ pub struct Paced {
     timer: TimerFd,
     connections: Vec<Connection>,
     scratch: Box<[u8]>,
-    interrupted: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 struct Connection {
@@ -59,7 +58,7 @@ impl Paced {
     ///
     /// # Errors
     /// When a socket or the timer cannot be opened.
-    pub fn open(target: SocketAddrV4, clients: usize, interrupted: &Arc<AtomicBool>) -> Result<Self> {
+    pub fn open(target: SocketAddrV4, clients: usize, interrupt: &Interrupt) -> Result<Self> {
         ensure!(clients > 0, "nobody to make requests");
         let poll = Poll::new().context("open an epoll instance")?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
@@ -76,7 +75,7 @@ impl Paced {
             timer,
             connections,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
-            interrupted: Arc::clone(interrupted),
+            interrupt: interrupt.clone(),
         })
     }
 
@@ -106,9 +105,7 @@ impl Paced {
                 tally.errors += left as u64;
                 return Ok(tally);
             }
-            if self.interrupted.load(Ordering::Relaxed) {
-                bail!("interrupted");
-            }
+            self.interrupt.check()?;
             let wait = if next < count { due(next).saturating_duration_since(clock::now()) } else { WAIT };
             self.wait(wait.clamp(Duration::from_nanos(1), WAIT))?;
             self.take_in(&mut tally)?;
@@ -233,7 +230,7 @@ mod tests {
 
     #[test]
     fn requests_that_were_due_while_the_server_stood_still_count_their_wait() {
-        let mut paced = Paced::open(server_that_stands_still(), 1, &Arc::new(AtomicBool::new(false))).unwrap();
+        let mut paced = Paced::open(server_that_stands_still(), 1, &Interrupt::default()).unwrap();
         let tally = paced.run(500.0, Duration::from_millis(600)).unwrap();
         assert_eq!((tally.requests, tally.errors), (300, 0));
         // A request every 2 ms: nearly fifty were due in the first half of the pause. In a closed loop

@@ -1,6 +1,6 @@
 //! A program under measurement: started in the foreground, its cost read from /proc, ended with its owner.
 //!
-//! Three things see to its end: `Drop` on every return and error, the interrupt flag that `main` turns into an error,
+//! Three things see to its end: `Drop` on every return and error, an [interrupt](crate::interrupt) that turns into one,
 //! and the kernel's parent-death signal (set by setpriv) when this program is killed outright.
 
 use std::collections::BTreeSet;
@@ -41,6 +41,29 @@ pub struct Memory {
     pub resident: u64,
     /// All resident pages, of each the part that is left when all programs that have it share it evenly.
     pub shared_out: u64,
+}
+
+/// Memory for each of some that came, in bytes.
+pub struct Footprint {
+    /// As in [`Memory`].
+    pub own: f64,
+    /// As in [`Memory`].
+    pub resident: f64,
+    /// The program's own memory before they came.
+    pub before: f64,
+}
+
+impl Footprint {
+    /// What each of so many takes that came between two looks.
+    #[must_use]
+    pub fn between(before: Memory, after: Memory, count: u64) -> Self {
+        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / count as f64;
+        Self {
+            own: each(before.own, after.own),
+            resident: each(before.resident, after.resident),
+            before: before.own as f64,
+        }
+    }
 }
 
 impl Process {
@@ -120,12 +143,7 @@ impl Process {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for id in self.ids()? {
             for task in fs::read_dir(format!("/proc/{id}/task")).context("list the threads")? {
-                let path = task.context("list the threads")?.path().join("schedstat");
-                let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-                let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
-                let (Some(Ok(thread_ran)), Some(Ok(thread_waited))) = (fields.next(), fields.next()) else {
-                    bail!("no time in {}", path.display());
-                };
+                let (thread_ran, thread_waited) = schedstat(&task.context("list the threads")?.path())?;
                 ran += thread_ran;
                 waited += thread_waited;
             }
@@ -139,13 +157,9 @@ impl Process {
     /// # Errors
     /// When the process is gone, or the kernel does not count.
     pub fn first_thread(&self) -> Result<(Duration, Duration)> {
-        let path = format!("/proc/{0}/task/{0}/schedstat", self.child.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
-        match (fields.next(), fields.next()) {
-            (Some(Ok(ran)), Some(Ok(waited))) if !ran.is_zero() => Ok((ran, waited)),
-            _ => bail!("no time in {path}"),
-        }
+        let (ran, waited) = schedstat(&PathBuf::from(format!("/proc/{0}/task/{0}", self.child.id())))?;
+        ensure!(!ran.is_zero(), "the kernel counts no time in schedstat");
+        Ok((ran, waited))
     }
 
     /// The memory in use now.
@@ -278,6 +292,17 @@ fn parent(id: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     fields.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// How long a thread, with this folder in /proc, has been on a processor, and was ready and waited for one.
+fn schedstat(task: &Path) -> Result<(Duration, Duration)> {
+    let path = task.join("schedstat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut fields = text.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+    match (fields.next(), fields.next()) {
+        (Some(Ok(ran)), Some(Ok(waited))) => Ok((ran, waited)),
+        _ => bail!("no time in {}", path.display()),
+    }
 }
 
 /// The value of a line `name   N kB`, in bytes.

@@ -88,6 +88,17 @@ pub fn nginx_head(pid: &Path, connections: usize, events: &str) -> String {
     )
 }
 
+/// nginx's configuration as a balancer of these servers by the client's address, behind its head; `settings` are those of
+/// where it listens.
+#[must_use]
+pub fn nginx_balancer(servers: &[SocketAddrV4], settings: &str) -> String {
+    let servers: String = servers.iter().map(|server| format!(" server {server};")).collect();
+    format!(
+        "stream {{\n    access_log off;\n    upstream servers {{ hash $remote_addr consistent;{servers} }}\n    \
+         server {{ proxy_pass servers; {settings} }}\n}}\n"
+    )
+}
+
 fn configuration(directory: &Path, addrs: &[SocketAddrV4], locations: &str) -> String {
     let mut text = nginx_head(&directory.join("servers.pid"), NGINX_CONNECTIONS, "");
     let directory = directory.display();

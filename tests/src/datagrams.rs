@@ -13,7 +13,6 @@ use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
-
 use wire::report::DropReason;
 
 use crate::{Balancer, Setup, config, loopback, wait};

@@ -108,6 +108,19 @@ pub fn first_free_descriptor(pid: u32) -> usize {
     (0..).find(|number: &usize| !taken.contains(&number.to_string())).expect("there is always a next number")
 }
 
+/// Sets the limit of a process that runs: a number at or above which it gets no new descriptor, [`MOST_DESCRIPTORS`] at most.
+///
+/// # Panics
+/// When there is no `prlimit`, or it may not.
+pub fn limit_descriptors(pid: u32, count: usize) {
+    let (pid, limit) = (format!("--pid={pid}"), format!("--nofile={count}:{MOST_DESCRIPTORS}"));
+    let status = Command::new("prlimit").args([pid, limit]).status();
+    assert!(status.expect("prlimit runs").success());
+}
+
+/// The hard limit that [`limit_descriptors`] sets, and so what there may be again.
+pub const MOST_DESCRIPTORS: usize = 20_000;
+
 /// A line of `/proc/PID/status`.
 ///
 /// # Panics

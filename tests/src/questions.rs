@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wire::control::{FileText, MAX_LISTED_SESSIONS, Removal, ServerValues};
+use wire::difference::Difference;
 use wire::report::{
     ChangeReport, EndReason, ExplainReport, PoolReport, ReloadReport, ServerReport, SessionReport, SettingsReport,
 };
-use wire::settings::{AdminState, Difference, ServerSettings};
+use wire::settings::{AdminState, ServerSettings};
 use wire::{Change, Refusal, Request, Response};
 
 use crate::{Balancer, Client, loopback, wait};

@@ -1,7 +1,6 @@
 //! Bulk goes through the kernel's pipes: every byte comes as it was sent, and no pipe stays behind.
 
 use std::io::{self, Read, Write};
-use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
@@ -270,14 +269,10 @@ fn bulk_goes_on_when_there_are_no_descriptors() {
     let (balancer, pipes, _) = at_rest([&server]);
     let (client, bytes) = (balancer.client(), Noise::new().bytes(BULK));
     assert_eq!(client.server(), server.address());
-    let limit = |limit: &str| {
-        let status = Command::new("prlimit").args(["--pid", &balancer.pid().to_string(), limit]).status();
-        assert!(status.expect("prlimit runs").success());
-    };
-    limit("--nofile=0:20000");
+    process::limit_descriptors(balancer.pid(), 0);
     assert!(client.exchange(&bytes) == bytes);
     assert_eq!(self::pipes(&balancer), pipes);
-    limit("--nofile=20000:20000");
+    process::limit_descriptors(balancer.pid(), process::MOST_DESCRIPTORS);
     assert_eq!(balancer.service().active, 1);
 }
 

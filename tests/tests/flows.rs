@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -11,8 +10,6 @@ use nix::unistd::geteuid;
 use tests::balancer::WAIT;
 use tests::config::{datagram_pool, datagrams, weighted};
 use tests::datagrams::{named, sockets_towards};
-use tests::program::run;
-use tests::programs::installed;
 use tests::questions::state;
 use tests::{Balancer, DatagramClient, DatagramServer, Server, Setup, loopback, process, wait};
 use wire::control::{Change, PoolValues, Removal};
@@ -185,9 +182,10 @@ fn a_server_that_is_back_gets_exactly_its_own_clients() {
         }
         tcp[0].listen();
         wait::until("it is up", || balancer.listed(lost).health.state == HealthState::Up);
-        let its = own.iter().filter(|server| **server == lost).count() as u64;
-        wait::until("its flows are back", || !follows || balancer.listed(lost).active == its);
+        assert_eq!(balancer.listed(lost).active, 0, "{keys}: an answer may still be under way");
         assert_eq!(ask("under way"), if follows { own.clone() } else { meanwhile }, "{keys}");
+        let its = own.iter().filter(|server| **server == lost).count() as u64;
+        assert_eq!(balancer.listed(lost).active, if follows { its } else { 0 }, "{keys}");
         let new: Vec<_> = (0..90).map(|number| balancer.datagrams_of(number).ask(b"new")).collect();
         assert_eq!(new, own, "{keys}: new flows go where they went before");
         assert_eq!(balancer.service().total, 180);
@@ -500,6 +498,29 @@ fn flows_are_listed_killed_and_left_alone_by_a_drain() {
 }
 
 #[test]
+fn a_command_that_ends_many_flows_is_answered_when_the_last_has_ended() {
+    const FLOWS: u32 = 700;
+    let servers = DatagramServer::several(2);
+    let [first, second] = [servers[0].address(), servers[1].address()];
+    let text = datagrams(loopback::free(), "") + &datagram_pool("", [&servers[0]]);
+    let balancer = Setup::new().config(&text).start();
+    let clients: Vec<_> = (0..FLOWS).map(|number| balancer.datagrams_of(number)).collect();
+    let ask = |words: &[u8], from: SocketAddr| clients.iter().for_each(|client| assert_eq!(client.ask(words), from));
+    ask(b"before", first);
+    balancer.add(second);
+    let removed =
+        balancer.change(Change::Remove { pool: "default".to_owned(), server: first, how: Removal::Now }, false);
+    assert_eq!(removed.expect("done").sessions, u64::from(FLOWS));
+    assert_eq!(balancer.list().servers.len(), 1);
+    assert_eq!(balancer.listed(second).active, u64::from(FLOWS));
+    ask(b"on", second);
+    let killed = balancer.change(Change::KillAll { pool: "default".to_owned(), server: second }, false);
+    assert_eq!(killed.expect("done").sessions, u64::from(FLOWS));
+    assert_eq!((balancer.service().active, balancer.ended(EndReason::Killed)), (0, u64::from(FLOWS)));
+    assert_eq!(balancer.service().total, u64::from(FLOWS));
+}
+
+#[test]
 fn flows_go_on_where_another_listener_hears_their_address_and_end_where_none_does() {
     let server = DatagramServer::start();
     let listen = loopback::free();
@@ -556,15 +577,12 @@ fn reloads_disturb_no_flow() {
 
 #[test]
 fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind() {
-    let Some([prlimit]) = installed(["prlimit"]) else { return };
     let server = DatagramServer::start();
     let balancer = Balancer::of_datagrams("flow_timeout = \"2s\"", "", [&server]);
     let idle = balancer.descriptors();
     let old = balancer.datagrams();
     assert_eq!(old.ask(b"before"), server.address());
-    let limit = |count: usize| {
-        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
-    };
+    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection that counts, and for ten flows.
     limit(process::first_free_descriptor(balancer.pid()) + 11);
     let clients: Vec<_> = (0..100).map(|number| balancer.datagrams_of(number)).collect();
@@ -578,7 +596,7 @@ fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind(
     });
     assert!(listed.0 > 5 && listed.1 > 50, "{listed:?}");
     assert_eq!(old.ask(b"still"), server.address());
-    limit(20_000);
+    limit(process::MOST_DESCRIPTORS);
     assert_eq!(balancer.datagrams().ask(b"there is room"), server.address());
     assert_eq!(balancer.listed(server.address()).connect_failures, 0, "it is no fault of the server");
     wait::until("all have ended", || balancer.service().active == 0);
@@ -789,25 +807,51 @@ fn each_datagram_of_a_train_is_counted_that_is_for_several_flows_and_finds_no_ro
 
 #[test]
 fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
-    let Some([prlimit]) = installed(["prlimit"]) else { return };
     let servers = [DatagramServer::start(), DatagramServer::start()];
     let balancer = Balancer::of_datagrams("", "", &servers);
     let [first, second] = [servers[0].address(), servers[1].address()];
     let clients: Vec<_> =
         balancer.clients_of(first, 10).into_iter().map(|number| balancer.datagrams_of(number)).collect();
     clients.iter().for_each(|client| assert_eq!(client.ask(b"before"), first));
-    let limit = |count: usize| {
-        run(Command::new(&prlimit).arg(format!("--pid={}", balancer.pid())).arg(format!("--nofile={count}:20000")));
-    };
+    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection, which makes the change.
     limit(process::first_free_descriptor(balancer.pid()) + 1);
     balancer.remove(first);
     for client in &clients {
         assert_eq!(client.ask_until_answered(b"after"), second);
     }
-    limit(20_000);
+    limit(process::MOST_DESCRIPTORS);
     assert_eq!((balancer.service().active, balancer.list().servers.len()), (10, 1));
     balancer.assert_quiet();
+}
+
+#[test]
+fn datagrams_that_wait_when_a_balancer_is_told_to_stop_still_begin_flows_and_later_ones_do_not() {
+    let server = DatagramServer::start();
+    let mut balancer = Balancer::of_datagrams("answers = 1", "", [&server]);
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    let clients: Vec<_> = (0..150).map(|number| balancer.datagrams_of(number)).collect();
+    clients.iter().for_each(|client| client.send(b"waits"));
+    balancer.signal(Signal::SIGCONT);
+    clients.iter().for_each(|client| assert_eq!(client.answer(), (server.address(), b"waits".to_vec())));
+    assert!(balancer.wait_for_end().success());
+
+    let server = DatagramServer::silent();
+    let mut balancer = Balancer::of_datagrams("", "", [&server]);
+    balancer.signal(Signal::SIGSTOP);
+    balancer.signal(Signal::SIGTERM);
+    let (early, late) = (balancer.datagrams(), balancer.datagrams());
+    early.send(b"early");
+    balancer.signal(Signal::SIGCONT);
+    let _ = server.wait_for(1);
+    wait::until("what waited is served", || balancer.service().active == 1);
+    // Told again, it lets nobody in.
+    let _ = balancer.call(&Request::Stop { now: false, drain_ms: Some(3_600_000) });
+    assert_refused(&balancer, &late, DropReason::Stopping);
+    let _ = balancer.call(&Request::Stop { now: true, drain_ms: None });
+    assert!(balancer.wait_for_end().success());
+    assert_eq!(server.words(), [b"early".to_vec()]);
 }
 
 #[test]

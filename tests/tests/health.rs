@@ -3,17 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroU16;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use tests::program::Program;
 use tests::programs::installed;
-use tests::{Balancer, Server, loopback, namespace, wait};
+use tests::{Balancer, DatagramServer, Server, loopback, namespace, wait};
 use wire::control::{Change, PoolValues, ServerValues};
 use wire::dns::{DnsCheck, RecordType};
 use wire::health::{CheckKind, CheckText, HttpCheck, InitialHealth, OnDown, WhenAllDown};
@@ -190,40 +188,6 @@ fn a_new_server_serves_at_once_or_after_its_first_pass() {
     assert_eq!(balancer.listed(late.address()).connect_failures, 0);
 }
 
-/// A server of datagrams that gives each the answer that is made of it, where there is one. Its port is closed when this is
-/// dropped.
-struct Datagrams {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Datagrams {
-    fn at(address: SocketAddr, answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> Self {
-        let socket = UdpSocket::bind(address).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
-        let is_over = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while !flag.load(Ordering::SeqCst) {
-                let Ok((count, from)) = socket.recv_from(&mut buffer) else { continue };
-                if let Some(answer) = answer(&buffer[..count]) {
-                    // Who asked may have gone.
-                    let _ = socket.send_to(&answer, from);
-                }
-            }
-        });
-        Self { is_over, thread: Some(thread) }
-    }
-}
-
-impl Drop for Datagrams {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::SeqCst);
-        self.thread.take().expect("it runs").join().expect("it ends in order");
-    }
-}
-
 fn text(text: &str) -> CheckText {
     CheckText::new(text).expect("short")
 }
@@ -248,9 +212,9 @@ fn a_server_of_datagrams_is_known_by_its_answers() {
     let (address, balancer) = (server.address(), Balancer::of([&server]));
     let before = balancer.descriptors();
     let says = |answer: &'static [u8]| {
-        Datagrams::at(address, move |asked| {
+        DatagramServer::at(address, move |_, asked| {
             assert_eq!(asked, b"PING");
-            Some(answer.to_vec())
+            vec![answer.to_vec()]
         })
     };
     let good = says(b"noise and +PONG");
@@ -261,7 +225,7 @@ fn a_server_of_datagrams_is_known_by_its_answers() {
     drop(good);
     wait_for(&balancer, &server, HealthState::Down);
     assert_eq!(health(&balancer, &server).reason.as_deref(), Some("connection refused"));
-    let silent = Datagrams::at(address, |_| None);
+    let silent = DatagramServer::at(address, |_, _| Vec::new());
     wait_for_result(&balancer, address, Err("what is expected did not come within 100ms"));
     drop(silent);
     let wrong = says(b"-LOADING");
@@ -280,9 +244,9 @@ fn silence_passes_where_no_datagram_is_expected_and_a_closed_port_does_not() {
     let server = Server::start();
     let (address, balancer) = (server.address(), Balancer::of([&server]));
     let before = balancer.descriptors();
-    let silent = Datagrams::at(address, |asked| {
+    let silent = DatagramServer::at(address, |_, asked| {
         assert_eq!(asked, b"");
-        None
+        Vec::new()
     });
     set_pool(&balancer, often_by_datagrams(CheckKind::Udp { send: text(""), expect: text("") }));
     wait_for_result(&balancer, address, Ok("no error within 100ms"));
@@ -290,7 +254,7 @@ fn silence_passes_where_no_datagram_is_expected_and_a_closed_port_does_not() {
     set_pool(&balancer, PoolValues { check_timeout_ms: Some(3_600_000), ..PoolValues::default() });
     wait_for(&balancer, &server, HealthState::Down);
     assert_eq!(health(&balancer, &server).reason.as_deref(), Some("connection refused"), "it waits for nothing");
-    let _open = Datagrams::at(address, |_| Some(Vec::new()));
+    let _open = DatagramServer::at(address, |_, _| vec![Vec::new()]);
     wait_for(&balancer, &server, HealthState::Up);
     wait_for_result(&balancer, address, Ok("an answer"));
     set_pool(&balancer, PoolValues { check: Some(CheckKind::None), ..PoolValues::default() });
@@ -302,10 +266,10 @@ fn the_rcode_of_an_answer_decides_and_garbage_is_none() {
     let server = Server::start();
     let (address, balancer) = (server.address(), Balancer::of([&server]));
     let answering = |flags: [u8; 2]| {
-        Datagrams::at(address, move |asked| {
+        DatagramServer::at(address, move |_, asked| {
             let mut answer = asked.to_vec();
             answer[2..4].copy_from_slice(&flags);
-            Some(answer)
+            vec![answer]
         })
     };
     let noerror = answering([0x81, 0x80]);
@@ -316,7 +280,7 @@ fn the_rcode_of_an_answer_decides_and_garbage_is_none() {
     wait_for(&balancer, &server, HealthState::Down);
     wait_for_result(&balancer, address, Err("rcode SERVFAIL"));
     drop(servfail);
-    let garbage = Datagrams::at(address, |_| Some(b"\xff".repeat(11)));
+    let garbage = DatagramServer::at(address, |_, _| vec![b"\xff".repeat(11)]);
     let quoted = "\\xff".repeat(11);
     wait_for_result(&balancer, address, Err(&format!("\"{quoted}\" came instead of the answer: it ends too soon")));
     drop(garbage);
@@ -400,7 +364,7 @@ fn who_is_not_reached_is_down_though_no_answer_is_expected() {
 fn a_server_of_datagrams_may_be_checked_by_connections_at_another_port() {
     let ip = loopback::fresh();
     let (elsewhere, there) = (Server::start_at(ip), loopback::free_at(ip));
-    let _serving = Datagrams::at(there, |_| None);
+    let _serving = DatagramServer::at(there, |_, _| Vec::new());
     let balancer = Balancer::start();
     balancer.add(there);
     let port = NonZeroU16::new(elsewhere.address().port());

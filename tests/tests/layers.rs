@@ -355,6 +355,35 @@ fn ownership_is_one_tree() {
     }
 }
 
+/// A limit that gets another name, or goes, takes its line of the list along.
+#[test]
+fn limits_are_called_in_the_documents_as_in_the_sources() {
+    let is_constant =
+        |name: &&str| name.len() > 1 && name.chars().all(|c| c.is_ascii_uppercase() || "_0123456789".contains(c));
+    let document = read("docs/threat-model.md");
+    let named: BTreeSet<&str> = document
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(is_constant)
+        .collect();
+    assert!(named.len() > 50, "{named:?}");
+    let sources: Vec<Source> = ["ring", "wire", "balancerd"].into_iter().flat_map(sources).collect();
+    for name in named {
+        let is_there = sources.iter().any(|source| source.code.contains(&format!("const {name}:")));
+        assert!(is_there, "docs/threat-model.md has {name}, the sources do not");
+    }
+}
+
+#[test]
+fn the_architecture_names_every_file_of_tests() {
+    let document = read("ARCHITECTURE.md");
+    for entry in fs::read_dir(workspace().join("tests/tests")).expect("a directory") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        assert!(document.contains(&format!("\n| `{name}` | ")), "{name} is in no line of ARCHITECTURE.md");
+    }
+}
+
 #[test]
 fn every_file_says_what_it_is() {
     for source in MEMBERS.into_iter().flat_map(sources) {

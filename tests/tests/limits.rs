@@ -1,8 +1,7 @@
 //! At the limits: descriptors run out, and come back.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
+use tests::process::{MOST_DESCRIPTORS, limit_descriptors};
 use tests::{Balancer, Client, Server, Setup, process, wait};
 use wire::report::EndReason;
 
@@ -87,15 +86,6 @@ fn no_session_at_all_is_an_error_at_the_start() {
     assert!(said.contains("a limit of 64 descriptors allows no session"), "{said}");
 }
 
-/// Sets the limit of the running process: a number at or above which it gets no new descriptor.
-fn set_limit(balancer: &Balancer, limit: usize) {
-    let limit = format!("--nofile={limit}:20000");
-    let status = Command::new("prlimit").arg("--pid").arg(balancer.pid().to_string()).arg(limit).status();
-    assert!(status.expect("prlimit runs").success());
-}
-
-const ALL: usize = 20_000;
-
 #[test]
 fn out_of_descriptors_before_the_limit_it_pauses_and_goes_on() {
     let server = Server::start();
@@ -103,7 +93,7 @@ fn out_of_descriptors_before_the_limit_it_pauses_and_goes_on() {
     let before = balancer.client();
     assert_eq!(before.server(), server.address());
     // Nothing can be opened any more, not even by a control connection: the log tells, and later the counts.
-    set_limit(&balancer, 0);
+    limit_descriptors(balancer.pid(), 0);
     let waiting: Vec<Client> = (0..10).map(|number| balancer.client_number(number)).collect();
     balancer.wait_for_log("a client could not be accepted");
     assert_eq!(before.exchange(b"x"), b"x", "who is there is served");
@@ -111,7 +101,7 @@ fn out_of_descriptors_before_the_limit_it_pauses_and_goes_on() {
     wait::a_moment();
     let ticks = process::cpu_ticks(balancer.pid()) - ticks;
     assert!(ticks <= 20, "{ticks} ticks of a second: it spins");
-    set_limit(&balancer, ALL);
+    limit_descriptors(balancer.pid(), MOST_DESCRIPTORS);
     for client in &waiting {
         assert_eq!(client.server(), server.address(), "it waited and was not turned away");
     }
@@ -130,9 +120,9 @@ fn a_client_without_a_descriptor_for_its_server_is_closed_and_counted() {
     }
     // One is left: it goes to the client, and there is none for the server.
     let free = process::first_free_descriptor(balancer.pid());
-    set_limit(&balancer, free + 1);
+    limit_descriptors(balancer.pid(), free + 1);
     balancer.client().assert_ended();
-    set_limit(&balancer, ALL);
+    limit_descriptors(balancer.pid(), MOST_DESCRIPTORS);
     balancer.wait_for_ends(EndReason::Shortage, 1);
     balancer.wait_for_log("short of descriptors, ports or memory");
     assert_eq!(balancer.client().server(), server.address());

@@ -9,15 +9,13 @@ use serde_json::Value;
 use tests::noise::Noise;
 use tests::program::{Program, run, text};
 use tests::programs::installed;
-use tests::{Balancer, Setup, loopback};
+use tests::{Balancer, Setup, loopback, proxies};
 
 fn nginx(program: &Path) -> Program {
     Program::start(8080, |address, directory| {
         let path = directory.display();
-        let configuration = format!(
-            "daemon off; master_process off; pid {path}/pid; error_log stderr warn; worker_rlimit_nofile 1024;
-             events {{ worker_connections 512; }}
-             http {{
+        let text = format!(
+            "http {{
                  access_log {path}/access.log; sendfile on; keepalive_requests 1000000;
                  client_body_temp_path {path}/a; proxy_temp_path {path}/b; fastcgi_temp_path {path}/c;
                  uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
@@ -27,11 +25,8 @@ fn nginx(program: &Path) -> Program {
                  }}
              }}"
         );
-        fs::write(directory.join("nginx.conf"), configuration).expect("written");
         fs::create_dir(directory.join("www")).expect("made");
-        let mut command = Command::new(program);
-        command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf")).args(["-e", "stderr"]);
-        command
+        proxies::nginx(program, directory, "", &text)
     })
 }
 

@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
-use tests::config::{service, weighted};
+use tests::config::{datagram_pool, datagrams, service, weighted};
+use tests::datagrams::named;
 use tests::noise::Noise;
-use tests::{Balancer, Client, Server, Setup, namespace, wait};
+use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, namespace, wait};
 use wire::report::{EndReason, HealthState};
 
 /// The addresses of those who came to a server.
@@ -133,6 +134,28 @@ fn a_transparent_pool_shows_its_servers_the_clients_themselves() {
         assert_eq!(client_from("10.1.0.4", &balancer).server(), server.address());
         assert_eq!(take(&callers), addresses(&["10.2.0.1"]));
         assert_eq!(stays.exchange(b"still here"), b"still here");
+    });
+}
+
+#[test]
+fn flows_of_a_transparent_pool_come_from_their_clients_themselves() {
+    namespace::inside("flows_of_a_transparent_pool_come_from_their_clients_themselves", || {
+        hosts();
+        namespace::run("ip rule add iif way2 lookup 100");
+        namespace::run("ip route add local 10.1.0.0/24 dev lo table 100");
+        let server = namespace::at("servers", || DatagramServer::at(SocketAddr::from(([10, 2, 0, 2], 0)), named));
+        let listen = SocketAddr::from(([10, 1, 0, 1], 53));
+        let balancer =
+            Setup::new().config(&(datagrams(listen, "") + &datagram_pool("transparent = true", [&server]))).start();
+        let ips = [2, 3, 9].map(|last| IpAddr::from([10, 1, 0, last]));
+        let clients = namespace::at("clients", move || ips.map(|ip| DatagramClient::from(ip, listen)));
+        for (client, ip) in clients.iter().zip(ips) {
+            for words in [&b"first"[..], b"second"] {
+                assert_eq!(client.ask(words), server.address(), "answers come back through us");
+            }
+            assert_eq!(server.heard().last().map(|heard| heard.from.ip()), Some(ip));
+        }
+        assert_eq!(balancer.sessions(None).len(), clients.len());
     });
 }
 

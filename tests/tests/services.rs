@@ -359,6 +359,61 @@ fn an_address_that_cannot_be_is_one_error_and_changes_nothing() {
 }
 
 #[test]
+fn who_looks_and_names_no_pool_sees_the_default_one_and_all_where_there_is_none() {
+    let [one, two] = [loopback::free(), loopback::free()];
+    let [first, second] = [Server::start(), Server::start()];
+    let text = [
+        service("web", one, "web"),
+        service("api", two, "api"),
+        pool("web", "policy = \"round-robin\"", [&first]),
+        pool("api", "", [&second]),
+    ];
+    let balancer = Setup::new().config(&text.concat()).start();
+    let done = |line: &str| {
+        let output = balancer.ctl(line);
+        assert_eq!(said(&output), (Some(0), String::new()), "{line}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let json = |line: &str| serde_json::from_str::<Value>(&done(&format!("{line} --json"))).expect("JSON");
+    let list = done("list");
+    let at = |words: &str| list.find(words).unwrap_or_else(|| panic!("{words} is not in {list}"));
+    assert!(at("pool api: ") < at(&second.address().to_string()));
+    assert!(at(&second.address().to_string()) < at("pool web: "));
+    assert!(at("pool web: ") < at(&first.address().to_string()));
+    let lists = json("list");
+    let names: Vec<_> = lists["lists"].as_array().expect("lists").iter().map(|list| &list["pool"]).collect();
+    assert_eq!(names, ["api", "web"]);
+    assert!(done("list --wide").contains("CHECKS PASSED"));
+    let explained = done("explain 192.0.2.7");
+    assert!(explained.contains(&format!("192.0.2.7 gets {}", second.address())), "{explained}");
+    assert!(explained.contains("service  web, which pool web serves"), "{explained}");
+    assert_eq!(json("explain 192.0.2.7")["explained"][1]["service"], "web");
+
+    // What changes something never guesses.
+    let (code, told) = said(&balancer.ctl("add 10.0.0.1 80"));
+    assert!(code == Some(1) && told.contains("there is no pool default"), "{told}");
+
+    done("pool add default");
+    let list = done("list");
+    assert!(list.contains("pool default has no servers") && !list.contains("pool web"), "{list}");
+    assert!(list.contains("other pools: api, web; `balancerctl list --pool NAME` shows one"), "{list}");
+    assert_eq!(json("list")["pool"], "default");
+    let explained = done("explain 192.0.2.7");
+    assert!(explained.contains("other services: api, web; `balancerctl explain CLIENT --service NAME`"), "{explained}");
+    done(&format!("add {} {}", first.address().ip(), first.address().port()));
+    assert!(!done("list").contains("other pools"), "there is something to see");
+
+    // With nobody there is nothing to show.
+    let balancer = Balancer::start();
+    balancer.change(remove_service("default"), false).expect("removed");
+    balancer.change(remove_pool("default"), false).expect("removed");
+    for line in ["list", "explain 192.0.2.7"] {
+        let (code, told) = said(&balancer.ctl(line));
+        assert!(code == Some(1) && told.contains("there is no pool default"), "{told}");
+    }
+}
+
+#[test]
 fn an_address_that_cannot_be_is_one_line_of_balancerctl_and_code_1() {
     let balancer = Setup::new().listen(loopback::free()).start();
     let own = balancer.address();

@@ -1,9 +1,9 @@
 //! What a check by DNS asks for: a name and a type of records. A part of [`health`](crate::health); the bytes of question
 //! and answer are the daemon's affair.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+
+use crate::named::named;
 
 /// Bytes of a name at most, as a question has it (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 255;
@@ -73,27 +73,20 @@ pub enum RecordType {
     Srv,
 }
 
+named!(
+    RecordType,
+    A = "A",
+    Ns = "NS",
+    Cname = "CNAME",
+    Soa = "SOA",
+    Ptr = "PTR",
+    Mx = "MX",
+    Txt = "TXT",
+    Aaaa = "AAAA",
+    Srv = "SRV",
+);
+
 impl RecordType {
-    /// Each.
-    pub const ALL: [Self; 9] =
-        [Self::A, Self::Ns, Self::Cname, Self::Soa, Self::Ptr, Self::Mx, Self::Txt, Self::Aaaa, Self::Srv];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::A => "A",
-            Self::Ns => "NS",
-            Self::Cname => "CNAME",
-            Self::Soa => "SOA",
-            Self::Ptr => "PTR",
-            Self::Mx => "MX",
-            Self::Txt => "TXT",
-            Self::Aaaa => "AAAA",
-            Self::Srv => "SRV",
-        }
-    }
-
     /// The number in questions.
     #[must_use]
     pub fn number(self) -> u16 {
@@ -108,12 +101,6 @@ impl RecordType {
             Self::Aaaa => 28,
             Self::Srv => 33,
         }
-    }
-}
-
-impl fmt::Display for RecordType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -139,15 +126,6 @@ mod tests {
         for (name, parts) in [(".", &[][..]), ("com", &["com"]), ("www.example.", &["www", "example"])] {
             let check = DnsCheck { name: name.to_owned(), ..DnsCheck::default() };
             assert_eq!(check.labels().collect::<Vec<_>>(), parts, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_type_is_its_name_in_json() {
-        for records in RecordType::ALL {
-            let json = serde_json::to_string(&records).expect("text");
-            assert_eq!(json, format!("\"{records}\""));
-            assert_eq!(serde_json::from_str::<RecordType>(&json).expect("a type"), records);
         }
     }
 }

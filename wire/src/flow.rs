@@ -1,11 +1,12 @@
 //! What a service and a pool are set to as far as datagrams are concerned: how long a flow lasts, and which server gets its
 //! datagrams. A part of [`settings`](crate::settings). Times are milliseconds.
 
-use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
+
+use crate::named::named;
 
 /// Keys of a service, as a file calls them, that mean something where it speaks UDP alone.
 pub const OF_FLOWS: [&str; 4] = ["flow_timeout", "requests", "answers", "accept_proxy_in"];
@@ -81,7 +82,7 @@ pub enum OnReturn {
     /// They stay where they are until they are idle.
     #[default]
     Stay,
-    /// They go on with that server at once.
+    /// They go on with that server, each when its client sends something.
     Move,
 }
 
@@ -105,30 +106,6 @@ pub enum PathMtu {
     Fragment,
     /// They do not go, and who sent them is told what would.
     Report,
-}
-
-/// Gives each variant its name in files, commands and JSON.
-macro_rules! named {
-    ($type:ident, $($variant:ident = $name:literal),+) => {
-        impl $type {
-            /// Every one.
-            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
-
-            /// The name in files, commands and JSON.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-    };
 }
 
 named!(OnLoss, Move = "move", Keep = "keep");

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::dns::DnsCheck;
+use crate::named::named;
 
 /// Bytes that a check sends, or expects, at most.
 pub const MAX_CHECK_TEXT: usize = 1024;
@@ -357,19 +358,7 @@ pub enum InitialHealth {
     Down,
 }
 
-impl InitialHealth {
-    /// Each.
-    pub const ALL: [Self; 2] = [Self::Up, Self::Down];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
-}
+named!(InitialHealth, Up = "up", Down = "down");
 
 /// When a server whose clients fail is left out for a while: connects that it does not answer, and resets before its
 /// first byte.
@@ -403,19 +392,7 @@ pub enum WhenAllDown {
     UseAll,
 }
 
-impl WhenAllDown {
-    /// Each.
-    pub const ALL: [Self; 2] = [Self::Refuse, Self::UseAll];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Refuse => "refuse",
-            Self::UseAll => "use-all",
-        }
-    }
-}
+named!(WhenAllDown, Refuse = "refuse", UseAll = "use-all");
 
 /// What becomes of the sessions of a server that checks find down.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -428,19 +405,7 @@ pub enum OnDown {
     Close,
 }
 
-impl OnDown {
-    /// Each.
-    pub const ALL: [Self; 2] = [Self::Keep, Self::Close];
-
-    /// The name in files, commands and JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Keep => "keep",
-            Self::Close => "close",
-        }
-    }
-}
+named!(OnDown, Keep = "keep", Close = "close");
 
 #[cfg(test)]
 mod tests {

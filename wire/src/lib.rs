@@ -2,20 +2,22 @@
 //!
 //! [`address`] checks and compares addresses, [`control`] holds the requests and responses, [`report`] what the daemon
 //! tells of itself, [`frame`] the codec (it does no I/O), [`client`] the blocking client that balancerctl and the tests use,
-//! [`place`] the paths that both programs must agree on, [`settings`] what a balancer is set to, [`health`],
-//! [`dns`], [`connection`] and [`flow`] the parts of that which say how servers are checked, how sockets are and how
-//! datagrams go, [`quantity`] how people write times and sizes. Nothing here knows how a request is carried out: that is
-//! balancerd's model.
+//! [`place`] the paths that both programs must agree on, [`settings`] what a balancer is set to, [`health`], [`dns`],
+//! [`connection`] and [`flow`] the parts of that which say how servers are checked, how sockets are and how datagrams go,
+//! [`difference`] in what two settings differ, [`quantity`] how people write times and sizes. Nothing here knows how a
+//! request is carried out: that is balancerd's model.
 
 pub mod address;
 pub mod client;
 pub mod connection;
 pub mod control;
+pub mod difference;
 pub mod dns;
 mod encoding;
 pub mod flow;
 pub mod frame;
 pub mod health;
+mod named;
 pub mod place;
 pub mod quantity;
 pub mod report;

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::control::{Change, Removal};
-use crate::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Transport};
+use crate::difference::Difference;
+use crate::named::named;
+use crate::settings::{Policy, PoolSettings, ServiceSettings, Settings, Transport};
 
 /// Why a session ended. Every session ends with exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,70 +64,32 @@ pub enum EndReason {
     Unlistened,
 }
 
-impl EndReason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
-        Self::ClientClosed,
-        Self::ServerClosed,
-        Self::ClientReset,
-        Self::ServerReset,
-        Self::ClientLost,
-        Self::ServerLost,
-        Self::ConnectFailed,
-        Self::NoServer,
-        Self::Shortage,
-        Self::IdleTimeout,
-        Self::Removed,
-        Self::Shutdown,
-        Self::Fault,
-        Self::Denied,
-        Self::ClientLimit,
-        Self::Killed,
-        Self::ServerDown,
-        Self::BadHeader,
-        Self::HeaderTimeout,
-        Self::HalfClosedTimeout,
-        Self::MaxAge,
-        Self::Complete,
-        Self::Unlistened,
-    ];
-
-    /// The name as it stands in logs, in JSON and in the documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ClientClosed => "client-closed",
-            Self::ServerClosed => "server-closed",
-            Self::ClientReset => "client-reset",
-            Self::ServerReset => "server-reset",
-            Self::ClientLost => "client-lost",
-            Self::ServerLost => "server-lost",
-            Self::ConnectFailed => "connect-failed",
-            Self::NoServer => "no-server",
-            Self::Shortage => "shortage",
-            Self::IdleTimeout => "idle-timeout",
-            Self::Removed => "removed",
-            Self::Shutdown => "shutdown",
-            Self::Fault => "fault",
-            Self::Denied => "denied",
-            Self::ClientLimit => "client-limit",
-            Self::Killed => "killed",
-            Self::ServerDown => "server-down",
-            Self::BadHeader => "bad-header",
-            Self::HeaderTimeout => "header-timeout",
-            Self::HalfClosedTimeout => "half-closed-timeout",
-            Self::MaxAge => "max-age",
-            Self::Complete => "complete",
-            Self::Unlistened => "unlistened",
-        }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+named!(
+    EndReason,
+    ClientClosed = "client-closed",
+    ServerClosed = "server-closed",
+    ClientReset = "client-reset",
+    ServerReset = "server-reset",
+    ClientLost = "client-lost",
+    ServerLost = "server-lost",
+    ConnectFailed = "connect-failed",
+    NoServer = "no-server",
+    Shortage = "shortage",
+    IdleTimeout = "idle-timeout",
+    Removed = "removed",
+    Shutdown = "shutdown",
+    Fault = "fault",
+    Denied = "denied",
+    ClientLimit = "client-limit",
+    Killed = "killed",
+    ServerDown = "server-down",
+    BadHeader = "bad-header",
+    HeaderTimeout = "header-timeout",
+    HalfClosedTimeout = "half-closed-timeout",
+    MaxAge = "max-age",
+    Complete = "complete",
+    Unlistened = "unlistened",
+);
 
 /// Sessions that ended, by reason; a reason that never came is absent.
 pub type Ended = BTreeMap<EndReason, u64>;
@@ -162,50 +126,22 @@ pub enum DropReason {
     SendFailed,
 }
 
-impl DropReason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
-        Self::NoServer,
-        Self::Denied,
-        Self::ClientLimit,
-        Self::Full,
-        Self::Rate,
-        Self::Stopping,
-        Self::Shortage,
-        Self::BadHeader,
-        Self::Truncated,
-        Self::SendBufferFull,
-        Self::TooLong,
-        Self::Unreachable,
-        Self::SendFailed,
-    ];
-
-    /// The name as it stands in logs, in JSON and in the documents.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoServer => "no-server",
-            Self::Denied => "denied",
-            Self::ClientLimit => "client-limit",
-            Self::Full => "full",
-            Self::Rate => "rate",
-            Self::Stopping => "stopping",
-            Self::Shortage => "shortage",
-            Self::BadHeader => "bad-header",
-            Self::Truncated => "truncated",
-            Self::SendBufferFull => "send-buffer-full",
-            Self::TooLong => "too-long",
-            Self::Unreachable => "unreachable",
-            Self::SendFailed => "send-failed",
-        }
-    }
-}
-
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+named!(
+    DropReason,
+    NoServer = "no-server",
+    Denied = "denied",
+    ClientLimit = "client-limit",
+    Full = "full",
+    Rate = "rate",
+    Stopping = "stopping",
+    Shortage = "shortage",
+    BadHeader = "bad-header",
+    Truncated = "truncated",
+    SendBufferFull = "send-buffer-full",
+    TooLong = "too-long",
+    Unreachable = "unreachable",
+    SendFailed = "send-failed",
+);
 
 /// Datagrams: those that went on, and those that did not, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -752,24 +688,6 @@ pub struct StoppingReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_reasons_are_those_in_json() {
-        for reason in EndReason::ALL {
-            assert_eq!(serde_json::to_string(&reason).expect("a name"), format!("\"{reason}\""));
-        }
-        let all: Vec<usize> = EndReason::ALL.iter().map(|reason| *reason as usize).collect();
-        assert_eq!(all, (0..EndReason::ALL.len()).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn names_of_drops_are_those_in_json() {
-        for reason in DropReason::ALL {
-            assert_eq!(serde_json::to_string(&reason).expect("a name"), format!("\"{reason}\""));
-        }
-        let all: Vec<usize> = DropReason::ALL.iter().map(|reason| *reason as usize).collect();
-        assert_eq!(all, (0..DropReason::ALL.len()).collect::<Vec<_>>());
-    }
 
     #[test]
     fn a_large_number_survives_json() {

@@ -25,8 +25,8 @@ pub(crate) struct FlowPolicyArgs {
     #[arg(long, group = "values", value_parser = one_of(&OnLoss::ALL, OnLoss::name))]
     flows_on_loss: Option<OnLoss>,
 
-    /// Whether flows stay where they are until they are idle, or move, when a server comes (back) that is the one for
-    /// them
+    /// Whether flows stay where they are until they are idle, or move with their clients' next datagrams, when a server
+    /// comes (back) that is the one for them
     #[arg(long, group = "values", value_parser = one_of(&OnReturn::ALL, OnReturn::name))]
     flows_on_return: Option<OnReturn>,
 

@@ -194,7 +194,7 @@ impl PoolAddArgs {
         let values = PoolValues { max_load, send_proxy, ..self.values()? };
         let settings = values.over(&PoolSettings::default());
         match values.send_proxy_in {
-            Some(_) if !settings.uses_flow_key("send_proxy_in") => Err(PoolError::NoHeader),
+            Some(_) if !settings.uses("send_proxy_in") => Err(PoolError::NoHeader),
             _ => Ok(settings),
         }
     }

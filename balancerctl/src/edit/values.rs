@@ -9,11 +9,9 @@ use wire::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_DNS, OF_HTTP, OF_SEND};
 use wire::quantity;
 use wire::settings::{
-    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, SendProxy, ServerSettings, ServiceSettings,
+    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, PoolSettings, SendProxy, ServerSettings,
+    ServiceSettings,
 };
-
-/// Keys of a pool that a file may only have with the policy `consistent-hash`.
-pub(super) const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
 
 /// Keys of a pool that have a place beside some others alone.
 pub(super) fn bound_keys() -> impl Iterator<Item = &'static str> {
@@ -24,13 +22,6 @@ pub(super) fn bound_keys() -> impl Iterator<Item = &'static str> {
 /// Keys of a service that have a place beside some others alone.
 pub(super) fn bound_service_keys() -> impl Iterator<Item = &'static str> {
     OF_TCP.into_iter().chain(OF_FLOWS)
-}
-
-/// Whether a file of this pool may have the key.
-pub(super) fn has_place(pool: &PoolSettings, key: &str) -> bool {
-    (pool.policy == Policy::ConsistentHash || !OF_CONSISTENT_HASH.contains(&key))
-        && pool.health.check.kind.uses(key)
-        && pool.uses_flow_key(key)
 }
 
 pub(super) type Values = Vec<(&'static str, Option<Value>)>;
@@ -240,7 +231,7 @@ pub(super) fn new_pool(pool: &PoolSettings) -> Values {
     let mut values = pool_values(pool);
     values.retain(|(key, value)| {
         let is_said = value.as_ref().is_some_and(|value| *key == "policy" || !is_usual(key, value));
-        is_said && has_place(pool, key)
+        is_said && pool.uses(key)
     });
     values
 }

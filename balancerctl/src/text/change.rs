@@ -10,7 +10,7 @@ use wire::report::{ChangeReport, MoveReport};
 use wire::settings::{AdminState, DEFAULT_POOL, PoolSettings, Protocol, SendProxy};
 
 use super::datagram::{of_flow_policy, of_flows, unusual_flow_policy};
-use super::{Align, listed, table};
+use super::{Align, listed, other, table};
 use crate::quantity::{count, share, time};
 
 /// The answer to a change.
@@ -206,11 +206,6 @@ fn of_socket(socket: &SocketSettings) -> Vec<String> {
     all.extend(socket.send_buffer.map(|bytes| format!("send buffer {}", size(bytes.get().into()))));
     all.extend(socket.receive_buffer.map(|bytes| format!("receive buffer {}", size(bytes.get().into()))));
     all
-}
-
-/// A value, where it is not the usual one.
-fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
-    (value != *usual).then_some(value)
 }
 
 /// What a check does.

@@ -8,7 +8,7 @@ use wire::quantity::time as exact;
 use wire::report::{DatagramReport, DropReason, ServerReport, ServiceReport};
 use wire::settings::{PoolSettings, ServiceSettings, Transport};
 
-use super::{Align, Cell, listed};
+use super::{Align, Cell, listed, other};
 use crate::quantity::count;
 
 /// What of the flows of its clients is not the usual, where a service has any.
@@ -43,11 +43,8 @@ pub(super) fn of_flow_policy(values: &PoolValues) -> Vec<String> {
 
 /// What of the flows to its servers is not the usual.
 pub(super) fn unusual_flow_policy(pool: &PoolSettings) -> PoolValues {
-    fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
-        (value != *usual).then_some(value)
-    }
     let (flows, usual) = (pool.flows, FlowPolicy::default());
-    let has_place = |key| pool.uses_flow_key(key);
+    let has_place = |key| pool.uses(key);
     PoolValues {
         one_way: other(flows.one_way, &usual.one_way),
         per_datagram: other(flows.per_datagram, &usual.per_datagram),

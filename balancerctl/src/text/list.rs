@@ -1,16 +1,17 @@
 //! The tables of servers, pools, services and sessions.
 
 use wire::control::Removal;
+use wire::difference::Subject;
 use wire::health::CheckKind;
 use wire::report::{
     CheckReport, EndReason, HealthState, ListReport, PoolReport, QuantilesReport, ServerReport, ServiceReport,
     SessionReport, TimingReport, Waiting,
 };
-use wire::settings::{DEFAULT_POOL, PoolSettings, Subject, Transport};
+use wire::settings::{DEFAULT_POOL, PoolSettings, Transport};
 
 use super::change::{of_client_side, of_pool};
 use super::datagram::{self, of_flows};
-use super::settings::deviations;
+use super::difference::deviations;
 use super::{Align, Cell, listed, table, table_of_cells};
 use crate::quantity::{share, short_time, size, time};
 
@@ -344,8 +345,9 @@ pub(crate) fn sessions(sessions: &[SessionReport], limit: u32) -> String {
 mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
+    use wire::difference::Difference;
     use wire::report::{DatagramReport, DropReason, Ended, HealthReport, Hex, RemovalReport, ServerState};
-    use wire::settings::{Difference, LoadFactor, Policy, Protocol};
+    use wire::settings::{LoadFactor, Policy, Protocol};
 
     use super::super::tests::service;
     use super::*;

@@ -7,7 +7,6 @@ use toml::Spanned;
 use wire::connection::{ClientSide, MAX_SOURCES, ServerSide, SocketSettings};
 
 use super::section::{Faults, Section, line};
-use super::settings::not_empty;
 use super::value;
 
 /// Reads what a service says of the connections of its clients.
@@ -50,7 +49,7 @@ pub(super) fn read_server_side(pool: &Section<'_, '_>, faults: &mut Faults<'_>) 
 }
 
 fn read_source(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> Vec<IpAddr> {
-    not_empty(pool, "source", "to leave it to the kernel leave the key out", faults);
+    pool.not_empty("source", "to leave it to the kernel leave the key out", faults);
     let source = pool.list("source", value::source, faults);
     if let Some(value) = pool.value("source").filter(|_| source.len() > MAX_SOURCES) {
         faults.note(value.span().start, || {
@@ -80,3 +79,6 @@ fn read_socket(section: &Section<'_, '_>, faults: &mut Faults<'_>) -> SocketSett
         receive_buffer: section.take("receive_buffer", value::buffer, faults),
     }
 }
+
+#[cfg(test)]
+mod tests;

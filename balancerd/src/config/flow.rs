@@ -5,7 +5,6 @@ use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OF_FLOWS, OF_MOVES};
 use wire::settings::{PoolSettings, Protocol, SendProxy, Transport};
 
 use super::section::{Faults, Section, line};
-use super::settings::refuse;
 use super::value;
 
 /// Keys of a service that end a flow.
@@ -48,12 +47,12 @@ pub(super) fn read_flows(service: &Section<'_, '_>, faults: &mut Faults<'_>) -> 
 pub(super) fn check_protocol(service: &Section<'_, '_>, protocol: Protocol, faults: &mut Faults<'_>) {
     let is = format!("the protocol of this service is \"{protocol}\"");
     if !protocol.has(Transport::Udp) {
-        refuse(service, &OF_FLOWS, &format!("protocol = \"udp\" or \"tcp+udp\", and {is}"), faults);
+        service.refuse(&OF_FLOWS, &format!("protocol = \"udp\" or \"tcp+udp\", and {is}"), faults);
     }
     if !protocol.has(Transport::Tcp) {
         let with = format!("protocol = \"tcp\" or \"tcp+udp\", and {is}");
-        refuse(service, &["idle_timeout"], &format!("{with}; for flows give flow_timeout"), faults);
-        refuse(service, &wire::connection::OF_TCP, &with, faults);
+        service.refuse(&["idle_timeout"], &format!("{with}; for flows give flow_timeout"), faults);
+        service.refuse(&wire::connection::OF_TCP, &with, faults);
     }
 }
 
@@ -69,7 +68,7 @@ pub(super) fn read_flow_policy(pool: &Section<'_, '_>, faults: &mut Faults<'_>) 
         path_mtu: pool.take("path_mtu", value::path_mtu, faults).unwrap_or(default.path_mtu),
     };
     if flows.one_way {
-        refuse(pool, &OF_MOVES, "flows, and a pool with one_way has none", faults);
+        pool.refuse(&OF_MOVES, "flows, and a pool with one_way has none", faults);
     }
     if let Some(at) = pool.place("send_proxy_in").filter(|_| flows.one_way)
         && flows.send_proxy_in == HeaderScope::FirstDatagram
@@ -125,3 +124,6 @@ pub(super) fn check_users<'u, 'd: 'u>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,6 @@ use wire::health::{
 use wire::quantity::time as human;
 
 use super::section::{Faults, Section};
-use super::settings::{not_empty, refuse};
 use super::value;
 
 /// Reads the health of a pool.
@@ -78,7 +77,7 @@ fn read_text(
 
 fn read_http(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> HttpCheck {
     let default = HttpCheck::default();
-    not_empty(pool, "check_status", "no status would pass; for 200 to 399 leave the key out", faults);
+    pool.not_empty("check_status", "no status would pass; for 200 to 399 leave the key out", faults);
     let status: Vec<StatusRange> =
         pool.list("check_status", value::status, faults).into_iter().map(Spanned::into_inner).collect();
     if let Some(value) = pool.value("check_status").filter(|_| status.len() > MAX_STATUSES) {
@@ -119,16 +118,16 @@ fn check_keys(pool: &Section<'_, '_>, kind: &str, faults: &mut Faults<'_>) {
         });
     }
     if kind != "send" && kind != "udp" {
-        refuse(pool, &OF_SEND, &format!("check = \"send\" or \"udp\", and {is}"), faults);
+        pool.refuse(&OF_SEND, &format!("check = \"send\" or \"udp\", and {is}"), faults);
     }
     if kind != "http" {
-        refuse(pool, &OF_HTTP, &format!("check = \"http\", and {is}"), faults);
+        pool.refuse(&OF_HTTP, &format!("check = \"http\", and {is}"), faults);
     }
     if kind != "dns" {
-        refuse(pool, &OF_DNS, &format!("check = \"dns\", and {is}"), faults);
+        pool.refuse(&OF_DNS, &format!("check = \"dns\", and {is}"), faults);
     }
     if kind == "none" {
-        refuse(pool, &OF_CHECKS, &format!("a check, and {is}"), faults);
+        pool.refuse(&OF_CHECKS, &format!("a check, and {is}"), faults);
     }
 }
 
@@ -164,3 +163,6 @@ fn read_ejection(pool: &Section<'_, '_>, faults: &mut Faults<'_>) -> EjectionSet
         max_percent: pool.take("eject_max_percent", value::percent, faults).unwrap_or(default.max_percent),
     }
 }
+
+#[cfg(test)]
+mod tests;

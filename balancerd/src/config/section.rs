@@ -183,6 +183,24 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
+    /// Complains about an array without anything in it; `what` is what to do instead.
+    pub(super) fn not_empty(&self, key: &str, what: &str, faults: &mut Faults<'_>) {
+        if let Some(value) = self.value(key)
+            && value.get_ref().as_array().is_some_and(|array| array.is_empty())
+        {
+            faults.note(value.span().start, || format!("{}: the list is empty; {what}", self.path.key(key)));
+        }
+    }
+
+    /// Complains about keys that mean nothing here.
+    pub(super) fn refuse(&self, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
+        for key in keys {
+            if let Some(at) = self.place(key) {
+                faults.note(at, || format!("{}: it goes with {only_with}", self.path.key(key)));
+            }
+        }
+    }
+
     /// The tables in a table, in the order of the file: of `[pool.web]` and `[pool.db]` those two.
     pub(super) fn tables(&self, key: &str, faults: &mut Faults<'_>) -> Vec<Named<'d, 'i>> {
         let path = self.path.key(key);

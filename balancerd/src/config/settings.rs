@@ -11,8 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
 use wire::settings::{
-    DEFAULT_PROXY_TIMEOUT_MS, HashKey, Policy, PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
-    Settings, Transport, is_name,
+    DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol, SendProxy, ServerSettings,
+    ServiceSettings, Settings, Transport, is_name,
 };
 
 use super::file::File;
@@ -115,9 +115,7 @@ pub(super) const POOL: &[&str] = &[
 /// Of a server.
 pub(super) const SERVER: &[&str] = &["address", "weight", "state", "max_sessions", "backup", "check_address"];
 
-/// The keys of a pool that mean something for `consistent-hash` alone.
-const OF_CONSISTENT_HASH: [&str; 5] = ["key", "subnet_ipv4", "subnet_ipv6", "max_load", "points_per_weight"];
-/// Those that mean something for the key `client-subnet` alone.
+/// The keys of a pool that mean something for the key `client-subnet` alone.
 const OF_CLIENT_SUBNET: [&str; 2] = ["subnet_ipv4", "subnet_ipv6"];
 /// Those that mean something for the header of version 2 alone.
 const OF_SEND_PROXY_V2: [&str; 2] = ["send_proxy_crc32c", "send_proxy_unique_id"];
@@ -187,11 +185,11 @@ fn read_service<'d>(
     let section = Section::open(path, named.at, named.table, SERVICE, faults);
     section.require("listen", "where clients connect, an address and a port such as \"0.0.0.0:80\"", faults);
     section.require("pool", "the name of the pool that serves it", faults);
-    not_empty(&section, "listen", "give an address and a port such as \"0.0.0.0:80\"", faults);
-    not_empty(&section, "allow", "that would keep everybody out; to let everybody in leave the key out", faults);
+    section.not_empty("listen", "give an address and a port such as \"0.0.0.0:80\"", faults);
+    section.not_empty("allow", "that would keep everybody out; to let everybody in leave the key out", faults);
     if section.value("accept_proxy").is_none() {
         let with = "accept_proxy, the networks whose connections begin with a PROXY protocol header";
-        refuse(&section, &["proxy_timeout", "accept_proxy_in"], with, faults);
+        section.refuse(&["proxy_timeout", "accept_proxy_in"], with, faults);
     }
     let protocol = section.take("protocol", value::protocol, faults);
     // What a wrong one was to be is not known, and so not what goes with it.
@@ -252,14 +250,6 @@ fn read_service<'d>(
         flows: flow::read_flows(&section, faults),
     };
     (settings, user)
-}
-
-pub(super) fn not_empty(section: &Section<'_, '_>, key: &str, what: &str, faults: &mut Faults<'_>) {
-    if let Some(value) = section.value(key)
-        && value.get_ref().as_array().is_some_and(|array| array.is_empty())
-    {
-        faults.note(value.span().start, || format!("{}: the list is empty; {what}", section.path.key(key)));
-    }
 }
 
 fn collision(text: &str, new: Holder<'_>, other: Holder<'_>) -> String {
@@ -330,16 +320,16 @@ fn read_pool(
     // What a wrong policy or key was to be is not known, and so not what goes with it.
     if policy.is_some() && pool.policy != Policy::ConsistentHash {
         let instead = format!("policy = \"consistent-hash\", and the policy of this pool is \"{}\"", pool.policy);
-        refuse(&section, &OF_CONSISTENT_HASH, &instead, faults);
+        section.refuse(&OF_CONSISTENT_HASH, &instead, faults);
     } else if !matches!(pool.key, HashKey::ClientSubnet { .. }) && (key.is_some() || section.value("key").is_none()) {
         let instead = format!("key = \"client-subnet\", and the key of this pool is \"{}\"", pool.key.name());
-        refuse(&section, &OF_CLIENT_SUBNET, &instead, faults);
+        section.refuse(&OF_CLIENT_SUBNET, &instead, faults);
     }
     if !matches!(pool.send_proxy, Some(SendProxy::V2 { .. }))
         && (send_proxy.is_some() || section.value("send_proxy").is_none())
     {
-        refuse(&section, &OF_SEND_PROXY_V2, "send_proxy = \"v2\"", faults);
-        refuse(&section, &["send_proxy_in"], "send_proxy = \"v2\"", faults);
+        section.refuse(&OF_SEND_PROXY_V2, "send_proxy = \"v2\"", faults);
+        section.refuse(&["send_proxy_in"], "send_proxy = \"v2\"", faults);
     }
     flow::check_users(&section, &pool, users.iter().filter(|user| user.pool == named.name), faults);
     let weights: u64 = pool.servers.values().map(|server| u64::from(server.weight)).sum();
@@ -356,15 +346,6 @@ fn read_pool(
         });
     }
     pool
-}
-
-/// Complains about keys that mean nothing here.
-pub(super) fn refuse(section: &Section<'_, '_>, keys: &[&str], only_with: &str, faults: &mut Faults<'_>) {
-    for key in keys {
-        if let Some(at) = section.place(key) {
-            faults.note(at, || format!("{}: it goes with {only_with}", section.path.key(key)));
-        }
-    }
 }
 
 /// What the services of a pool speak to its servers; everything where that is not known.

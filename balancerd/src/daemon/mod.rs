@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
 use slotmap::SlotMap;
 use tracing::{error, info, warn};
-use wire::control::{Change, Refusal, Request, Response};
+use wire::control::{Change, Refusal, Removal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, SessionReport};
 use wire::settings::Settings;
 
@@ -97,6 +97,8 @@ pub(crate) struct Daemon {
     opens_at: Option<Instant>,
     /// Answers that wait until the change that they tell of is in the state file. There is one for a connection at most.
     unsaved_answers: Vec<Unsaved>,
+    /// Answers that wait until the last session has ended that they count. There is one for a connection at most.
+    unended_answers: Vec<Unended>,
     save_again: Option<Instant>,
     /// When the sessions that are left are closed.
     stop_at: Option<Instant>,
@@ -114,6 +116,15 @@ struct Unsaved {
     id: ControlId,
     response: Response,
     until: Instant,
+}
+
+/// An answer that waits for the ends of sessions.
+struct Unended {
+    id: ControlId,
+    response: Response,
+    /// Ends of sessions, and of flows, with which the last of its own has come.
+    sessions: u64,
+    flows: u64,
 }
 
 /// The service manager restarts a loop that stands still.
@@ -211,6 +222,7 @@ impl Daemon {
             postponed: VecDeque::new(),
             opens_at: None,
             unsaved_answers: Vec::new(),
+            unended_answers: Vec::new(),
             save_again: None,
             stop_at: None,
             last_save_until: None,
@@ -358,6 +370,7 @@ impl Daemon {
         let cx = &mut lend!(self, now);
         self.flows.look(cx);
         self.sessions.settle(cx);
+        self.answer_ended(now);
         if self.sessions.ended() + self.flows.ended() > ended_before {
             self.listeners.values_mut().for_each(Listener::on_relief);
         }
@@ -472,7 +485,7 @@ impl Daemon {
             Some(number) => {
                 self.unsaved_answers.push(Unsaved { number, id, response, until: now + SAVE_PATIENCE });
             }
-            None => self.answer(id, response, now),
+            None => self.answer_when_ended(id, response, now),
         }
     }
 
@@ -498,13 +511,13 @@ impl Daemon {
                 | Effect::Listen(_)
                 | Effect::Unlisten(_) => {}
                 Effect::EndSessions(server, reason) => {
-                    self.sessions.end_of_server(server, reason, cx);
-                    self.flows.leave_server(server, reason, cx);
+                    self.sessions.end_of_server(server, reason);
+                    self.flows.leave_server(server, reason);
                 }
-                Effect::EndIdlest(server, count, reason) => self.end_idlest(server, count, reason, now),
+                Effect::EndIdlest(server, count, reason) => self.end_idlest(server, count, reason),
                 Effect::EndUnwelcome(service) => {
-                    self.sessions.end_unwelcome(service, cx);
-                    self.flows.end_unwelcome(service, cx);
+                    self.sessions.end_unwelcome(service, cx.model);
+                    self.flows.end_unwelcome(service, cx.model);
                 }
                 Effect::EndSession(number) => {
                     self.sessions.end_number(number, EndReason::Killed, cx);
@@ -520,7 +533,7 @@ impl Daemon {
     }
 
     /// Ends so many sessions of a server, flows or not, those that are idle for longest.
-    fn end_idlest(&mut self, server: ServerId, count: u64, reason: EndReason, now: Instant) {
+    fn end_idlest(&mut self, server: ServerId, count: u64, reason: EndReason) {
         let sessions = self.sessions.of_server(server).map(|(moved, id)| (moved, Idle::Session(id)));
         let flows = self.flows.of_server(server).map(|(moved, id)| (moved, Idle::Flow(id)));
         let mut its: Vec<(Instant, Idle)> = sessions.chain(flows).collect();
@@ -528,11 +541,10 @@ impl Daemon {
         if count < its.len() {
             its.select_nth_unstable_by_key(count, |(moved, _)| *moved);
         }
-        let cx = &mut lend!(self, now);
         for (_, one) in its.into_iter().take(count) {
             match one {
-                Idle::Session(id) => self.sessions.end(id, reason, cx),
-                Idle::Flow(id) => self.flows.leave(id, reason, cx),
+                Idle::Session(id) => self.sessions.end_soon(id, reason),
+                Idle::Flow(id) => self.flows.leave_soon(id, reason),
             }
         }
     }
@@ -571,9 +583,8 @@ impl Daemon {
             self.unlisten(id, !limit.is_zero(), now);
         }
         if !limit.is_zero() {
-            // Datagrams that begin no flow are all that some services have, and then this turn is the last.
             let cx = &mut lend!(self, now);
-            self.flows.receive_last(cx);
+            self.flows.stop(cx);
         }
         self.stop_at = Some(at);
     }
@@ -618,6 +629,26 @@ impl Daemon {
                 Response::Reloaded(report) => report.unsaved.clone_from(&self.model.vitals.unsaved),
                 _ => {}
             }
+            self.answer_when_ended(id, response, now);
+        }
+    }
+
+    /// Answers a change when all have ended that it says it has closed. Many take more than a turn.
+    fn answer_when_ended(&mut self, id: ControlId, response: Response, now: Instant) {
+        let Response::Changed(report) = &response else { return self.answer(id, response, now) };
+        match report.change {
+            Change::KillAll { .. } | Change::Remove { how: Removal::Now, .. } if !report.dry_run => {
+                let ((_, sessions), (_, flows)) = (self.sessions.ends(), self.flows.ends());
+                self.unended_answers.push(Unended { id, response, sessions, flows });
+            }
+            _ => self.answer(id, response, now),
+        }
+    }
+
+    fn answer_ended(&mut self, now: Instant) {
+        let ((sessions, _), (flows, _)) = (self.sessions.ends(), self.flows.ends());
+        let have_ended = |waiting: &mut Unended| waiting.sessions <= sessions && waiting.flows <= flows;
+        for Unended { id, response, .. } in self.unended_answers.extract_if(.., have_ended).collect::<Vec<_>>() {
             self.answer(id, response, now);
         }
     }
@@ -696,7 +727,7 @@ impl Daemon {
             watchdog,
         ];
         let parts = [
-            self.sessions.next_deadline(),
+            self.sessions.next_deadline(now),
             self.flows.next_deadline(now),
             self.control.next_deadline(),
             self.model.next_deadline(),
@@ -706,9 +737,12 @@ impl Daemon {
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
     }
 
-    /// Told to stop, with no session left and the pool in the state file; for the file it waits so long and no longer.
+    /// Told to stop, with no session left, no datagram that waits since before that, and the pool in the state file; for the
+    /// file it waits so long and no longer.
     fn is_over(&mut self, now: Instant) -> bool {
-        if self.model.phase() != Phase::Stopping || self.sessions.len() + self.flows.len() > 0 {
+        // Datagrams that begin no flow are all that some services have.
+        let has_some = self.sessions.len() + self.flows.len() > 0 || self.flows.has_last();
+        if self.model.phase() != Phase::Stopping || has_some {
             return false;
         }
         if self.last_save_until.is_none() {

@@ -158,20 +158,18 @@ impl Daemon {
     /// What the thread is at takes too long: it is given up, and nothing has changed.
     pub(super) fn on_too_slow(&mut self, loading: Loading, now: Instant) {
         let limit = PATIENCE.as_secs();
+        let not_made = || {
+            let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
+            Refusal::NotMade { fault }
+        };
         match loading.of {
             Of::File(reloading) => {
                 let fault =
                     format!("{}: it was not read within {limit} s: the disk hangs, or it is too much", reloading.name);
                 self.on_reload_failed(&reloading, Refusal::BadFile { fault }, now);
             }
-            Of::Change(id, request) => {
-                let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
-                self.on_change_failed(id, &request, Refusal::NotMade { fault }, now);
-            }
-            Of::Growth(pool, _) => {
-                let fault = format!("the ring was not made within {limit} s: it is too large for this machine");
-                self.on_growth_failed(pool, &Refusal::NotMade { fault }, now);
-            }
+            Of::Change(id, request) => self.on_change_failed(id, &request, not_made(), now),
+            Of::Growth(pool, _) => self.on_growth_failed(pool, &not_made(), now),
         }
     }
 

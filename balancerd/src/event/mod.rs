@@ -3,6 +3,7 @@
 mod acceptor;
 mod clock;
 mod deadlines;
+mod ends;
 mod poller;
 mod repeated;
 mod signal;
@@ -12,6 +13,7 @@ mod watch;
 pub(crate) use acceptor::{Acceptor, Backlog};
 pub(crate) use clock::now;
 pub(crate) use deadlines::Deadlines;
+pub(crate) use ends::Ends;
 pub(crate) use poller::{Events, Interest, Key, Poller, Ready};
 pub(crate) use repeated::Repeated;
 pub(crate) use signal::{Signal, Signals};

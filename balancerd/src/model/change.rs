@@ -2,7 +2,6 @@
 //! takes longer than the loop has time for, a change ends behind its checks with what its ring is made from, and begins
 //! anew when that is there.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -308,13 +307,12 @@ impl Model {
         let of_old = before.picker.ring().map_or(0, |ring| ring.points().len());
         if has_ring && of_old.max(before.points_at(&self.servers, settings.points_per_weight)) > self.points_in_the_loop
         {
-            let after = before.blueprint(&self.servers, settings.points_per_weight);
-            return Err(self.remake(id, Step::Another(after), before.passed_over(&before.picker, &self.servers), work));
+            let after = before.blueprint(false, &self.servers, settings.points_per_weight);
+            return Err(self.remake(id, Step::Another(after), work));
         }
         after.rebuild(&self.servers, None)?;
         if let (Some(old), Some(new)) = (before.picker.ring(), after.picker.ring()) {
-            (work.report.moved, work.report.moves) =
-                moves_between(old, new, &before.passed_over(&before.picker, &self.servers));
+            (work.report.moved, work.report.moves) = moves_between(old, new, &before.passed_over(false, &self.servers));
         }
         if !work.report.dry_run {
             let before = std::mem::replace(&mut self.pools[id], after);
@@ -464,7 +462,7 @@ impl Model {
         let is_large = changes > self.points_in_the_loop || changes > 0 && self.is_large(ring);
         if is_large && work.remade.is_none() {
             let step = Step::Server { address: server, weight: weight(false), id: known.unwrap_or_default() };
-            return Err(self.remake(pool, step, its_pool.passed_over(&its_pool.picker, &self.servers), work));
+            return Err(self.remake(pool, step, work));
         }
         let is_up = known.map_or(its_pool.newcomers_are_up(), |id| self.servers[id].is_up());
         let was_up = |picker: &Picker| usize::from(is_up && known.is_some_and(|id| picker.has(id)));
@@ -475,17 +473,12 @@ impl Model {
             (false, false) => {
                 (report.moved, report.moves) = match &mut work.remade {
                     Some(remade) => remade.take_moves(),
-                    None => moves_of_one(
-                        ring,
-                        server,
-                        weight(false),
-                        &its_pool.passed_over(&its_pool.picker, &self.servers),
-                    )?,
+                    None => moves_of_one(ring, server, weight(false), &its_pool.passed_over(false, &self.servers))?,
                 };
             }
             (true, true) => {
                 if let Some(ring) = its_pool.backups.ring() {
-                    let passed = its_pool.passed_over(&its_pool.backups, &self.servers);
+                    let passed = its_pool.passed_over(true, &self.servers);
                     (report.moved, report.moves) = moves_of_one(ring, server, weight(true), &passed)?;
                 }
             }
@@ -504,9 +497,9 @@ impl Model {
     }
 
     /// What the ring is made from that a change needs.
-    fn remake(&self, id: PoolId, step: Step, passed: BTreeSet<SocketAddr>, work: &Work) -> Halt {
+    fn remake(&self, id: PoolId, step: Step, work: &Work) -> Halt {
         let pool = &self.pools[id];
-        let before = pool.picker.ring().map(Arc::clone);
+        let (before, passed) = (pool.picker.ring().map(Arc::clone), pool.passed_over(false, &self.servers));
         let mut starting = self.starting_in(id);
         if let Step::Server { address, weight, .. } = step {
             if weight == 0 {

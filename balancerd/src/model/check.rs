@@ -98,10 +98,7 @@ pub(super) fn check_pool(pool: &PoolSettings) -> Result<(), Refusal> {
     check_checks(&pool.health.check)?;
     check_ejection(&pool.health.ejection)?;
     check_server_side(&pool.server_side)?;
-    if pool.flows.one_way
-        && pool.uses_flow_key("send_proxy_in")
-        && pool.flows.send_proxy_in != HeaderScope::EachDatagram
-    {
+    if pool.flows.one_way && pool.uses("send_proxy_in") && pool.flows.send_proxy_in != HeaderScope::EachDatagram {
         return Err(bad("send_proxy_in", "a pool that is one-way has no flows, and so no first datagrams"));
     }
     Ok(())

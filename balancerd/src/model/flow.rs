@@ -41,16 +41,22 @@ impl Model {
         Some(Handling { flows: service.settings.flows, policy, send_proxy })
     }
 
-    /// Why a client of a service may begin no flow, if it may not.
-    pub(crate) fn may_begin_flow(&self, service: ServiceId, client: IpAddr, now: Instant) -> Result<(), DropReason> {
+    /// Why a client of a service may begin no flow, if it may not. One of the last, who came before it was told to stop, may.
+    pub(crate) fn may_begin_flow(
+        &self,
+        service: ServiceId,
+        client: IpAddr,
+        is_last: bool,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         if !self.lets_in(service, client) {
             return Err(DropReason::Denied);
         }
         match self.waiting(service, now) {
             Some((Waiting::ServiceFull | Waiting::BalancerFull, _)) => return Err(DropReason::Full),
             Some((Waiting::Rate, _)) => return Err(DropReason::Rate),
-            Some((Waiting::Stopping, _)) => return Err(DropReason::Stopping),
-            None => {}
+            Some((Waiting::Stopping, _)) if !is_last => return Err(DropReason::Stopping),
+            Some((Waiting::Stopping, _)) | None => {}
         }
         if self.flows >= self.flow_limit() {
             return Err(DropReason::Full);
@@ -88,16 +94,20 @@ impl Model {
         let admitted = self.session_began(service, client, now);
         debug_assert_eq!(admitted, Ok(()));
         self.flows += 1;
-        self.servers[server].traffic.began();
-        self.servers[server].traffic.total += 1;
+        self.flow_came(server);
+    }
+
+    /// A server has one flow more.
+    fn flow_came(&mut self, server: ServerId) {
+        let traffic = &mut self.servers[server].traffic;
+        traffic.began();
+        traffic.total += 1;
         self.on_load(server);
     }
 
     /// A flow went on with another server.
     pub(crate) fn flow_moved(&mut self, from: ServerId, to: ServerId) {
-        self.servers[to].traffic.began();
-        self.servers[to].traffic.total += 1;
-        self.on_load(to);
+        self.flow_came(to);
         let entry = &mut self.servers[from];
         entry.traffic.left();
         entry.flows_moved += 1;

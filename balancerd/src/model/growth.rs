@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::remake::{Remade, Remake, Step};
 use super::server::{RAMP_PARTS, Ramp};
-use super::{Model, PassedOver, PoolId, RAMP_PAUSE, ServerId, Starting};
+use super::{Model, PoolId, RAMP_PAUSE, ServerId, Starting};
 
 /// The thread that makes rings has so many times as long for other things, or for nothing.
 const PAUSE_FACTOR: u32 = 4;
@@ -28,13 +28,6 @@ impl Model {
             }
         }
         starting
-    }
-
-    /// The servers of pools with a ring that are passed over, or would be if they were on it, since they are not up.
-    pub(crate) fn passed_over(&self) -> PassedOver {
-        let pools = self.pools.values().filter(|pool| pool.picker.ring().is_some());
-        let passed = pools.map(|pool| (pool.name.clone(), pool.passed_over(&pool.picker, &self.servers)));
-        passed.filter(|(_, servers)| !servers.is_empty()).collect()
     }
 
     /// The same of one pool.

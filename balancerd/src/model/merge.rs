@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::difference::keys_of_both;
 use wire::flow::{FlowPolicy, FlowSettings};
 use wire::health::{CheckSettings, EjectionSettings, HealthSettings};
-use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
+use wire::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings};
 
 /// What holds when `file` is read: `before` is what it said the last time, `present` what holds until now.
 pub(crate) fn merge(before: &Settings, present: &Settings, file: &Settings) -> Settings {

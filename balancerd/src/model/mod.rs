@@ -4,6 +4,7 @@
 //! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
 //! from the sockets and the clock: they count, say who is up, and what was removed goes with the last of its sessions.
 
+mod blueprint;
 mod change;
 mod check;
 mod checks;
@@ -168,6 +169,15 @@ pub(crate) struct SessionFilter {
     pub(crate) pool: Option<PoolId>,
     pub(crate) server: Option<SocketAddr>,
     pub(crate) limit: usize,
+}
+
+impl SessionFilter {
+    /// Whether those of a service with a server are meant.
+    pub(crate) fn takes(&self, service: ServiceId, server: ServerId, model: &Model) -> bool {
+        self.service.is_none_or(|meant| service == meant)
+            && self.pool.is_none_or(|meant| model.pool_of(server) == meant)
+            && self.server.is_none_or(|meant| model.server_address(server) == meant)
+    }
 }
 
 /// How long a session may last; nothing is what the balancer was started with, or for ever.

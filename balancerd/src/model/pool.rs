@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ring::{Digest, Identity, Key, Member, Ring, RingError};
+use ring::{Digest, Identity, Key, Member, Ring};
 use slotmap::SlotMap;
 use wire::connection::ServerSide;
 use wire::control::Refusal;
@@ -16,10 +16,10 @@ use wire::report::Hex;
 use wire::settings::{HashKey, LoadFactor, Policy, PoolSettings, ServerSettings};
 
 use super::ServerId;
+use super::blueprint::{Blueprint, refusal};
 use super::checks::side_of_checks;
 use super::picker::{Picker, Standing, points};
 use super::policy::capacity;
-use super::remake::Blueprint;
 use super::server::{RAMP_PARTS, Server};
 
 /// A pool.
@@ -185,12 +185,8 @@ impl Pool {
         let ring = match (self.settings.policy, ring) {
             (Policy::ConsistentHash, Some(ring)) => Some(ring),
             (Policy::ConsistentHash, None) => {
-                let per_weight = self.settings.points_per_weight;
-                let members = self.eligible(servers, backups).map(|(member, part)| {
-                    let points = points(per_weight, member.weight, part);
-                    (member, points)
-                });
-                Some(Ring::build_partial(per_weight, members).map_err(|error| refusal(&error))?)
+                let blueprint = self.blueprint(backups, servers, self.settings.points_per_weight);
+                Some(blueprint.build()?)
             }
             _ => None,
         };
@@ -199,12 +195,17 @@ impl Pool {
         Picker::of(&self.settings, ring, standings).map_err(|error| refusal(&error))
     }
 
-    /// What the ring of those that are no backups is made from.
-    pub(super) fn blueprint(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> Blueprint {
-        Blueprint { points_per_weight, members: self.eligible(servers, false).collect() }
+    /// What the ring of the backups, or of the others, is made from.
+    pub(super) fn blueprint(
+        &self,
+        backups: bool,
+        servers: &SlotMap<ServerId, Server>,
+        points_per_weight: NonZeroU32,
+    ) -> Blueprint<ServerId> {
+        Blueprint { points_per_weight, members: self.eligible(servers, backups).collect() }
     }
 
-    /// How many points that ring has.
+    /// How many points the ring of those has that are no backups.
     pub(super) fn points_at(&self, servers: &SlotMap<ServerId, Server>, points_per_weight: NonZeroU32) -> usize {
         let members = self.eligible(servers, false);
         members.map(|(member, part)| points(points_per_weight, member.weight, part) as usize).sum()
@@ -229,8 +230,10 @@ impl Pool {
         self.serving().shares(|id| servers[id].is_up()).into_iter().collect()
     }
 
-    /// The servers that one of its pickers passes over, or would if they were in it, since they are not up.
-    pub(super) fn passed_over(&self, picker: &Picker, servers: &SlotMap<ServerId, Server>) -> BTreeSet<SocketAddr> {
+    /// The servers that the picker of the backups, or that of the others, passes over, or would if they were in it, since
+    /// they are not up.
+    pub(super) fn passed_over(&self, backups: bool, servers: &SlotMap<ServerId, Server>) -> BTreeSet<SocketAddr> {
+        let picker = if backups { &self.backups } else { &self.picker };
         if picker.uses_all() {
             return BTreeSet::new();
         }
@@ -392,15 +395,6 @@ fn subnet_of(ip: IpAddr, ipv4: u8, ipv6: u8) -> IpNet {
     let ip = ip.to_canonical();
     // A length that is none for the family is refused where it is set.
     IpNet::new(ip, if ip.is_ipv4() { ipv4 } else { ipv6 }).map_or(ip.into(), |network| network.trunc())
-}
-
-/// What a ring's error is to whoever asked for the change.
-pub(super) fn refusal(error: &RingError) -> Refusal {
-    match *error {
-        RingError::Points { points, .. } => Refusal::TooManyPoints { points, limit: ring::MAX_POINTS as u64 },
-        RingError::Weight { weight, .. } => Refusal::WeightTooLarge { weight },
-        RingError::Twice { .. } => unreachable!("the members of a pool are a map"),
-    }
 }
 
 #[cfg(test)]

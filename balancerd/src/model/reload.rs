@@ -6,17 +6,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ring::{Identity, Member, Ring};
+use ring::{Member, Ring};
 use wire::address::{answers_at, collide};
 use wire::control::{Refusal, Removal};
+use wire::difference::{Difference, Subject, differences};
 use wire::report::{PoolMovesReport, ReloadReport};
-use wire::settings::{Difference, Policy, PoolSettings, ServiceSettings, Settings, Subject, differences};
+use wire::settings::{Policy, PoolSettings, ServiceSettings, Settings};
 
+use super::blueprint::Blueprint;
 use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
-use super::picker::{Picker, points};
-use super::pool::{Pool, refusal};
+use super::picker::Picker;
+use super::pool::Pool;
 use super::remake::moves_between;
 use super::server::{RAMP_PARTS, Ramp};
 use super::service::Service;
@@ -61,23 +63,23 @@ pub(crate) fn prepare(
     check_origins(&said, &settings)?;
     check(&settings).map_err(|refusal| with_both(&said, &settings, refusal))?;
     let (mut rings, mut moves) = (BTreeMap::new(), Vec::new());
-    let nobody = BTreeSet::new();
+    let (whole, nobody) = (BTreeMap::new(), BTreeSet::new());
     for (name, pool) in settings.pools.iter().filter(|(_, pool)| pool.policy == Policy::ConsistentHash) {
         let old = present.pools.get(name).filter(|old| old.policy == Policy::ConsistentHash);
         if old.is_some_and(|old| has_the_same_ring(old, pool)) {
             continue;
         }
-        let mut ring = ring_of(pool)?;
+        let mut ring = ring_of(pool, &whole)?;
         if let Some(old) = old {
             let passed = passed.get(name).unwrap_or(&nobody);
-            let (moved, its) = moves_between(&ring_of(old)?, &ring, passed);
+            let (moved, its) = moves_between(&ring_of(old, &whole)?, &ring, passed);
             if moved > 0.0 {
                 moves.push(PoolMovesReport { pool: name.clone(), moved, moves: its });
             }
         }
         let parts = parts(present.pools.get(name), pool, &starting.remove(name).unwrap_or_default());
         if !parts.is_empty() {
-            ring = partial_ring_of(pool, &parts)?;
+            ring = ring_of(pool, &parts)?;
             starting.insert(name.clone(), parts);
         }
         rings.insert(name.clone(), ring);
@@ -197,33 +199,29 @@ fn eligible(pool: &PoolSettings) -> impl Iterator<Item = Member<()>> {
     eligible.map(|(address, weight)| Member { identity: address.into(), weight, tag: () })
 }
 
-fn ring_of(pool: &PoolSettings) -> Result<Ring<()>, Refusal> {
-    Ring::build(pool.points_per_weight, eligible(pool)).map_err(|error| refusal(&error))
+/// The ring of a pool in which these servers have parts of their weights, and the others all of theirs.
+fn ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
+    let part = |member: &Member<()>| parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
+    let members = eligible(pool).map(|member| (member, part(&member))).collect();
+    Blueprint { points_per_weight: pool.points_per_weight, members }.build()
 }
 
-/// Who starts slowly in a ring: those who do already, and those who come up where others are.
+/// Who starts slowly in a ring: those who do already, and those who come up where others are. A backup is up already: one
+/// that becomes an ordinary server does not come up.
 fn parts(
     present: Option<&PoolSettings>,
     pool: &PoolSettings,
     starting: &BTreeMap<SocketAddr, u32>,
 ) -> BTreeMap<SocketAddr, u32> {
     let Some(present) = present.filter(|_| pool.slow_start_ms > 0) else { return BTreeMap::new() };
-    let had: BTreeSet<Identity> = eligible(present).map(|member| member.identity).collect();
+    let took_part = |address: &SocketAddr| present.servers.get(address).is_some_and(|server| server.ready_weight() > 0);
+    let has_others = present.servers.keys().any(took_part);
     let part = |member: Member<()>| {
-        let comes_up = !had.is_empty() && !had.contains(&member.identity);
         let address = member.identity.addr();
+        let comes_up = has_others && !took_part(&address);
         Some((address, if comes_up { 1 } else { *starting.get(&address)? }))
     };
     eligible(pool).filter_map(part).collect()
-}
-
-fn partial_ring_of(pool: &PoolSettings, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<()>, Refusal> {
-    let members = eligible(pool).map(|member| {
-        let part = parts.get(&member.identity.addr()).copied().unwrap_or(RAMP_PARTS);
-        let points = points(pool.points_per_weight, member.weight, part);
-        (member, points)
-    });
-    Ring::build_partial(pool.points_per_weight, members).map_err(|error| refusal(&error))
 }
 
 fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {
@@ -245,6 +243,13 @@ impl Prepared {
 }
 
 impl Model {
+    /// The servers of pools with a ring that are passed over, or would be if they were on it, since they are not up.
+    pub(crate) fn passed_over(&self) -> PassedOver {
+        let pools = self.pools.values().filter(|pool| pool.picker.ring().is_some());
+        let passed = pools.map(|pool| (pool.name.clone(), pool.passed_over(false, &self.servers)));
+        passed.filter(|(_, servers)| !servers.is_empty()).collect()
+    }
+
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
     /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At
     /// the `start` nothing comes up slowly.

@@ -4,16 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ring::{Diff, Identity, Member, Move, Ring, RingError};
+use ring::{Diff, Identity, Member, Move, Ring};
 use wire::control::Refusal;
 use wire::report::MoveReport;
 
 use super::ServerId;
+use super::blueprint::{Blueprint, refusal};
 use super::picker::points;
-use super::pool::refusal;
 use super::server::RAMP_PARTS;
 
 /// Points by which a ring may become another one in the loop: a weight that grows by 4, or a ring of 4 servers of weight 1.
@@ -54,15 +53,7 @@ pub(super) enum Step {
     /// Servers get other parts of their weights.
     Parts(BTreeMap<SocketAddr, u32>),
     /// Another one takes its place.
-    Another(Blueprint),
-}
-
-/// All that decides what a ring is.
-#[derive(Debug)]
-pub(super) struct Blueprint {
-    pub(super) points_per_weight: NonZeroU32,
-    /// The servers, and the part of its weight that each has.
-    pub(super) members: Vec<(Member<ServerId>, u32)>,
+    Another(Blueprint<ServerId>),
 }
 
 /// A ring that was made, and what it moves.
@@ -87,18 +78,16 @@ impl Remake {
             (Step::Server { address, weight, id }, Some(before)) => {
                 let moves = moves_of_one(&before, address, weight, &passed)?;
                 let part = starting.get(&address).copied().unwrap_or(RAMP_PARTS);
-                let ring = if dry_run { None } else { Some(with(&before, address, weight, part, id)) };
-                (moves, ring)
+                (moves, if dry_run { None } else { Some(with(&before, address, weight, part, id)?) })
             }
-            (Step::Parts(parts), Some(before)) => (Moves::default(), Some(with_parts(&before, &parts))),
+            (Step::Parts(parts), Some(before)) => (Moves::default(), Some(with_parts(&before, &parts)?)),
             (Step::Server { .. } | Step::Parts(_), None) => unreachable!("a server changes a ring that is there"),
             (Step::Another(after), before) => {
-                let after = after.build();
-                let both = before.as_ref().zip(after.as_ref().ok());
-                (both.map(|(before, after)| moves_between(before, after, &passed)).unwrap_or_default(), Some(after))
+                let after = after.build()?;
+                (before.map(|before| moves_between(&before, &after, &passed)).unwrap_or_default(), Some(after))
             }
         };
-        let ring = ring.transpose().map_err(|error| refusal(&error))?.filter(|_| !dry_run);
+        let ring = ring.filter(|_| !dry_run);
         Ok(Remade { ring, starting, moved, moves })
     }
 }
@@ -110,25 +99,28 @@ fn with(
     weight: u32,
     part: u32,
     id: ServerId,
-) -> Result<Ring<ServerId>, RingError> {
+) -> Result<Ring<ServerId>, Refusal> {
     let mut ring = before.clone();
-    ring.set_partial(address.into(), weight, points(ring.points_per_weight(), weight, part), id)?;
+    let points = points(ring.points_per_weight(), weight, part);
+    ring.set_partial(address.into(), weight, points, id).map_err(|error| refusal(&error))?;
     Ok(ring)
 }
 
 /// The ring where servers have these parts of their weights, and the others what they have.
-fn with_parts(before: &Ring<ServerId>, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<ServerId>, RingError> {
+fn with_parts(before: &Ring<ServerId>, parts: &BTreeMap<SocketAddr, u32>) -> Result<Ring<ServerId>, Refusal> {
     let per_weight = before.points_per_weight();
     let points_of = |member: &Member<ServerId>| match parts.get(&member.identity.addr()) {
         Some(part) => points(per_weight, member.weight, *part),
         None => before.point_count(member.identity),
     };
     if parts.len() > MOST_MERGES {
-        return Ring::build_partial(per_weight, before.members().iter().map(|member| (*member, points_of(member))));
+        let members = before.members().iter().map(|member| (*member, points_of(member)));
+        return Ring::build_partial(per_weight, members).map_err(|error| refusal(&error));
     }
     let mut ring = before.clone();
     for member in parts.keys().filter_map(|address| before.member(Identity::from(*address))) {
-        ring.set_partial(member.identity, member.weight, points_of(member), member.tag)?;
+        let set = ring.set_partial(member.identity, member.weight, points_of(member), member.tag);
+        set.map_err(|error| refusal(&error))?;
     }
     Ok(ring)
 }
@@ -137,17 +129,6 @@ impl Remade {
     /// What it moves, once.
     pub(super) fn take_moves(&mut self) -> Moves {
         (self.moved, std::mem::take(&mut self.moves))
-    }
-}
-
-impl Blueprint {
-    fn build(self) -> Result<Ring<ServerId>, RingError> {
-        let Self { points_per_weight, members } = self;
-        let members = members.into_iter().map(|(member, part)| {
-            let points = points(points_per_weight, member.weight, part);
-            (member, points)
-        });
-        Ring::build_partial(points_per_weight, members)
     }
 }
 

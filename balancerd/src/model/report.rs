@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use wire::address::canonical;
 use wire::control::{MAX_LISTED_SESSIONS, Refusal};
+use wire::difference::{Difference, differences};
 use wire::report::{
     DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
     Skip, SkippedReport, StatusReport,
 };
-use wire::settings::{DEFAULT_POOL, Difference, Policy, Settings, differences};
+use wire::settings::{DEFAULT_POOL, Policy, Settings};
 
 use super::pool::{Bound, Pool, key_of, key_text};
 use super::sharing::deviations_of;
@@ -55,10 +56,8 @@ impl Model {
             let report = self.list_with(pool, &HashMap::new(), Vec::new(), now);
             return Ok((report, vec![Effect::CompleteList(id)]));
         }
-        let deviations = match self.vitals.config_file {
-            Some(_) => deviations_of(name, &self.said, &self.settings()),
-            None => Vec::new(),
-        };
+        let said = self.said_and_present(pool);
+        let deviations = said.map_or_else(Vec::new, |(said, now)| deviations_of(name, &said, &now));
         Ok((self.list_with(pool, &pool.shares(&self.servers), deviations, now), Vec::new()))
     }
 

@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ring::Ring;
+use wire::difference::{Difference, Subject, differences};
 use wire::report::ListReport;
-use wire::settings::{Difference, Settings, Subject, differences};
+use wire::settings::Settings;
 
+use super::pool::Pool;
 use super::{Model, PoolId, ServerId};
 
 /// What they come from.
@@ -30,11 +32,14 @@ impl Model {
         let ring = Arc::clone(serving.ring().filter(|ring| self.is_large(ring))?);
         let is_up = |id: &ServerId| self.servers[*id].is_up();
         let picked = (serving.picked() < serving.len()).then(|| serving.ids().filter(is_up).collect());
-        let said = self.vitals.config_file.is_some().then(|| {
-            let of_it = [(pool.name.clone(), self.pool_settings(pool))].into_iter().collect();
-            (Arc::clone(&self.said), Settings { pools: of_it, ..Settings::default() })
-        });
-        Some(Sharing { ring, picked, said })
+        Some(Sharing { ring, picked, said: self.said_and_present(pool) })
+    }
+
+    /// What the file said, and what holds of one pool; nothing without a file. The other pools are not copied.
+    pub(super) fn said_and_present(&self, pool: &Pool) -> Option<(Arc<Settings>, Settings)> {
+        self.vitals.config_file.as_ref()?;
+        let of_it = [(pool.name.clone(), self.pool_settings(pool))].into_iter().collect();
+        Some((Arc::clone(&self.said), Settings { pools: of_it, ..Settings::default() }))
     }
 }
 
@@ -56,7 +61,7 @@ impl Sharing {
     }
 }
 
-/// What of a pool holds that the file does not say.
+/// What of a pool holds that the file does not say; `now` has what holds of it, whatever else.
 pub(super) fn deviations_of(pool: &str, said: &Settings, now: &Settings) -> Vec<Difference> {
     let is_of_it = |difference: &Difference| match &difference.subject {
         Subject::Pool { pool: its } | Subject::Server { pool: its, .. } => its == pool,

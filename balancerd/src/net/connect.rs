@@ -92,6 +92,12 @@ pub(super) fn begin_own_connect(address: SocketAddr, side: &ServerSide, nth: usi
     begin_connect(address, false, side, address, nth).map(|begun| begun.stream)
 }
 
+/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
+pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
+    debug_assert!(!side.transparent, "there is no client");
+    connect_datagrams(address, side, address, nth)
+}
+
 fn begin_from(
     address: SocketAddr,
     has_first_words: bool,
@@ -122,17 +128,11 @@ fn begin_from(
 /// Whether a connect to `address` would come back to one of our own listeners: a circle that takes every session there
 /// may be. Asked before the connect, which would be in the listener's queue at once. The model refuses the addresses that
 /// it can know of; which others this machine has, the kernel tells: a socket can be bound to no other.
-pub(super) fn is_a_circle(address: SocketAddr, listening: &[SocketAddr]) -> bool {
-    listening.iter().any(|own| {
+pub(super) fn is_a_circle(address: SocketAddr, listening: impl IntoIterator<Item = SocketAddr>) -> bool {
+    listening.into_iter().any(|own| {
         own.port() == address.port()
             && (own.ip() == address.ip() || own.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
     })
-}
-
-/// A socket of our own for datagrams, for no client, as [`begin_own_connect`].
-pub(super) fn connect_own_datagrams(address: SocketAddr, side: &ServerSide, nth: usize) -> Result<UdpSocket, Errno> {
-    debug_assert!(!side.transparent, "there is no client");
-    connect_datagrams(address, side, address, nth)
 }
 
 /// Whether a socket is connected to itself. TCP allows it: where nobody listens on a port of this machine, the kernel may
@@ -217,7 +217,7 @@ mod tests {
             // An address of the documentation, which no machine has.
             ("192.0.2.1:80", "0.0.0.0:80", false),
         ] {
-            assert_eq!(is_a_circle(parse(server), &[parse(listening)]), circle, "{server} {listening}");
+            assert_eq!(is_a_circle(parse(server), [parse(listening)]), circle, "{server} {listening}");
         }
     }
 

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wire::address;
-use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings, keys_of_both};
+use wire::difference::keys_of_both;
+use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings};
 
 /// The version of the file's shape.
 const VERSION: u32 = 2;

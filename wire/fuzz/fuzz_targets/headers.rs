@@ -1,5 +1,5 @@
-//! What anybody may say first to a service that wants PROXY protocol headers. The balancer is a program and no library,
-//! so its files are built in here.
+//! What anybody may say first, on a connection or in a datagram, to a service that wants PROXY protocol headers. The balancer
+//! is a program and no library, so its files are built in here.
 
 #![no_main]
 
@@ -8,7 +8,7 @@
 mod proxy;
 
 use libfuzzer_sys::fuzz_target;
-use proxy::{HEADER_LIMIT, decode, encode};
+use proxy::{HEADER_LIMIT, decode, decode_datagram, encode, encode_datagram};
 use wire::settings::SendProxy;
 
 fuzz_target!(|data: &[u8]| {
@@ -31,6 +31,16 @@ fuzz_target!(|data: &[u8]| {
             if how != SendProxy::V1 && header.addresses.is_some() {
                 assert_eq!(again.0.unique_id, header.unique_id);
             }
+        }
+    }
+    if let Ok((header, length)) = decode_datagram(data) {
+        assert!(length <= data.len(), "what follows is the datagram");
+        let how = SendProxy::V2 { crc32c: true, unique_id: true };
+        let written = encode_datagram(how, header.addresses, header.unique_id.as_deref());
+        let (again, length) = decode_datagram(&written).expect("own bytes are sound");
+        assert_eq!((length, again.addresses.is_some()), (written.len(), header.addresses.is_some()));
+        if header.addresses.is_some() {
+            assert_eq!(again.unique_id, header.unique_id);
         }
     }
 });

@@ -1,9 +1,10 @@
 //! What a file comes to, through the model.
 
 use proptest::prelude::*;
-use wire::control::{Change, PoolValues};
+use wire::control::{Change, PoolValues, ServerValues};
+use wire::difference::Subject;
 use wire::report::ServerState;
-use wire::settings::{AdminState, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings, Subject};
+use wire::settings::{AdminState, LoadFactor, Policy, Protocol, SendProxy, ServerSettings, ServiceSettings};
 
 use crate::event;
 use crate::model::tests::*;
@@ -215,6 +216,45 @@ fn many_that_come_with_a_file_start_slowly_together() {
     }
     let fresh = started(&file, now);
     assert_eq!((list(&model).digest, model.starting()), (list(&fresh).digest, Starting::new()));
+}
+
+#[test]
+fn who_starts_slowly_does_so_by_a_file_as_by_a_command() {
+    let now = event::now();
+    let [ordinary, drained] =
+        [AdminState::Ready, AdminState::Drain].map(|state| ServerSettings { state, ..ServerSettings::default() });
+    let backup = ServerSettings { backup: true, ..ordinary };
+    for policy in [Policy::ConsistentHash, Policy::RoundRobin] {
+        for other in [None, Some(ordinary), Some(backup)] {
+            for before in [None, Some(ordinary), Some(drained), Some(backup)] {
+                for after in [ordinary, backup] {
+                    let mut file = settings("127.0.0.1:80", POINTS);
+                    let pool = file.pools.get_mut("default").expect("a pool");
+                    (pool.policy, pool.slow_start_ms) = (policy, 64_000);
+                    pool.servers.extend(other.map(|other| (address(1), other)));
+                    pool.servers.extend(before.map(|before| (address(2), before)));
+                    let (mut by_command, mut by_file) = (started(&file, now), started(&file, now));
+                    let change = match before {
+                        None => Change::Add { pool: "default".to_owned(), server: address(2), settings: after },
+                        Some(_) => {
+                            let (state, backup) = (Some(after.state), Some(after.backup));
+                            let values = ServerValues { state, backup, ..ServerValues::default() };
+                            Change::Set { pool: "default".to_owned(), server: address(2), values }
+                        }
+                    };
+                    changed(&mut by_command, &Request::Change { change, dry_run: false }, now);
+                    let pool = file.pools.get_mut("default").expect("a pool");
+                    pool.servers.insert(address(2), after);
+                    reload(&mut by_file, file, now).expect("sound");
+                    let case = format!("{policy:?}, beside {other:?}: {before:?} -> {after:?}");
+                    assert_eq!(by_file.starting(), by_command.starting(), "{case}");
+                    assert_eq!(list(&by_file).servers, list(&by_command).servers, "{case}");
+                    let comes_up = before.is_none_or(|before| before == drained);
+                    assert_eq!(!by_file.starting().is_empty(), comes_up && other.is_some(), "{case}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

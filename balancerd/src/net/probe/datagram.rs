@@ -8,14 +8,13 @@ use memchr::memmem;
 use nix::errno::Errno;
 use wire::health::{CheckKind, CheckText};
 use wire::quantity::time;
-use wire::settings::SendProxy;
 
 use super::dns::Question;
 use super::{Outcome, quoted};
 use crate::event::Ready;
 use crate::model::Order;
 use crate::net::connect::connect_own_datagrams;
-use crate::net::proxy::encode;
+use crate::net::proxy::encode_datagram;
 use crate::net::{errno_of, is_transient, words};
 
 /// Datagrams that are looked at: whoever sends more that are no answer will not send one.
@@ -58,11 +57,7 @@ pub(super) fn asked(kind: &CheckKind) -> Option<(Vec<u8>, Awaited)> {
 impl DatagramProbe {
     /// Sends the datagram; of several sources it is the `nth`'s turn. A socket that has sent none yet has room for it.
     pub(super) fn begin(order: &Order, asked: Vec<u8>, awaited: Awaited, nth: usize) -> Result<Self, Errno> {
-        // Version 1 is for connections alone.
-        let header = match order.send_proxy {
-            Some(how @ SendProxy::V2 { .. }) => encode(how, None, None),
-            Some(SendProxy::V1) | None => Vec::new(),
-        };
+        let header = order.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, None, None));
         let datagrams = connect_own_datagrams(order.address, &order.side, nth)?;
         datagrams.send(&[header, asked].concat()).map_err(|error| errno_of(&error))?;
         Ok(Self { datagrams, awaited, within: time(order.settings.timeout_ms), others: 0, last: None })
@@ -128,6 +123,7 @@ mod tests {
 
     use wire::dns::DnsCheck;
     use wire::health::CheckSettings;
+    use wire::settings::SendProxy;
 
     use super::*;
 

@@ -18,8 +18,9 @@ pub(crate) fn encode(how: SendProxy, addresses: Option<Addresses>, unique_id: Op
     }
 }
 
-/// The bytes of a header that stands before a datagram: of version 2, as there is no other for datagrams.
-pub(crate) fn encode_datagram(addresses: Option<Addresses>, unique_id: Option<&[u8]>, crc32c: bool) -> Vec<u8> {
+/// The bytes of a header that stands before a datagram. There is none of version 1, which is for connections alone.
+pub(crate) fn encode_datagram(how: SendProxy, addresses: Option<Addresses>, unique_id: Option<&[u8]>) -> Vec<u8> {
+    let SendProxy::V2 { crc32c, .. } = how else { return Vec::new() };
     let addresses = addresses.map(|Addresses { source, destination }| of_one_family(source, destination));
     encode_v2(DATAGRAM, addresses, unique_id, crc32c)
 }

@@ -369,8 +369,8 @@ fn others_take_what_is_none() {
 #[test]
 fn a_header_of_a_datagram_is_of_version_2_and_speaks_of_datagrams() {
     let given = addresses("192.0.2.1:53000", "192.0.2.2:53");
-    for (crc32c, id) in [(false, None), (true, Some(&b"flow 7"[..]))] {
-        let header = encode_datagram(Some(given), id, crc32c);
+    for (how, id) in [(PLAIN, None), (CHECKED, Some(&b"flow 7"[..]))] {
+        let header = encode_datagram(how, Some(given), id);
         assert_eq!(header[13], 0x12);
         let whole = [&header[..], b"question"].concat();
         let (read, length) = decode_datagram(&whole).expect("a header");
@@ -384,11 +384,12 @@ fn a_header_of_a_datagram_is_of_version_2_and_speaks_of_datagrams() {
         assert_eq!(decode(&header).expect("a header").expect("whole").0.addresses, None);
     }
     let six = addresses("[2001:db8::1]:1", "[2001:db8::2]:2");
-    let header = encode_datagram(Some(six), None, false);
+    let header = encode_datagram(PLAIN, Some(six), None);
     assert_eq!(header[13], 0x22);
     assert_eq!(decode_datagram(&header).expect("a header").0.addresses, Some(six));
     let of_a_stream = encode(PLAIN, Some(given), None);
     assert_eq!(decode_datagram(&of_a_stream).expect("a header").0.addresses, None);
-    assert_eq!(decode_datagram(&encode_datagram(None, None, false)).expect("local").0.addresses, None);
+    assert_eq!(decode_datagram(&encode_datagram(PLAIN, None, None)).expect("local").0.addresses, None);
+    assert_eq!(encode_datagram(SendProxy::V1, Some(given), None), b"");
     assert_eq!(decode_datagram(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"), Err(Malformed::Signature));
 }

@@ -21,7 +21,7 @@ use super::Context;
 use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Endpoint, Listener};
 use super::options;
-use crate::event::{self, Deadlines, Key, Ready, Repeated};
+use crate::event::{self, Deadlines, Ends, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use introduction::{Introductions, Origin};
 use kernel_pipes::KernelPipes;
@@ -39,6 +39,10 @@ slotmap::new_key_type! {
 
 /// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
 const SAMPLED: u64 = 16;
+
+/// Sessions that end in one turn for being idle, or since their server is to have none any more. To close both sockets takes
+/// some ten microseconds; what is left waits for the next turn, behind the sockets that are ready.
+const ENDS_PER_TURN: u64 = 256;
 
 /// Every session, and what is common to them.
 pub(crate) struct Sessions {
@@ -60,6 +64,8 @@ pub(crate) struct Sessions {
     introduced: Vec<Known>,
     /// Those that something changed for in this turn. One may be here twice, or have ended since.
     unsettled: Vec<SessionId>,
+    /// Those that are to end, whose turn has not come yet. Some may have ended since.
+    to_end: Ends<SessionId>,
     ended: u64,
     /// Connects so far: whose turn it is among several sources.
     connects: usize,
@@ -93,6 +99,7 @@ impl Sessions {
             arrivals: Vec::new(),
             introduced: Vec::new(),
             unsettled: Vec::new(),
+            to_end: Ends::new(),
             ended: 0,
             connects: 0,
             full: Repeated::default(),
@@ -258,19 +265,31 @@ impl Sessions {
     }
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.ports, &self.headers];
-        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline()];
+        let ends = (!self.to_end.is_empty()).then_some(now);
+        let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline(), ends];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: gives connects and headers up, ends idle sessions, takes kernel pipes back, logs what was not
-    /// logged.
+    /// Does what is due: gives connects and headers up, ends idle sessions and others that are to end, takes kernel pipes
+    /// back, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         while let Some(id) = self.newcomers.due(cx.now) {
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
         }
-        while let Some((at, id)) = self.deadlines.pop_due(cx.now) {
+        let ended = self.ended;
+        let has_time = |sessions: &Self| sessions.ended - ended < ENDS_PER_TURN;
+        while has_time(self)
+            && let Some(id) = self.to_end.pop()
+        {
+            if let Some(reason) = self.slots.get(id).and_then(|session| session.to_end) {
+                self.end(id, reason, cx);
+            }
+        }
+        while has_time(self)
+            && let Some((at, id)) = self.deadlines.pop_due(cx.now)
+        {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
             session.guess = None;
             let timeouts = self.timeouts.with(cx.model.times(session.service, session.server_id));
@@ -310,12 +329,29 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions of one server.
-    pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
-        let its = self.slots.iter().filter(|(_, session)| session.server_id == server);
-        for id in its.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.end(id, reason, cx);
+    /// Ends the sessions of one server, a part of them in each turn.
+    pub(crate) fn end_of_server(&mut self, server: ServerId, reason: EndReason) {
+        self.end_where(|session| session.server_id == server, reason);
+    }
+
+    fn end_where(&mut self, is_meant: impl Fn(&Session) -> bool, reason: EndReason) {
+        let its = self.slots.iter().filter(|(_, session)| is_meant(session)).map(|(id, _)| id);
+        for id in its.collect::<Vec<_>>() {
+            self.end_soon(id, reason);
         }
+    }
+
+    /// Ends a session when its turn comes.
+    pub(crate) fn end_soon(&mut self, id: SessionId, reason: EndReason) {
+        if let Some(session) = self.slots.get_mut(id).filter(|session| session.to_end.is_none()) {
+            session.to_end = Some(reason);
+            self.to_end.push(id);
+        }
+    }
+
+    /// Ends that have had their turn, and as many as will have when the last that waits now has had it.
+    pub(crate) fn ends(&self) -> (u64, u64) {
+        (self.to_end.done(), self.to_end.done_then())
     }
 
     /// The sessions of one server, and when each of them moved.
@@ -325,13 +361,9 @@ impl Sessions {
     }
 
     /// Ends the sessions of a service whose clients it lets in no more.
-    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
-        let is_unwelcome =
-            |session: &Session| session.service == service && !cx.model.lets_in(service, session.peer.ip());
-        let its: Vec<SessionId> = self.slots.iter().filter(|(_, it)| is_unwelcome(it)).map(|(id, _)| id).collect();
-        for id in its {
-            self.end(id, EndReason::Denied, cx);
-        }
+    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, model: &Model) {
+        let is_unwelcome = |session: &Session| session.service == service && !model.lets_in(service, session.peer.ip());
+        self.end_where(is_unwelcome, EndReason::Denied);
     }
 
     /// Ends the session with this number, if there is one.
@@ -350,11 +382,7 @@ impl Sessions {
 
     /// The live sessions that are meant, the longest idle first.
     pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
-        let is_meant = |session: &Session| {
-            filter.service.is_none_or(|service| session.service == service)
-                && filter.pool.is_none_or(|pool| model.pool_of(session.server_id) == pool)
-                && filter.server.is_none_or(|server| model.server_address(session.server_id) == server)
-        };
+        let is_meant = |session: &Session| filter.takes(session.service, session.server_id, model);
         // Who it is, and so its server, is not known yet.
         let is_coming = |newcomer: &Newcomer| {
             filter.server.is_none()
@@ -489,8 +517,15 @@ impl Sessions {
         reason: Option<EndReason>,
         cx: &mut Context<'_>,
     ) {
-        let Some(session) = self.slots.get(id) else { return };
-        match self.connect(session.service, session.peer, tried, has_first_words, cx) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        match session.to_end {
+            // It has left the server that was to have it no longer.
+            Some(EndReason::Removed | EndReason::ServerDown) => session.to_end = None,
+            Some(reason) => return self.remove(id, None, reason, cx),
+            None => {}
+        }
+        let (service, peer) = (session.service, session.peer);
+        match self.connect(service, peer, tried, has_first_words, cx) {
             Ok(attempt) => {
                 if let Some(session) = self.slots.get_mut(id) {
                     let send_proxy = attempt.send_proxy;
@@ -518,7 +553,7 @@ impl Sessions {
         while tried.len() < tries {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let send_proxy = cx.model.send_proxy(server);
-            let begun = if is_a_circle(address, &self.listening) {
+            let begun = if is_a_circle(address, self.listening.iter().copied()) {
                 Err(Errno::ECONNREFUSED)
             } else {
                 self.connects = self.connects.wrapping_add(1);
@@ -698,3 +733,6 @@ fn count(session: &mut Session, outcome: &Outcome, cx: &mut Context<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

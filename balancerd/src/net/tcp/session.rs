@@ -96,6 +96,8 @@ pub(super) struct Session {
     moved: (u64, u64),
     /// The one guess that its owner holds of its deadline; a guess that is not this one is stale.
     pub(super) guess: Option<Instant>,
+    /// Why it is to end for somebody outside. Its turn has not come yet.
+    pub(super) to_end: Option<EndReason>,
 }
 
 #[derive(Debug)]
@@ -209,6 +211,7 @@ impl Session {
             server_id: attempt.server_id,
             peer,
             origin: None,
+            to_end: None,
             began: now,
             connected_at: now,
             kept_alive: false,

@@ -61,6 +61,10 @@ pub(super) struct Flow<S> {
     pub(super) is_introduced: bool,
     /// It takes no more of its client, who has sent as many as it may have.
     pub(super) is_closed: bool,
+    /// Why it is to leave its server, or to end. Its turn has not come yet.
+    pub(super) leaves: Option<EndReason>,
+    /// The number of the change after which it was looked at.
+    pub(super) looked_after: u32,
     /// What the way to the present server may have been too short for.
     pub(super) longest: Longest,
 }
@@ -116,6 +120,8 @@ impl<S> Flow<S> {
             is_unanswered: true,
             is_introduced: false,
             is_closed: false,
+            leaves: None,
+            looked_after: 0,
             longest: Longest::default(),
         }
     }
@@ -124,8 +130,15 @@ impl<S> Flow<S> {
     pub(super) fn goes_on_with(&mut self, server: ServerId, socket: S) {
         (self.server, self.socket, self.registered) = (server, socket, Interest::NONE);
         (self.portion, self.singly_in, self.joins) = (Portion::ONE, false, false);
-        (self.is_unanswered, self.is_introduced) = (true, false);
+        (self.is_unanswered, self.is_introduced, self.leaves) = (true, false, None);
         self.longest = Longest::default();
+    }
+
+    /// It is to leave its server, or to end. Who is to end does so, whatever else is said of its server.
+    pub(super) fn is_to_leave(&mut self, reason: EndReason) {
+        if self.leaves.is_none_or(may_go_on) {
+            self.leaves = Some(reason);
+        }
     }
 
     /// How many of so many further datagrams of its client it takes.
@@ -170,4 +183,9 @@ impl<S> Flow<S> {
     pub(super) fn end_when_idle(&self) -> EndReason {
         if self.is_closed { EndReason::Complete } else { EndReason::IdleTimeout }
     }
+}
+
+/// Whether a flow that leaves its server for this reason may go on with another one.
+pub(super) fn may_go_on(reason: EndReason) -> bool {
+    matches!(reason, EndReason::Removed | EndReason::ServerDown)
 }

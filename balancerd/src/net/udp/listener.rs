@@ -39,6 +39,8 @@ pub(crate) struct DatagramListener {
     portion: Portion,
     /// What the kernel said the last time of datagrams that it had no room for.
     overflows: u32,
+    /// Once the balancer was told to stop: calls that are left for what waited here then.
+    last: Option<u32>,
 }
 
 impl Endpoint for DatagramListener {
@@ -49,7 +51,8 @@ impl Endpoint for DatagramListener {
         let socket = open(place, sharing).map_err(|errno| failed(errno.into()))?;
         let address = socket.local_addr().map_err(failed)?;
         let service = ServiceId::default();
-        Ok(Self { socket, service, place, address, registered: Interest::NONE, portion: Portion::ONE, overflows: 0 })
+        let (registered, portion) = (Interest::NONE, Portion::ONE);
+        Ok(Self { socket, service, place, address, registered, portion, overflows: 0, last: None })
     }
 
     fn place(&self) -> Place {
@@ -109,6 +112,22 @@ impl DatagramListener {
         let overflows = received.overflows.unwrap_or(self.overflows);
         let lost = overflows.wrapping_sub(std::mem::replace(&mut self.overflows, overflows));
         Ok((received, lost))
+    }
+
+    /// The balancer was told to stop: what waits here now is still served, with so many calls at most. Told again, it is the
+    /// same that waits, or less.
+    pub(super) fn stop(&mut self, calls: u32) {
+        self.last = Some(self.last.map_or(calls, |left| left.min(calls)));
+    }
+
+    /// So many calls found something of that, and whether there is nothing more.
+    pub(super) fn on_last(&mut self, found: u32, is_all: bool) {
+        self.last = self.last.map(|left| if is_all { 0 } else { left.saturating_sub(found) });
+    }
+
+    /// Whether something may wait here that came before the balancer was told to stop.
+    pub(super) fn has_last(&self) -> bool {
+        self.last.is_some_and(|left| left > 0)
     }
 
     /// How many calls this event is worth.

@@ -9,17 +9,25 @@ pub(super) struct Looks {
     left: Vec<FlowId>,
     /// Something changed since they began: some were looked at before that.
     again: bool,
+    /// Changes so far.
+    changes: u32,
 }
 
 impl Looks {
     /// Every flow is to be looked at. Those that are left are first: who begins anew at each change looks at some flows
     /// all the time, and never at the others.
     pub(super) fn at_all(&mut self, flows: impl FnOnce() -> Vec<FlowId>) {
+        self.changes = self.changes.wrapping_add(1);
         if self.left.is_empty() {
             self.left = flows();
         } else {
             self.again = true;
         }
+    }
+
+    /// The number of the last change: who was looked at after it need not be looked at again.
+    pub(super) fn change(&self) -> u32 {
+        self.changes
     }
 
     /// Some of those that are left, at most so many. `flows` is who is there, for when all are to be looked at again.

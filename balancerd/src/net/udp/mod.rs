@@ -31,13 +31,13 @@ use super::Context;
 use super::connect::{connect_datagrams, is_a_circle, is_ours};
 use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
-use crate::event::{Interest, Key, Ready, Repeated};
+use crate::event::{Ends, Interest, Key, Ready, Repeated};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use datagram::{
     Received, Sent, Train, control_room, forget_errors, receive, receive_single, send_all, send_introduced,
     tells_of_the_other_side,
 };
-use flow::{Flow, FlowKey};
+use flow::{Flow, FlowKey, may_go_on};
 use joiner::Joiner;
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use looks::Looks;
@@ -63,8 +63,11 @@ const PORTION_TO_JOIN: u8 = 8;
 /// for: the kernel doubles what it is asked for, and counts more than half a KiB for each.
 const MOST_LAST: u32 = 16 * 1024;
 
-/// Flows that are looked at in one turn, or that end in it for being idle. Another socket, or to close one, takes some ten
-/// microseconds each; what is left waits for the next turn, behind the sockets that are ready.
+/// Those of them that are taken in one turn when the balancer was told to stop. Each may begin a flow.
+const LAST_PER_TURN: u32 = 64;
+
+/// Flows that leave their server or are looked at in one turn, and that end in it for being idle. Another socket, or to close
+/// one, takes some ten microseconds each; what is left waits for the next turn, behind the sockets that are ready.
 const FLOWS_PER_TURN: usize = 256;
 
 /// Tells the numbers of flows from those of other sessions: no slab comes near so many slots.
@@ -81,6 +84,8 @@ pub(crate) struct Flows {
     control: Vec<u8>,
     /// Flows that are still to be looked at: whether they go on with another server.
     to_look_at: Looks,
+    /// Those that are to leave their server, or to end. Some may have done so since.
+    to_leave: Ends<FlowId>,
     /// Bytes that an event is worth in this turn.
     most_bytes: usize,
     /// Connects so far: whose turn it is among several sources.
@@ -108,6 +113,8 @@ struct Arrival {
     taken_off: usize,
     /// It came in fragments.
     in_fragments: bool,
+    /// It may have come before the balancer was told to stop.
+    is_last: bool,
 }
 
 impl Flows {
@@ -122,6 +129,7 @@ impl Flows {
             joiner: Joiner::default(),
             control: control_room(),
             to_look_at: Looks::default(),
+            to_leave: Ends::new(),
             most_bytes: LEAST_BYTES,
             connects: 0,
             run: fastrand::u64(..),
@@ -165,15 +173,36 @@ impl Flows {
             let heir = self.listeners.iter().find(|(_, other)| hears(other)).map(|(id, _)| id);
             match (heir, self.table.get_mut(flow)) {
                 (Some(heir), Some(flow)) => flow.listener = heir,
-                _ => self.end(flow, EndReason::Unlistened, cx),
+                _ => self.leave_soon(flow, EndReason::Unlistened),
             }
         }
     }
 
-    /// Takes what waits at the listeners, before there may be no further turn.
-    pub(crate) fn receive_last(&mut self, cx: &mut Context<'_>) {
+    /// The balancer was told to stop: what waits at the listeners may still begin flows. A part of it does at once, so that
+    /// mostly nothing is left when whoever told it is answered.
+    pub(crate) fn stop(&mut self, cx: &mut Context<'_>) {
         for id in self.listeners.keys().collect::<Vec<_>>() {
-            self.receive(id, MOST_LAST, usize::MAX, cx);
+            self.listeners[id].stop(MOST_LAST);
+            self.receive_last_of(id, cx);
+        }
+    }
+
+    /// Whether something may wait that came before the balancer was told to stop.
+    pub(crate) fn has_last(&self) -> bool {
+        self.listeners.values().any(DatagramListener::has_last)
+    }
+
+    /// Takes some of what waited at a listener when the balancer was told to stop.
+    fn receive_last(&mut self, cx: &mut Context<'_>) {
+        if let Some(id) = self.listeners.iter().find(|(_, it)| it.has_last()).map(|(id, _)| id) {
+            self.receive_last_of(id, cx);
+        }
+    }
+
+    fn receive_last_of(&mut self, id: DatagramListenerId, cx: &mut Context<'_>) {
+        if self.listeners[id].has_last() {
+            let found = self.receive(id, LAST_PER_TURN, usize::MAX, cx);
+            self.listeners[id].on_last(found, found < LAST_PER_TURN);
         }
     }
 
@@ -256,8 +285,9 @@ impl Flows {
         let Some(handling) = cx.model.handling(service) else { return };
         let client = canonical(received.from);
         let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
-        let arrival =
-            Arrival { listener: id, service, key, client, handling, taken_off: 0, in_fragments: received.in_fragments };
+        let is_last = listener.has_last();
+        let in_fragments = received.in_fragments;
+        let arrival = Arrival { listener: id, service, key, client, handling, taken_off: 0, in_fragments, is_last };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
         } else if cx.model.header_time(service, received.from.ip()).is_some() {
@@ -272,7 +302,7 @@ impl Flows {
     /// A datagram from somebody whose datagrams begin with a header: each, or the first of a flow.
     fn on_headed(&mut self, mut arrival: Arrival, datagram: &[u8], cx: &mut Context<'_>) {
         let first_only = arrival.handling.flows.accept_proxy_in == HeaderScope::FirstDatagram;
-        if first_only && self.table.find(&arrival.key).is_some() {
+        if first_only && self.find(&arrival.key, cx).is_some() {
             return self.on_datagrams(arrival, Train::single(datagram), cx);
         }
         match decode_datagram(datagram) {
@@ -314,9 +344,16 @@ impl Flows {
         }
     }
 
+    /// The flow that takes datagrams of this key. What waits to become of it does so now: none goes where it is to have left.
+    fn find(&mut self, key: &FlowKey, cx: &mut Context<'_>) -> Option<FlowId> {
+        let id = self.table.find(key)?;
+        self.look_at(id, true, cx);
+        self.table.get(id).map(|_| id)
+    }
+
     /// The flow of a client, which begins if there is none and there may be one.
     fn flow_of(&mut self, arrival: Arrival, datagrams: usize, cx: &mut Context<'_>) -> Option<FlowId> {
-        match self.table.find(&arrival.key) {
+        match self.find(&arrival.key, cx) {
             Some(id) if self.table.get(id).is_some_and(|flow| flow.service == arrival.service) => Some(id),
             other => {
                 // Its listener is another service's now.
@@ -345,6 +382,7 @@ impl Flows {
         train: Train<'b>,
         cx: &mut Context<'_>,
     ) -> Option<Train<'b>> {
+        let run = self.run;
         let flow = self.table.get_mut(id)?;
         let (taken, left) = train.split_at(flow.room(train.len(), &arrival.handling.flows));
         let Some(train) = taken else {
@@ -354,8 +392,7 @@ impl Flows {
         };
         let server = flow.server;
         flow.listener = arrival.listener;
-        let header = self.run_header(id, arrival);
-        let flow = self.table.get_mut(id)?;
+        let header = header(id, flow, arrival, run);
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
         let most = arrival.most_in_fragments(&self.notices);
         let sent = if header.is_empty() || in_each {
@@ -384,30 +421,17 @@ impl Flows {
         left
     }
 
-    /// The header that stands before a datagram, if one does.
-    fn run_header(&self, id: FlowId, arrival: Arrival) -> Vec<u8> {
-        let Some(flow) = self.table.get(id) else { return Vec::new() };
-        let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
-        match arrival.handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, unique_id }) if !(in_first && flow.is_introduced) => {
-                let number = unique_id.then(|| format!("{:016x}-{:x}", self.run, number(id)).into_bytes());
-                let addresses = Addresses { source: flow.client, destination: flow.key.asked };
-                encode_datagram(Some(addresses), number.as_deref(), crc32c)
-            }
-            _ => Vec::new(),
-        }
-    }
-
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
-        let Arrival { listener, service, key, client, handling, .. } = arrival;
-        cx.model.may_begin_flow(service, client.ip(), cx.now)?;
+        let Arrival { listener, service, key, client, handling, is_last, .. } = arrival;
+        cx.model.may_begin_flow(service, client.ip(), is_last, cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
-            None => self.connect(service, client, Vec::new(), cx)?,
+            None => self.connect(service, client, cx)?,
         };
         cx.model.flow_began(service, client.ip(), server, cx.now);
-        let flow = Flow::new(key, client, service, server, socket, listener, cx.now);
+        let mut flow = Flow::new(key, client, service, server, socket, listener, cx.now);
+        flow.looked_after = self.to_look_at.change();
         let id = self.table.insert(flow, &handling.flows);
         debug!(%client, server = %cx.model.server_address(server), "flow began");
         self.wait_for_answers(id, cx)?;
@@ -424,32 +448,26 @@ impl Flows {
         })
     }
 
-    /// The server of a client that is not among the `tried`, and a socket that is connected to it.
+    /// The server of a client, and a socket that is connected to it.
     fn connect(
         &mut self,
         service: ServiceId,
         client: SocketAddr,
-        mut tried: Vec<ServerId>,
         cx: &mut Context<'_>,
     ) -> Result<(ServerId, UdpSocket), DropReason> {
-        let tries = tried.len() + cx.model.tries(service);
-        let mut reason = DropReason::NoServer;
-        while tried.len() < tries {
+        let (mut tried, mut reason) = (Vec::new(), DropReason::NoServer);
+        for _ in 0..cx.model.tries(service) {
             let Some((server, _)) = cx.model.pick(service, client, &tried) else { break };
-            match self.connect_to(server, client, cx) {
+            match self.connect_to_picked(server, client, cx) {
                 Ok(socket) => return Ok((server, socket)),
-                Err(errno) if is_ours(errno) => reason = DropReason::Shortage,
-                Err(errno) => {
-                    reason = DropReason::Unreachable;
-                    self.tell_unreachable(server, errno, cx);
-                }
+                Err(fault) => reason = fault,
             }
             tried.push(server);
         }
         Err(reason)
     }
 
-    /// A socket that is connected to one server, since it was picked for a datagram.
+    /// A socket that is connected to one server, since it was picked.
     fn connect_to_picked(
         &mut self,
         server: ServerId,
@@ -467,8 +485,7 @@ impl Flows {
 
     fn connect_to(&mut self, server: ServerId, client: SocketAddr, cx: &mut Context<'_>) -> Result<UdpSocket, Errno> {
         let address = cx.model.server_address(server);
-        let own: Vec<SocketAddr> = self.listeners.values().map(Endpoint::address).collect();
-        if is_a_circle(address, &own) {
+        if is_a_circle(address, self.listeners.values().map(Endpoint::address)) {
             return Err(Errno::ECONNREFUSED);
         }
         self.connects = self.connects.wrapping_add(1);
@@ -499,12 +516,8 @@ impl Flows {
                 Err(reason) => return self.refuse(arrival, reason, train.len(), cx),
             }
         }
-        let header = match handling.send_proxy {
-            Some(SendProxy::V2 { crc32c, .. }) => {
-                encode_datagram(Some(Addresses { source: client, destination: key.asked }), None, crc32c)
-            }
-            _ => Vec::new(),
-        };
+        let addresses = Addresses { source: client, destination: key.asked };
+        let header = handling.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, Some(addresses), None));
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let most = arrival.most_in_fragments(&self.notices);
         let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly, most);
@@ -609,10 +622,11 @@ impl Flows {
         let Some(flow) = self.table.get_mut(id) else { return };
         // Its next answer speaks for the server again, however long ago its first one was.
         flow.is_unanswered = true;
-        let (service, client, server, bound) = (flow.service, flow.client, flow.server, flow.key.server.is_some());
+        let stays = flow.key.server.is_some() || flow.leaves.is_some();
+        let (service, client, server) = (flow.service, flow.client, flow.server);
         cx.model.datagrams_dropped(service, Some(server), Direction::In, 1, DropReason::Unreachable);
         self.tell_unreachable(server, errno, cx);
-        if !bound && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
+        if !stays && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
             let _ = self.go_on_with(id, next, cx);
         }
     }
@@ -644,20 +658,47 @@ impl Flows {
         self.to_look_at.at_all(|| self.table.ids());
     }
 
-    /// Looks at some of those that are to be looked at.
+    /// Lets some of those leave that are to, and looks at some of those that are to be looked at.
     pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
-        for id in self.to_look_at.take(FLOWS_PER_TURN, || self.table.ids()) {
-            let Some(flow) = self.table.get(id).filter(|flow| flow.key.server.is_none()) else { continue };
-            let Some(onward) = cx.model.flow_goes_to(flow.service, flow.client, flow.server) else { continue };
-            if let Err(errno) = self.go_on_with(id, onward.server, cx)
-                && onward.is_lost
-            {
-                // Nobody may ever look at it again. The next datagram begins another one, which tries what there is.
-                self.end(id, if is_ours(errno) { EndReason::Shortage } else { EndReason::ConnectFailed }, cx);
+        let mut left = FLOWS_PER_TURN;
+        while left > 0
+            && let Some(id) = self.to_leave.pop()
+        {
+            if self.table.get(id).is_some_and(|flow| flow.leaves.is_some()) {
+                self.look_at(id, false, cx);
+                left -= 1;
             }
+        }
+        for id in self.to_look_at.take(left, || self.table.ids()) {
+            self.look_at(id, false, cx);
         }
         if self.to_look_at.is_empty() {
             self.one_way.tidy(cx.model);
+        }
+    }
+
+    /// Looks at a flow that was not looked at since the last change: whether it leaves, or goes on with another server. To one
+    /// that is but better it goes when its client `asks` something: what that has asked before may still be answered.
+    fn look_at(&mut self, id: FlowId, asks: bool, cx: &mut Context<'_>) {
+        let change = self.to_look_at.change();
+        let Some(flow) = self.table.get_mut(id) else { return };
+        if let Some(reason) = flow.leaves {
+            return self.leave(id, reason, cx);
+        }
+        if flow.looked_after == change || flow.key.server.is_some() {
+            return;
+        }
+        let onward = cx.model.flow_goes_to(flow.service, flow.client, flow.server);
+        if onward.is_some_and(|onward| !onward.is_lost && !asks) {
+            return;
+        }
+        flow.looked_after = change;
+        if let Some(onward) = onward
+            && let Err(errno) = self.go_on_with(id, onward.server, cx)
+            && onward.is_lost
+        {
+            // Nobody may ever look at it again. The next datagram begins another one, which tries what there is.
+            self.end(id, if is_ours(errno) { EndReason::Shortage } else { EndReason::ConnectFailed }, cx);
         }
     }
 
@@ -676,13 +717,15 @@ impl Flows {
     /// The earliest time at which [`Flows::expire`] or [`Flows::look`] has something to do.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let repeated = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable];
-        let looks = (!self.to_look_at.is_empty()).then_some(now);
-        let others = [self.table.next_deadline(), looks];
+        let looks = (!self.to_look_at.is_empty() || !self.to_leave.is_empty()).then_some(now);
+        let last = self.has_last().then_some(now);
+        let others = [self.table.next_deadline(), looks, last];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
     }
 
-    /// Does what is due: ends idle flows, logs what was not logged.
+    /// Does what is due: ends idle flows, serves what waited at a stop, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        self.receive_last(cx);
         for _ in 0..FLOWS_PER_TURN {
             let model = &*cx.model;
             let settings = |flow: &Flow<_>| model.handling(flow.service).unwrap_or_default().flows;
@@ -707,18 +750,37 @@ impl Flows {
         }
     }
 
-    /// Takes all of a server's flows from it: they go on with others, or end for a reason.
-    pub(crate) fn leave_server(&mut self, server: ServerId, reason: EndReason, cx: &mut Context<'_>) {
-        let its = self.table.iter().filter(|(_, flow)| flow.server == server).map(|(id, _)| id);
+    /// Takes all of a server's flows from it: they go on with others, or end for a reason. A part of them does in each turn,
+    /// and whose client sends something meanwhile.
+    pub(crate) fn leave_server(&mut self, server: ServerId, reason: EndReason) {
+        self.leave_where(|flow| flow.server == server, reason);
+    }
+
+    /// The same of one flow.
+    pub(crate) fn leave_soon(&mut self, id: FlowId, reason: EndReason) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        if flow.leaves.is_none() {
+            self.to_leave.push(id);
+        }
+        flow.is_to_leave(reason);
+    }
+
+    fn leave_where(&mut self, is_meant: impl Fn(&Flow<UdpSocket>) -> bool, reason: EndReason) {
+        let its = self.table.iter().filter(|(_, flow)| is_meant(flow)).map(|(id, _)| id);
         for id in its.collect::<Vec<_>>() {
-            self.leave(id, reason, cx);
+            self.leave_soon(id, reason);
         }
     }
 
-    /// Takes a flow from its server: it goes on with another one, or ends for a reason. One that somebody has killed ends.
-    pub(crate) fn leave(&mut self, id: FlowId, reason: EndReason, cx: &mut Context<'_>) {
+    /// Flows that have had their turn to leave, and as many as will have when the last that waits now has had it.
+    pub(crate) fn ends(&self) -> (u64, u64) {
+        (self.to_leave.done(), self.to_leave.done_then())
+    }
+
+    /// Takes a flow from its server: it goes on with another one, or ends for a reason.
+    fn leave(&mut self, id: FlowId, reason: EndReason, cx: &mut Context<'_>) {
         let Some(flow) = self.table.get(id) else { return };
-        let may_move = flow.key.server.is_none() && reason != EndReason::Killed;
+        let may_move = flow.key.server.is_none() && may_go_on(reason);
         let next = may_move.then(|| cx.model.flow_goes_on_with(flow.service, flow.client, &[flow.server])).flatten();
         if let Some((server, _)) = next {
             let _ = self.go_on_with(id, server, cx);
@@ -735,16 +797,14 @@ impl Flows {
     }
 
     /// Ends the flows of a service whose clients it lets in no more.
-    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, cx: &mut Context<'_>) {
-        let is_unwelcome = |flow: &Flow<_>| flow.service == service && !cx.model.lets_in(service, flow.client.ip());
-        let its: Vec<FlowId> = self.table.iter().filter(|(_, it)| is_unwelcome(it)).map(|(id, _)| id).collect();
-        for id in its {
-            self.end(id, EndReason::Denied, cx);
-        }
+    pub(crate) fn end_unwelcome(&mut self, service: ServiceId, model: &Model) {
+        let is_unwelcome = |flow: &Flow<_>| flow.service == service && !model.lets_in(service, flow.client.ip());
+        self.leave_where(is_unwelcome, EndReason::Denied);
     }
 
-    /// Ends every flow.
+    /// Ends every flow; nothing that waits begins another one.
     pub(crate) fn end_all(&mut self, reason: EndReason, cx: &mut Context<'_>) {
+        self.listeners.values_mut().for_each(|listener| listener.stop(0));
         for id in self.table.ids() {
             self.end(id, reason, cx);
         }
@@ -801,11 +861,7 @@ impl Flows {
 
     /// The live flows that are meant, the longest idle first.
     pub(crate) fn list(&self, filter: &SessionFilter, model: &Model, now: Instant) -> Vec<SessionReport> {
-        let is_meant = |flow: &Flow<_>| {
-            filter.service.is_none_or(|service| flow.service == service)
-                && filter.pool.is_none_or(|pool| model.pool_of(flow.server) == pool)
-                && filter.server.is_none_or(|server| model.server_address(flow.server) == server)
-        };
+        let is_meant = |flow: &Flow<_>| filter.takes(flow.service, flow.server, model);
         let mut meant: Vec<_> = self.table.iter().filter(|(_, flow)| is_meant(flow)).collect();
         meant.sort_by_key(|(_, flow)| flow.moved);
         meant.truncate(filter.limit);
@@ -816,6 +872,20 @@ impl Flows {
 /// The number of a flow among those of the sessions.
 fn number(id: FlowId) -> u64 {
     id.data().as_ffi() | MARK
+}
+
+/// The header that stands before the next datagram of a flow, if one does. `run` is this run of the balancer.
+fn header<S>(id: FlowId, flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> {
+    let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
+    match arrival.handling.send_proxy {
+        Some(how) if !(in_first && flow.is_introduced) => {
+            let has_id = matches!(how, SendProxy::V2 { unique_id: true, .. });
+            let unique_id = has_id.then(|| format!("{run:016x}-{:x}", number(id)).into_bytes());
+            let addresses = Addresses { source: flow.client, destination: flow.key.asked };
+            encode_datagram(how, Some(addresses), unique_id.as_deref())
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn report<S>(id: FlowId, flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {

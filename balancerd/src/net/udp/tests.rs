@@ -118,24 +118,30 @@ impl World {
     /// Turns of the loop until nothing is ready. What goes over loopback has arrived when it is sent.
     fn run(&mut self) {
         loop {
-            self.poller.wait(&mut self.events, Some(Duration::ZERO)).expect("a wait");
-            let events: Vec<(Key, Ready)> = self.events.iter().collect();
-            for (key, ready) in &events {
-                match Source::of(*key) {
-                    Some(Source::DatagramListener(id)) => self.with(|flows, cx| flows.receive_from(id, cx)),
-                    Some(Source::Flow(id)) => self.with(|flows, cx| flows.ready(id, *ready, cx)),
-                    other => panic!("{other:?}"),
-                }
-            }
+            let was_quiet = !self.serve();
             if self.model.take_picks_changed() {
                 self.flows.look_at_all();
             }
             self.with(Flows::expire);
             self.with(Flows::look);
-            if events.is_empty() && self.flows.next_deadline(self.now).is_none_or(|at| at > self.now) {
+            if was_quiet && self.flows.next_deadline(self.now).is_none_or(|at| at > self.now) {
                 return;
             }
         }
+    }
+
+    /// The part of a turn in which the sockets are served that are ready. Whether there were any.
+    fn serve(&mut self) -> bool {
+        self.poller.wait(&mut self.events, Some(Duration::ZERO)).expect("a wait");
+        let events: Vec<(Key, Ready)> = self.events.iter().collect();
+        for (key, ready) in &events {
+            match Source::of(*key) {
+                Some(Source::DatagramListener(id)) => self.with(|flows, cx| flows.receive_from(id, cx)),
+                Some(Source::Flow(id)) => self.with(|flows, cx| flows.ready(id, *ready, cx)),
+                other => panic!("{other:?}"),
+            }
+        }
+        !events.is_empty()
     }
 
     /// Whom the policy has for a client: by a ring that the test makes.
@@ -150,16 +156,20 @@ impl World {
         ring.pick(ring::Key::of_addr(peer)).map(|member| member.tag)
     }
 
-    /// The shadow of what a change of the pool does to the flows.
+    /// The shadow of what a change of the pool does to the flows at once.
     fn follow_pool(&mut self) {
         for key in self.shadow.keys().copied().collect::<Vec<_>>() {
-            let Some(picked) = self.picked(key.0) else { continue };
-            let (follows, eligible) = (self.follows, &self.eligible);
-            let flow = self.shadow.get_mut(&key).expect("it is there");
-            if flow.server != picked && (!eligible.contains(&flow.server) || follows) {
-                (flow.server, flow.seen_as) = (picked, None);
+            if !self.eligible.contains(&self.shadow[&key].server) {
+                self.follow(key);
             }
         }
+    }
+
+    /// The shadow of a flow goes to whom the policy has for it.
+    fn follow(&mut self, key: (usize, usize)) {
+        let Some(picked) = self.picked(key.0) else { return };
+        let Some(flow) = self.shadow.get_mut(&key).filter(|flow| flow.server != picked) else { return };
+        (flow.server, flow.seen_as) = (picked, None);
     }
 
     fn change(&mut self, change: Change) {
@@ -168,7 +178,7 @@ impl World {
         assert!(matches!(response, Response::Changed(_)), "{response:?}");
         for effect in effects {
             match effect {
-                Effect::EndSessions(server, reason) => self.with(|flows, cx| flows.leave_server(server, reason, cx)),
+                Effect::EndSessions(server, reason) => self.flows.leave_server(server, reason),
                 Effect::EndSession(number) => self.with(|flows, cx| flows.end_number(number, EndReason::Killed, cx)),
                 _ => {}
             }
@@ -218,6 +228,9 @@ impl World {
             for part in &parts {
                 self.clients[client].send_to(part, self.asked[asked]).expect("sent");
             }
+        }
+        if self.follows {
+            self.follow((client, asked));
         }
         let flow = self.shadow.get(&(client, asked)).map(|flow| flow.server);
         self.run();
@@ -379,4 +392,111 @@ fn an_icmp_error_is_met_once_and_takes_the_flow_to_the_next_server() {
     world.run();
     let received = World::received(&world.servers[..1]);
     assert_eq!(received.last().map(|(_, _, bytes)| bytes.as_slice()), Some(&b"hello"[..]));
+}
+
+/// Flows of a server, as the list of its pool has them.
+fn active(world: &mut World, server: &UdpSocket) -> usize {
+    let list = Request::List { pool: "default".to_owned() };
+    let Response::List(report) = world.model.apply(&list, None, world.now).expect("a list").0 else { panic!("a list") };
+    let report = report.servers.iter().find(|report| report.server == address(server));
+    report.map_or(0, |report| usize::try_from(report.active).expect("few"))
+}
+
+#[test]
+fn the_many_flows_of_a_server_leave_it_a_part_in_a_turn_and_those_whose_clients_send_something_at_once() {
+    const ADDRESSES: u8 = 30;
+    let flows = CLIENTS * usize::from(ADDRESSES);
+    assert!(flows > FLOWS_PER_TURN);
+    for how in [Removal::Now, Removal::Wait { limit_ms: None }] {
+        let mut world = World::new(0);
+        world.model.vitals.session_limit = 2 * flows;
+        let [first, second] = [0, 1].map(|at| world.servers[at].try_clone().expect("another name of it"));
+        let pool = || "default".to_owned();
+        world.change(Change::Add { pool: pool(), server: address(&first), settings: ServerSettings::default() });
+        for host in 1..=ADDRESSES {
+            let asked = SocketAddr::new(Ipv4Addr::new(127, 0, 1, host).into(), world.asked[0].port());
+            for client in &world.clients {
+                client.send_to(b"before", asked).expect("sent");
+            }
+            world.run();
+            assert_eq!(World::received(&world.servers).len(), CLIENTS);
+        }
+        world.change(Change::Add { pool: pool(), server: address(&second), settings: ServerSettings::default() });
+        world.run();
+        assert_eq!(
+            (active(&mut world, &first), active(&mut world, &second)),
+            (flows, 0),
+            "they stay with who is there"
+        );
+
+        world.change(Change::Remove { pool: pool(), server: address(&first), how });
+        if world.model.take_picks_changed() {
+            world.flows.look_at_all();
+        }
+        world.with(Flows::look);
+        assert_eq!(active(&mut world, &second), FLOWS_PER_TURN, "{how:?}");
+        let is_at_first = |flow: &Flow<_>| world.model.server_address(flow.server) == address(&first);
+        let (_, waits) = world.flows.table.iter().find(|(_, flow)| is_at_first(flow)).expect("one that waits");
+        let key = waits.key;
+        let client = world.clients.iter().find(|client| address(client) == key.peer).expect("one of them");
+        client.send_to(b"meanwhile", key.asked).expect("sent");
+        assert!(world.serve());
+        let received: Vec<_> = World::received(&world.servers).into_iter().map(|(at, _, bytes)| (at, bytes)).collect();
+        assert_eq!(received, [(1, b"meanwhile".to_vec())], "{how:?}: nothing comes to the one that is removed");
+        assert_eq!(active(&mut world, &second), FLOWS_PER_TURN + 1);
+        world.run();
+        assert_eq!((active(&mut world, &first), active(&mut world, &second)), (0, flows), "{how:?}");
+        assert_eq!(world.flows.ended(), 0);
+        let (done, done_then) = world.flows.ends();
+        assert_eq!((done, done_then), if how == Removal::Now { (flows as u64, flows as u64) } else { (0, 0) });
+    }
+}
+
+#[test]
+fn flows_that_are_killed_end_though_their_server_is_lost_meanwhile() {
+    let mut world = World::new(0);
+    let [first, second] = [0, 1].map(|at| address(&world.servers[at]));
+    let pool = || "default".to_owned();
+    world.change(Change::Add { pool: pool(), server: first, settings: ServerSettings::default() });
+    for client in &world.clients {
+        client.send_to(b"before", world.asked[0]).expect("sent");
+    }
+    world.run();
+    assert_eq!(World::received(&world.servers).len(), CLIENTS);
+    world.change(Change::Add { pool: pool(), server: second, settings: ServerSettings::default() });
+    world.change(Change::KillAll { pool: pool(), server: first });
+    world.change(Change::Remove { pool: pool(), server: first, how: Removal::Now });
+    // One speaks before its turn has come: that begins another flow.
+    world.clients[0].send_to(b"after", world.asked[0]).expect("sent");
+    assert!(world.serve());
+    assert_eq!((world.flows.ended(), world.flows.len()), (1, CLIENTS));
+    world.run();
+    assert_eq!((world.flows.ended(), world.flows.len()), (CLIENTS as u64, 1), "each was counted as one that ends");
+    let received: Vec<_> = World::received(&world.servers).into_iter().map(|(at, _, bytes)| (at, bytes)).collect();
+    assert_eq!(received, [(1, b"after".to_vec())]);
+}
+
+#[test]
+fn an_answer_that_is_under_way_when_a_better_server_comes_back_still_comes() {
+    // Odd: flows follow.
+    let mut world = World::new(1);
+    let own = world.rng.usize(0..SERVERS);
+    world.eligible = [own, (own + 1) % SERVERS].into();
+    let client = (0..CLIENTS).find(|client| world.picked(*client) == Some(own)).expect("one of a dozen");
+    let servers = [own, (own + 1) % SERVERS];
+    let [own_address, other_address] = servers.map(|at| address(&world.servers[at]));
+    let add = |server| Change::Add { pool: "default".to_owned(), server, settings: ServerSettings::default() };
+    world.change(add(other_address));
+    world.clients[client].send_to(b"question", world.asked[0]).expect("sent");
+    world.run();
+    let asker = World::received(&world.servers)[0].1;
+    world.change(add(own_address));
+    world.run();
+    world.servers[servers[1]].send_to(b"answer", asker).expect("sent");
+    world.run();
+    assert_eq!(World::received(&world.clients), [(client, world.asked[0], b"answer".to_vec())]);
+    world.clients[client].send_to(b"the next", world.asked[0]).expect("sent");
+    world.run();
+    let received: Vec<_> = World::received(&world.servers).into_iter().map(|(at, _, bytes)| (at, bytes)).collect();
+    assert_eq!(received, [(own, b"the next".to_vec())], "it goes on with its own");
 }

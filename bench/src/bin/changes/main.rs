@@ -10,17 +10,15 @@ mod measure;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bench::client;
+use bench::interrupt::Interrupt;
 use bench::load::Shape;
 use bench::placement::Placement;
 use bench::servers::Servers;
 use clap::{Parser, ValueEnum};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 use wire::settings::Policy;
 
@@ -125,10 +123,7 @@ fn prepare(arguments: &Arguments) -> Result<Bench> {
     ensure!(Policy::ALL.iter().any(|policy| policy.name() == arguments.policy), "no policy {}", arguments.policy);
     let duration = Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("watch for an interrupt")?;
-    }
+    let interrupt = Interrupt::watch()?;
 
     let own = std::env::current_exe().context("find this program")?;
     let balancerd = arguments.balancerd.clone().unwrap_or_else(|| own.with_file_name("balancerd"));
@@ -158,7 +153,7 @@ fn prepare(arguments: &Arguments) -> Result<Bench> {
         who,
         balancerd,
         placement,
-        interrupted,
+        interrupt,
         rounds: arguments.rounds,
         duration,
         changes: arguments.changes,

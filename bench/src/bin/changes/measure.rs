@@ -2,13 +2,13 @@
 //! the same time, since the longest of more turns is longer.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bench::clock;
+use bench::interrupt::Interrupt;
 use bench::load::{Load, Shape, Tally};
 use bench::placement::Placement;
 use bench::process::Process;
@@ -37,7 +37,7 @@ pub(crate) struct Bench {
     pub(crate) balancerd: PathBuf,
     pub(crate) placement: Placement,
     /// Set when the benchmark is to stop.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
     pub(crate) rounds: usize,
     /// Of one measurement.
     pub(crate) duration: Duration,
@@ -159,7 +159,7 @@ impl Bench {
                 if clock::now() >= end {
                     break;
                 }
-                self.stop_if_interrupted()?;
+                self.interrupt.check()?;
                 answers.push(daemon.ask(&request)?.1);
             }
             self.wait_until(end)?;
@@ -218,7 +218,7 @@ impl Bench {
         if traffic == Traffic::Idle {
             return Ok((work()?, Tally::default()));
         }
-        let mut load = Load::open(&layout.listens, self.shape, &self.interrupted)?;
+        let mut load = Load::open(&layout.listens, self.shape, &self.interrupt)?;
         load.run(WARM_UP).context("warm up")?;
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -234,15 +234,8 @@ impl Bench {
     /// Waits, and fails when it is interrupted.
     fn wait_until(&self, at: Instant) -> Result<()> {
         while clock::now() < at {
-            self.stop_if_interrupted()?;
+            self.interrupt.check()?;
             clock::wait_until(at.min(clock::now() + LOOK));
-        }
-        Ok(())
-    }
-
-    fn stop_if_interrupted(&self) -> Result<()> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
         }
         Ok(())
     }

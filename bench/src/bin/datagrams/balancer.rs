@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bench::process::Process;
-use bench::servers::{NGINX, NGINX_STREAM_MODULE, free_udp_addr, nginx_arguments, nginx_head};
+use bench::servers::{NGINX, NGINX_STREAM_MODULE, free_udp_addr, nginx_arguments, nginx_balancer, nginx_head};
 use clap::ValueEnum;
 
 use crate::servers::{RECEIVE_BUFFER, Servers};
@@ -155,17 +155,10 @@ fn nginx_file(directory: &Path, addr: SocketAddrV4, servers: &[SocketAddrV4], en
     let mut text = format!("load_module {NGINX_STREAM_MODULE};\n");
     let events = if multi { "multi_accept on;" } else { "" };
     text.push_str(&nginx_head(&directory.join("nginx.pid"), NGINX_CONNECTIONS, events));
-    text.push_str("stream {\n    access_log off;\n    upstream servers {\n        hash $remote_addr consistent;\n");
-    for server in servers {
-        let _ = writeln!(text, "        server {server};");
-    }
-    let _ = writeln!(text, "    }}\n    server {{\n        listen {addr} udp rcvbuf={RECEIVE_BUFFER};");
-    let _ = writeln!(text, "        proxy_pass servers;\n        proxy_timeout {};", ending.timeout());
-    if ending == Ending::Answered {
-        text.push_str("        proxy_responses 1;\n");
-    }
-    text.push_str("    }\n}\n");
-    text
+    let responses = if ending == Ending::Answered { "proxy_responses 1;" } else { "" };
+    let timeout = ending.timeout();
+    let settings = format!("listen {addr} udp rcvbuf={RECEIVE_BUFFER}; proxy_timeout {timeout}; {responses}");
+    text + &nginx_balancer(servers, &settings)
 }
 
 fn balancerd_file(addr: SocketAddrV4, servers: &[SocketAddrV4], ending: Ending, one_way: bool) -> String {

@@ -6,11 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddrV4;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use bench::clock;
+use bench::interrupt::Interrupt;
 
 use crate::account::{Arrivals, Faults};
 use crate::clients::{Clients, Place};
@@ -93,7 +93,7 @@ pub(crate) struct Load<'a> {
     pub(crate) until: Until,
     /// The number of the run, which is in each datagram.
     pub(crate) run: u32,
-    pub(crate) interrupted: &'a AtomicBool,
+    pub(crate) interrupt: &'a Interrupt,
 }
 
 /// Where a run is.
@@ -128,9 +128,7 @@ impl Load<'_> {
         loop {
             let now = clock::now();
             state.tally.elapsed = now - begin;
-            if self.interrupted.load(Ordering::Relaxed) {
-                bail!("interrupted");
-            }
+            self.interrupt.check()?;
             if self.is_over(&state.tally) {
                 break;
             }

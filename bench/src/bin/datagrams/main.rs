@@ -8,23 +8,22 @@ mod clients;
 mod datagram;
 mod drops;
 mod load;
+mod outcome;
 mod report;
 mod servers;
 mod workload;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bench::interrupt::Interrupt;
 use bench::placement::Placement;
-use bench::rounds::{Ratio, Rounds};
+use bench::rounds::{Rounds, Spread};
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
 use nix::sys::resource::{Resource, getrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::balancer::{Ending, Kind, Programs};
@@ -214,10 +213,7 @@ fn prepare(arguments: &Arguments) -> Result<Bench> {
     ensure!(rates.iter().all(|rate| *rate >= 1.0), "a rate must be at least 1");
     let duration = Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("watch for an interrupt")?;
-    }
+    let interrupt = Interrupt::watch()?;
 
     let own = std::env::current_exe().context("find this program")?;
     let balancerd = arguments.balancerd.clone().unwrap_or_else(|| own.with_file_name("balancerd"));
@@ -241,7 +237,7 @@ fn prepare(arguments: &Arguments) -> Result<Bench> {
         kinds,
         programs,
         placement,
-        interrupted,
+        interrupt,
         rounds: arguments.rounds,
         duration,
         runs: Cell::new(0),
@@ -273,14 +269,14 @@ fn judge_ceiling(what: &str, rounds: &Rounds<Kind, Stream>) {
 }
 
 /// Says whether balancerd's ratio is within its limit; nothing when it was not measured.
-fn at_most(what: &str, ratio: Option<Ratio>, limit: f64) {
+fn at_most(what: &str, ratio: Option<Spread>, limit: f64) {
     if let Some(ratio) = ratio {
         verdict(&format!("{what}: {ratio}, at most {limit:.2}"), ratio.median <= limit);
     }
 }
 
 /// Says whether balancerd takes as much as nginx does; nothing when it was not measured.
-fn at_least(what: &str, ratio: Option<Ratio>) {
+fn at_least(what: &str, ratio: Option<Spread>) {
     if let Some(ratio) = ratio {
         verdict(&format!("{what}: {ratio}, at least {LEAST_THROUGHPUT:.2}"), ratio.median >= LEAST_THROUGHPUT);
     }

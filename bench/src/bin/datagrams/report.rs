@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use bench::rounds::{Ratio, Rounds};
+use bench::process::Footprint;
+use bench::rounds::{Rounds, Spread, quotient};
 use bench::tables::{align, number, percentile, table};
 use comfy_table::Table;
 
 use crate::account::Faults;
 use crate::balancer::Kind;
 use crate::ceiling::Ceiling;
-use crate::workload::Outcome;
+use crate::outcome::Outcome;
 
 /// What one balancer did in one run.
 pub(crate) struct Figures {
@@ -43,14 +44,6 @@ pub(crate) struct Stream {
     pub(crate) paced: Figures,
     /// The highest rate without loss.
     pub(crate) ceiling: Ceiling,
-}
-
-/// Memory per idle flow in one round, in bytes.
-pub(crate) struct Footprint {
-    pub(crate) own: f64,
-    pub(crate) resident: f64,
-    /// The program's own memory before the flows came.
-    pub(crate) before: f64,
 }
 
 impl Figures {
@@ -121,12 +114,12 @@ pub(crate) fn exchange_table(rounds: &Rounds<Kind, Exchange>, what: &str, markdo
 }
 
 /// How many `kind` did as a multiple of what nginx did.
-pub(crate) fn rate_ratio(rounds: &Rounds<Kind, Exchange>, kind: Kind) -> Option<Ratio> {
+pub(crate) fn rate_ratio(rounds: &Rounds<Kind, Exchange>, kind: Kind) -> Option<Spread> {
     rounds.ratio(kind, Kind::Nginx, |figures| Some(figures.closed.rate))
 }
 
 /// What each cost balancerd as a part of what it cost `base`: in the closed loop, and at the fixed rate.
-pub(crate) fn exchange_cost_ratios(rounds: &Rounds<Kind, Exchange>, base: Kind) -> [Option<Ratio>; 2] {
+pub(crate) fn exchange_cost_ratios(rounds: &Rounds<Kind, Exchange>, base: Kind) -> [Option<Spread>; 2] {
     [
         rounds.ratio(Kind::Balancerd, base, |figures| figures.closed.cost),
         rounds.ratio(Kind::Balancerd, base, |figures| figures.paced.cost),
@@ -165,12 +158,12 @@ pub(crate) fn stream_table(rounds: &Rounds<Kind, Stream>, markdown: bool) -> Tab
 }
 
 /// What a datagram cost `kind` as a part of what it cost `base`.
-pub(crate) fn stream_cost_ratio(rounds: &Rounds<Kind, Stream>, kind: Kind, base: Kind) -> Option<Ratio> {
+pub(crate) fn stream_cost_ratio(rounds: &Rounds<Kind, Stream>, kind: Kind, base: Kind) -> Option<Spread> {
     rounds.ratio(kind, base, |figures| figures.paced.cost)
 }
 
 /// The highest rate of `kind` without loss as a multiple of that of `base`.
-pub(crate) fn ceiling_ratio(rounds: &Rounds<Kind, Stream>, kind: Kind, base: Kind) -> Option<Ratio> {
+pub(crate) fn ceiling_ratio(rounds: &Rounds<Kind, Stream>, kind: Kind, base: Kind) -> Option<Spread> {
     rounds.ratio(kind, base, |figures| (figures.ceiling.rate > 0.0).then_some(figures.ceiling.rate))
 }
 
@@ -202,11 +195,6 @@ fn faults<'a>(all: impl Iterator<Item = &'a Figures>) -> String {
         0 => faults.to_string(),
         some => format!("{faults} ({some} of them by the load)"),
     }
-}
-
-/// A ratio with its range, or a dash.
-fn quotient(ratio: Option<Ratio>) -> String {
-    ratio.map_or_else(|| "-".to_owned(), |ratio| ratio.to_string())
 }
 
 #[cfg(test)]

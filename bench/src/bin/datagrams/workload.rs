@@ -5,25 +5,24 @@
 
 use std::cell::Cell;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bench::clock;
+use bench::interrupt::Interrupt;
 use bench::placement::Placement;
-use bench::process::Process;
+use bench::process::{Footprint, Process};
 use bench::rounds::Rounds;
 use tempfile::TempDir;
 
-use crate::account::Faults;
 use crate::balancer::{Balancer, Ending, Kind, Programs};
-use crate::ceiling::{Ceiling, Probe};
+use crate::ceiling::Ceiling;
 use crate::clients::Clients;
 use crate::drops;
-use crate::load::{Drive, Flows, Load, Shape, Tally, Until};
-use crate::report::{Exchange, Figures, Footprint, Stream};
+use crate::load::{Drive, Flows, Load, Shape, Until};
+use crate::outcome::Outcome;
+use crate::report::{Exchange, Figures, Stream};
 use crate::servers::{Conduct, Servers, Watch};
 
 /// How long a load runs before anything is counted.
@@ -36,10 +35,6 @@ pub(crate) const WARM_UP_FLOWS: u64 = 500;
 const IDLE_WINDOW: u32 = 32;
 /// One rate of the search for the highest is tried for this part of the time of a measurement.
 const PROBE: f64 = 0.25;
-/// The part of a rate that has to be sent for it to have been tried.
-const OFFERED: f64 = 0.97;
-/// The part of the time that a balancer may have waited for a processor for its losses to be its own.
-const WAITED: f64 = 0.05;
 
 /// What all workloads share. The directory goes with it.
 pub(crate) struct Bench {
@@ -48,7 +43,7 @@ pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) placement: Placement,
     /// Set when the benchmark is to stop.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
     pub(crate) rounds: usize,
     /// Of one measurement under load.
     pub(crate) duration: Duration,
@@ -56,20 +51,6 @@ pub(crate) struct Bench {
     pub(crate) runs: Cell<u32>,
     /// Configurations and logs of everything that is started.
     pub(crate) directory: TempDir,
-}
-
-/// What came of one run, at both ends and in between.
-pub(crate) struct Outcome {
-    pub(crate) tally: Tally,
-    /// Datagrams that did all that was expected of them: were answered, or arrived.
-    pub(crate) done: u64,
-    pub(crate) faults: Faults,
-    /// Of the lost ones, those that the kernel dropped at our own sockets; in trains, at most so many.
-    pub(crate) overflow: u64,
-    /// The balancer's processor time.
-    pub(crate) spent: Option<Duration>,
-    /// How long the balancer was ready and had no processor.
-    pub(crate) waited: Option<Duration>,
 }
 
 impl Bench {
@@ -131,17 +112,10 @@ impl Bench {
     ) -> Result<Rounds<Kind, F>> {
         let kinds = self.kinds.iter().filter(|kind| kind.answers() || !answered);
         let balancers = kinds.map(|kind| self.start(*kind, ending)).collect::<Result<Vec<_>>>()?;
-        let mut rounds = Rounds::new();
-        for round in 0..self.rounds {
-            // Each round begins with another balancer: nobody always comes after the same one.
-            let (later, first) = balancers.split_at(round % balancers.len().max(1));
-            let measure = |balancer: &Balancer| {
-                let figures = measure(balancer).with_context(|| format!("load {}", balancer.kind.name()))?;
-                Ok((balancer.kind, figures))
-            };
-            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
-        }
-        Ok(rounds)
+        Rounds::in_turn(self.rounds, &balancers, |balancer| {
+            let figures = measure(balancer).with_context(|| format!("load {}", balancer.kind.name()))?;
+            Ok((balancer.kind, figures))
+        })
     }
 
     /// Starts a balancer, and waits until a datagram comes through it.
@@ -181,7 +155,7 @@ impl Bench {
         self.runs.set(self.runs.get() + 1);
         let run = self.runs.get();
         let conduct = Conduct { run, answer: shape.answered, trains: shape.train > 1 };
-        let load = Load { shape, drive, until, run, interrupted: &self.interrupted };
+        let load = Load { shape, drive, until, run, interrupt: &self.interrupt };
         let mut ports = clients.ports()?;
         ports.extend(self.servers.addrs.iter().map(SocketAddrV4::port));
         let (servers, watch) = (&self.servers, Watch::default());
@@ -225,26 +199,6 @@ impl Bench {
         let held = hold(flows)?;
         let after = process.settled_memory()?;
         drop((warm_up, held));
-        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / flows as f64;
-        Ok(Footprint {
-            own: each(before.own, after.own),
-            resident: each(before.resident, after.resident),
-            before: before.own as f64,
-        })
-    }
-}
-
-impl Outcome {
-    /// Whether `rate` was too much, and for whom.
-    fn probe(&self, rate: f64) -> Probe {
-        let waited = self.waited.is_some_and(|waited| waited > self.tally.elapsed.mul_f64(WAITED));
-        let offered = self.tally.sent as f64 / self.tally.elapsed.as_secs_f64();
-        if self.faults.lost > self.overflow {
-            if waited { Probe::Waited } else { Probe::Lost }
-        } else if self.faults.lost > 0 || self.faults.unsent > 0 || offered < rate * OFFERED {
-            Probe::Ours
-        } else {
-            Probe::Clean
-        }
+        Ok(Footprint::between(before, after, flows))
     }
 }

@@ -122,9 +122,12 @@ impl Balancer {
         Ok(Self { kind, addr, process: Some(process) })
     }
 
-    /// The processor time spent so far; none without a balancer.
-    pub(crate) fn processor_time(&self) -> Result<Option<Duration>> {
-        self.process.as_ref().map(Process::processor_time).transpose()
+    /// What comes of `work`, and the processor time that is spent on it; none without a balancer.
+    pub(crate) fn spend<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Option<Duration>)> {
+        let spent = || self.process.as_ref().map(Process::processor_time).transpose();
+        let before = spent()?;
+        let done = work()?;
+        Ok((done, spent()?.zip(before).map(|(after, before)| after.saturating_sub(before))))
     }
 }
 
@@ -152,12 +155,8 @@ fn start_haproxy(directory: &Path, addr: SocketAddrV4, servers: &Servers, always
 fn start_nginx(directory: &Path, addr: SocketAddrV4, servers: &Servers) -> Result<Process> {
     let mut text = format!("load_module {NGINX_STREAM_MODULE};\n");
     text.push_str(&servers::nginx_head(&directory.join("nginx.pid"), NGINX_CONNECTIONS, ""));
-    text.push_str("stream {\n    access_log off;\n    upstream servers {\n        hash $remote_addr consistent;\n");
-    for server in &servers.addrs {
-        let _ = writeln!(text, "        server {server};");
-    }
-    let _ = writeln!(text, "    }}\n    server {{\n        listen {addr} backlog=4096;\n        proxy_pass servers;");
-    text.push_str("        proxy_timeout 1h;\n    }\n}\n");
+    let settings = format!("listen {addr} backlog=4096; proxy_timeout 1h;");
+    text.push_str(&servers::nginx_balancer(&servers.addrs, &settings));
     let path = directory.join("nginx.conf");
     fs::write(&path, text).context("write nginx's configuration")?;
     Process::start(directory, "nginx", servers::NGINX, servers::nginx_arguments(directory, &path))

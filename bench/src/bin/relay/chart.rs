@@ -3,11 +3,11 @@
 //! One file serves light and dark pages: it has a card of its own to stand on, and takes the reader's choice of colours. No
 //! font is named that a reader would have to have, so the places of texts leave room.
 
+use bench::rounds::Spread;
 use svg::Document;
 use svg::node::element::{Circle, Line as Stroke, Rectangle, Style, Text, Title};
 
 use crate::balancer::Kind;
-use crate::rounds::Spread;
 use crate::summary::{Course, Line};
 
 /// Where things are, in pixels: the plot between `LEFT` and `RIGHT`, what is plotted left of it, figures right of it.
@@ -269,8 +269,9 @@ fn line(from: (f64, f64), to: (f64, f64)) -> Stroke {
 
 #[cfg(test)]
 mod tests {
+    use bench::rounds::Rounds;
+
     use super::*;
-    use crate::rounds::Rounds;
     use crate::summary::Figure;
 
     fn line_of(rounds: &[(f64, f64)]) -> Line {

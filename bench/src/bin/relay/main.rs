@@ -6,7 +6,6 @@ mod chart;
 mod document;
 mod machine;
 mod report;
-mod rounds;
 mod servers;
 mod slow;
 mod sockets;
@@ -15,24 +14,22 @@ mod trace;
 mod workload;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bench::client;
+use bench::interrupt::Interrupt;
 use bench::load::Shape;
 use bench::placement::Placement;
+use bench::rounds::Rounds;
 use clap::{Parser, ValueEnum};
 use comfy_table::Table;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::balancer::{Kind, Programs};
 use crate::document::{Documents, Run};
 use crate::machine::Machine;
 use crate::report::{Fairness, Figures, Unit};
-use crate::rounds::Rounds;
 use crate::servers::{BULK_BYTES, MEDIUM_BYTES, Servers};
 use crate::summary::{Course, Figure, Goal, Line, Section};
 use crate::trace::Traced;
@@ -192,28 +189,28 @@ fn measure(bench: &Bench, arguments: &Arguments, workload: Workload) -> Result<V
         Workload::Kept => {
             let rounds = bench.under_load(kept)?;
             let title = format!("Small requests on {} kept connections", kept.clients);
-            let table = rounds.load_table(MICROSECONDS, false);
+            let table = report::load_table(&rounds, MICROSECONDS, false);
             let cost = Figure::less("CPU per small request", "us", 1);
             vec![load(title, table, &rounds, (cost, &KEPT_COST), rate("small requests", "/s", 0))]
         }
         Workload::Medium => {
             let rounds = bench.under_load(medium)?;
             let title = format!("Answers of {} kB on {} kept connections", MEDIUM_BYTES / 1000, medium.clients);
-            let table = rounds.load_table(MICROSECONDS, true);
+            let table = report::load_table(&rounds, MICROSECONDS, true);
             let cost = Figure::less("CPU per answer of 16 kB", "us", 1);
             vec![load(title, table, &rounds, (cost, &MEDIUM_COST), rate("answers of 16 kB", "/s", 0))]
         }
         Workload::Connect => {
             let rounds = bench.under_load(connect)?;
             let title = format!("New connections, one request each, {} at a time", connect.clients);
-            let table = rounds.load_table(MICROSECONDS, false);
+            let table = report::load_table(&rounds, MICROSECONDS, false);
             let cost = Figure::less("CPU per new connection with a request", "us", 1);
             vec![load(title, table, &rounds, (cost, &CONNECT_COST), rate("new connections with a request", "/s", 0))]
         }
         Workload::Bulk => {
             let rounds = bench.under_load(bulk)?;
             let title = format!("Answers of {} MB on {} kept connections", BULK_BYTES / 1_000_000, bulk.clients);
-            let table = rounds.load_table(MILLISECONDS, true);
+            let table = report::load_table(&rounds, MILLISECONDS, true);
             let cost = Figure::less("CPU per answer of 10 MB", "us", 0).of_bulk();
             vec![load(title, table, &rounds, (cost, &BULK_COST), rate("answers of 10 MB", "/s", 0).of_bulk())]
         }
@@ -227,7 +224,7 @@ fn measure(bench: &Bench, arguments: &Arguments, workload: Workload) -> Result<V
             let title = format!("Memory of {} idle sessions", arguments.idle);
             let own = Figure::less("own memory per idle session", "B", 0);
             let line = Line::new(own, &IDLE_BYTES, &rounds, |footprint| Some(footprint.own));
-            vec![Section::new(title, rounds.memory_table(), vec![line])]
+            vec![Section::new(title, report::memory_table(&rounds), vec![line])]
         }
         Workload::Slow => vec![slow_readers(bench, arguments.slow)?],
         Workload::Syscalls => vec![
@@ -252,7 +249,7 @@ fn measure(bench: &Bench, arguments: &Arguments, workload: Workload) -> Result<V
 fn load(
     title: String,
     table: Table,
-    rounds: &Rounds<Figures>,
+    rounds: &Rounds<Kind, Figures>,
     (cost, goals): (Figure, &[Goal]),
     rate: Figure,
 ) -> Section {
@@ -278,7 +275,7 @@ fn half_load(bench: &Bench, full: Shape) -> Result<Section> {
         Course::new("half load, p99", &rounds, tail),
         Course::new("half load, p99.9", &rounds, |figures| Some(figures.far_tail_latency)),
     ];
-    Ok(Section::new(title, rounds.half_load_table(), lines).with_latencies(latencies))
+    Ok(Section::new(title, report::half_load_table(&rounds), lines).with_latencies(latencies))
 }
 
 fn fairness(bench: &Bench, small: Shape, bulk: Shape) -> Result<Section> {
@@ -302,7 +299,7 @@ fn fairness(bench: &Bench, small: Shape, bulk: Shape) -> Result<Section> {
         Course::new("64 clients with pauses, p99", &rounds, |fairness| Some(fairness.alone.tail_latency)),
         Course::new("the same beside bulk, p99", &rounds, tail),
     ];
-    Ok(Section::new(title, rounds.fairness_table(), vec![line]).with_latencies(latencies))
+    Ok(Section::new(title, report::fairness_table(&rounds), vec![line]).with_latencies(latencies))
 }
 
 fn slow_readers(bench: &Bench, clients: usize) -> Result<Section> {
@@ -317,10 +314,10 @@ fn slow_readers(bench: &Bench, clients: usize) -> Result<Section> {
         Line::new(own, &SLOW_KILOBYTES, &rounds, |pressure| Some(pressure.own? / 1e3)),
         Line::new(all, &[], &rounds, |pressure| Some(pressure.of_balancer()? / 1e3)),
     ];
-    Ok(Section::new(title, rounds.pressure_table(), lines))
+    Ok(Section::new(title, report::pressure_table(&rounds), lines))
 }
 
-fn calls(what: &str, rounds: &Rounds<Traced>) -> Line {
+fn calls(what: &str, rounds: &Rounds<Kind, Traced>) -> Line {
     Line::new(Figure::less(format!("system calls per {what}"), "", 2), &[], rounds, |traced| Some(traced.per_request()))
 }
 
@@ -333,10 +330,7 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
     ensure!(rounds > 0, "--rounds must be at least 1");
     let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("watch for an interrupt")?;
-    }
+    let interrupt = Interrupt::watch()?;
 
     let own = std::env::current_exe().context("find this program")?;
     let beside = |given: &Option<PathBuf>, name| given.clone().unwrap_or_else(|| own.with_file_name(name));
@@ -375,7 +369,7 @@ fn prepare(arguments: &Arguments) -> Result<(Bench, Option<Run>)> {
         kinds,
         programs,
         placement,
-        interrupted,
+        interrupt,
         rounds,
         memory_rounds: (rounds / 2).max(1),
         duration,

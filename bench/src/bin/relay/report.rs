@@ -5,11 +5,12 @@ use std::iter::once;
 use std::time::Duration;
 
 use bench::load::Tally;
+use bench::process::Footprint;
+use bench::rounds::{Rounds, quotient};
 use bench::tables::{align, number, percentile, table};
 use comfy_table::Table;
 
 use crate::balancer::Kind;
-use crate::rounds::{Rounds, Spread};
 use crate::trace::Traced;
 
 /// What one balancer did in one round under load.
@@ -43,14 +44,6 @@ impl Fairness {
     fn errors(&self) -> u64 {
         self.alone.errors + self.beside.errors + self.bulk.errors
     }
-}
-
-/// Memory per idle session in one round, in bytes.
-pub(crate) struct Footprint {
-    pub(crate) own: f64,
-    pub(crate) resident: f64,
-    /// The program's own memory before the sessions came.
-    pub(crate) before: f64,
 }
 
 /// Memory per session of a client that reads slowly, in one round: the most that was seen of each, in bytes. The first ones
@@ -114,195 +107,183 @@ impl Figures {
     }
 }
 
-impl Rounds<Figures> {
-    /// A table of the load's figures; `bytes` shows throughput in bytes rather than in requests.
-    pub(crate) fn load_table(&self, unit: Unit, bytes: bool) -> Table {
-        let mut table = table(false);
-        table.set_header([
-            "balancer".to_owned(),
-            if bytes { "MB/s" } else { "requests/s" }.to_owned(),
-            format!("CPU {}/request", unit.name),
-            "core %".to_owned(),
-            format!("p50 {}", unit.name),
-            format!("p99 {}", unit.name),
-            "errors".to_owned(),
-            "throughput / haproxy".to_owned(),
-            "p99 / haproxy".to_owned(),
-            "CPU / haproxy".to_owned(),
-            "CPU / nginx".to_owned(),
+/// A table of the load's figures; `bytes` shows throughput in bytes rather than in requests.
+pub(crate) fn load_table(rounds: &Rounds<Kind, Figures>, unit: Unit, bytes: bool) -> Table {
+    let mut table = table(false);
+    table.set_header([
+        "balancer".to_owned(),
+        if bytes { "MB/s" } else { "requests/s" }.to_owned(),
+        format!("CPU {}/request", unit.name),
+        "core %".to_owned(),
+        format!("p50 {}", unit.name),
+        format!("p99 {}", unit.name),
+        "errors".to_owned(),
+        "throughput / haproxy".to_owned(),
+        "p99 / haproxy".to_owned(),
+        "CPU / haproxy".to_owned(),
+        "CPU / nginx".to_owned(),
+    ]);
+    let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds / unit.seconds), 1);
+    for kind in rounds.kinds() {
+        let rate = |figures: &Figures| Some(if bytes { figures.byte_rate / 1e6 } else { figures.rate });
+        let cost = |figures: &Figures| figures.cost;
+        let tail = |figures: &Figures| Some(figures.tail_latency);
+        let errors: u64 = rounds.of(kind).map(|figures| figures.errors).sum();
+        table.add_row([
+            kind.name().to_owned(),
+            number(rounds.median(kind, rate), 0),
+            time(rounds.median(kind, cost)),
+            number(rounds.median(kind, |figures| Some(figures.busy? * 100.0)), 0),
+            time(rounds.median(kind, |figures| Some(figures.median_latency))),
+            time(rounds.median(kind, tail)),
+            errors.to_string(),
+            quotient(rounds.ratio(kind, Kind::Haproxy, rate)),
+            quotient(rounds.ratio(kind, Kind::Haproxy, tail)),
+            quotient(rounds.ratio(kind, Kind::Haproxy, cost)),
+            quotient(rounds.ratio(kind, Kind::Nginx, cost)),
         ]);
-        let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds / unit.seconds), 1);
-        for kind in self.kinds() {
-            let rate = |figures: &Figures| Some(if bytes { figures.byte_rate / 1e6 } else { figures.rate });
-            let cost = |figures: &Figures| figures.cost;
-            let tail = |figures: &Figures| Some(figures.tail_latency);
-            let errors: u64 = self.of(kind).map(|figures| figures.errors).sum();
-            table.add_row([
-                kind.name().to_owned(),
-                number(self.median(kind, rate), 0),
-                time(self.median(kind, cost)),
-                number(self.median(kind, |figures| Some(figures.busy? * 100.0)), 0),
-                time(self.median(kind, |figures| Some(figures.median_latency))),
-                time(self.median(kind, tail)),
-                errors.to_string(),
-                quotient(self.ratio(kind, Kind::Haproxy, rate)),
-                quotient(self.ratio(kind, Kind::Haproxy, tail)),
-                quotient(self.ratio(kind, Kind::Haproxy, cost)),
-                quotient(self.ratio(kind, Kind::Nginx, cost)),
-            ]);
-        }
-        align(&mut table, 1);
-        table
     }
+    align(&mut table, 1);
+    table
 }
 
-impl Rounds<Figures> {
-    /// A table of the latencies at a fixed rate.
-    pub(crate) fn half_load_table(&self) -> Table {
-        let mut table = table(false);
-        table.set_header([
-            "balancer",
-            "requests/s",
-            "core %",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "errors",
-            "p50 / haproxy",
-            "p99 / haproxy",
-            "p99.9 / haproxy",
-        ]);
-        let percentiles: [fn(&Figures) -> Option<f64>; 3] = [
-            |figures| Some(figures.median_latency),
-            |figures| Some(figures.tail_latency),
-            |figures| Some(figures.far_tail_latency),
+/// A table of the latencies at a fixed rate.
+pub(crate) fn half_load_table(rounds: &Rounds<Kind, Figures>) -> Table {
+    let mut table = table(false);
+    table.set_header([
+        "balancer",
+        "requests/s",
+        "core %",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "errors",
+        "p50 / haproxy",
+        "p99 / haproxy",
+        "p99.9 / haproxy",
+    ]);
+    let percentiles: [fn(&Figures) -> Option<f64>; 3] = [
+        |figures| Some(figures.median_latency),
+        |figures| Some(figures.tail_latency),
+        |figures| Some(figures.far_tail_latency),
+    ];
+    for kind in rounds.kinds() {
+        let errors: u64 = rounds.of(kind).map(|figures| figures.errors).sum();
+        let mut row = vec![
+            kind.name().to_owned(),
+            number(rounds.median(kind, |figures| Some(figures.rate)), 0),
+            number(rounds.median(kind, |figures| Some(figures.busy? * 100.0)), 0),
         ];
-        for kind in self.kinds() {
-            let errors: u64 = self.of(kind).map(|figures| figures.errors).sum();
-            let mut row = vec![
-                kind.name().to_owned(),
-                number(self.median(kind, |figures| Some(figures.rate)), 0),
-                number(self.median(kind, |figures| Some(figures.busy? * 100.0)), 0),
-            ];
-            row.extend(
-                percentiles.map(|latency| number(self.median(kind, |figures| Some(latency(figures)? * 1e6)), 0)),
-            );
-            row.push(errors.to_string());
-            row.extend(percentiles.map(|latency| quotient(self.ratio(kind, Kind::Haproxy, latency))));
-            table.add_row(row);
-        }
-        align(&mut table, 1);
-        table
+        row.extend(percentiles.map(|latency| number(rounds.median(kind, |figures| Some(latency(figures)? * 1e6)), 0)));
+        row.push(errors.to_string());
+        row.extend(percentiles.map(|latency| quotient(rounds.ratio(kind, Kind::Haproxy, latency))));
+        table.add_row(row);
     }
+    align(&mut table, 1);
+    table
 }
 
-impl Rounds<Fairness> {
-    /// A table of the latency of small requests, alone and beside bulk.
-    pub(crate) fn fairness_table(&self) -> Table {
-        let mut table = table(false);
-        table.set_header([
-            "balancer",
-            "p50 us alone",
-            "p99 us alone",
-            "p50 us beside",
-            "p99 us beside",
-            "requests/s beside",
-            "bulk MB/s",
-            "core % beside",
-            "errors",
-            "p99 beside / haproxy",
+/// A table of the latency of small requests, alone and beside bulk.
+pub(crate) fn fairness_table(rounds: &Rounds<Kind, Fairness>) -> Table {
+    let mut table = table(false);
+    table.set_header([
+        "balancer",
+        "p50 us alone",
+        "p99 us alone",
+        "p50 us beside",
+        "p99 us beside",
+        "requests/s beside",
+        "bulk MB/s",
+        "core % beside",
+        "errors",
+        "p99 beside / haproxy",
+    ]);
+    let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds * 1e6), 0);
+    for kind in rounds.kinds() {
+        let errors: u64 = rounds.of(kind).map(Fairness::errors).sum();
+        table.add_row([
+            kind.name().to_owned(),
+            time(rounds.median(kind, |fairness| Some(fairness.alone.median_latency))),
+            time(rounds.median(kind, |fairness| Some(fairness.alone.tail_latency))),
+            time(rounds.median(kind, |fairness| Some(fairness.beside.median_latency))),
+            time(rounds.median(kind, |fairness| Some(fairness.beside.tail_latency))),
+            number(rounds.median(kind, |fairness| Some(fairness.beside.rate)), 0),
+            number(
+                rounds.median(kind, |fairness| {
+                    Some(fairness.bulk.bytes as f64 / fairness.bulk.elapsed.as_secs_f64() / 1e6)
+                }),
+                0,
+            ),
+            number(rounds.median(kind, |fairness| Some(fairness.beside.busy? * 100.0)), 0),
+            errors.to_string(),
+            quotient(rounds.ratio(kind, Kind::Haproxy, |fairness| Some(fairness.beside.tail_latency))),
         ]);
-        let time = |seconds: Option<f64>| number(seconds.map(|seconds| seconds * 1e6), 0);
-        for kind in self.kinds() {
-            let errors: u64 = self.of(kind).map(Fairness::errors).sum();
-            table.add_row([
-                kind.name().to_owned(),
-                time(self.median(kind, |fairness| Some(fairness.alone.median_latency))),
-                time(self.median(kind, |fairness| Some(fairness.alone.tail_latency))),
-                time(self.median(kind, |fairness| Some(fairness.beside.median_latency))),
-                time(self.median(kind, |fairness| Some(fairness.beside.tail_latency))),
-                number(self.median(kind, |fairness| Some(fairness.beside.rate)), 0),
-                number(
-                    self.median(kind, |fairness| {
-                        Some(fairness.bulk.bytes as f64 / fairness.bulk.elapsed.as_secs_f64() / 1e6)
-                    }),
-                    0,
-                ),
-                number(self.median(kind, |fairness| Some(fairness.beside.busy? * 100.0)), 0),
-                errors.to_string(),
-                quotient(self.ratio(kind, Kind::Haproxy, |fairness| Some(fairness.beside.tail_latency))),
-            ]);
-        }
-        align(&mut table, 1);
-        table
     }
+    align(&mut table, 1);
+    table
 }
 
-impl Rounds<Footprint> {
-    /// A table of the memory per idle session.
-    pub(crate) fn memory_table(&self) -> Table {
-        let mut table = table(false);
-        table.set_header([
-            "balancer",
-            "own bytes/session",
-            "resident bytes/session",
-            "own kB before",
-            "own / haproxy",
-            "own / nginx",
+/// A table of the memory per idle session.
+pub(crate) fn memory_table(rounds: &Rounds<Kind, Footprint>) -> Table {
+    let mut table = table(false);
+    table.set_header([
+        "balancer",
+        "own bytes/session",
+        "resident bytes/session",
+        "own kB before",
+        "own / haproxy",
+        "own / nginx",
+    ]);
+    let own = |footprint: &Footprint| Some(footprint.own);
+    for kind in rounds.kinds() {
+        table.add_row([
+            kind.name().to_owned(),
+            number(rounds.median(kind, own), 0),
+            number(rounds.median(kind, |footprint| Some(footprint.resident)), 0),
+            number(rounds.median(kind, |footprint| Some(footprint.before / 1024.0)), 0),
+            quotient(rounds.ratio(kind, Kind::Haproxy, own)),
+            quotient(rounds.ratio(kind, Kind::Nginx, own)),
         ]);
-        let own = |footprint: &Footprint| Some(footprint.own);
-        for kind in self.kinds() {
-            table.add_row([
-                kind.name().to_owned(),
-                number(self.median(kind, own), 0),
-                number(self.median(kind, |footprint| Some(footprint.resident)), 0),
-                number(self.median(kind, |footprint| Some(footprint.before / 1024.0)), 0),
-                quotient(self.ratio(kind, Kind::Haproxy, own)),
-                quotient(self.ratio(kind, Kind::Nginx, own)),
-            ]);
-        }
-        align(&mut table, 1);
-        table
     }
+    align(&mut table, 1);
+    table
 }
 
-impl Rounds<Pressure> {
-    /// A table of the memory per session of a client that reads slowly.
-    pub(crate) fn pressure_table(&self) -> Table {
-        let mut table = table(false);
-        table.set_header([
-            "balancer",
-            "own kB/session",
-            "in its sockets kB/session",
-            "in its pipes kB/session",
-            "pipes",
-            "in all sockets kB/session",
-            "own / haproxy",
-            "own / nginx",
-            "all / haproxy",
+/// A table of the memory per session of a client that reads slowly.
+pub(crate) fn pressure_table(rounds: &Rounds<Kind, Pressure>) -> Table {
+    let mut table = table(false);
+    table.set_header([
+        "balancer",
+        "own kB/session",
+        "in its sockets kB/session",
+        "in its pipes kB/session",
+        "pipes",
+        "in all sockets kB/session",
+        "own / haproxy",
+        "own / nginx",
+        "all / haproxy",
+    ]);
+    let own = |pressure: &Pressure| pressure.own;
+    let kilo = |figure: fn(&Pressure) -> Option<f64>| move |pressure: &Pressure| Some(figure(pressure)? / 1e3);
+    for kind in rounds.kinds() {
+        table.add_row([
+            kind.name().to_owned(),
+            number(rounds.median(kind, kilo(|pressure| pressure.own)), 1),
+            number(rounds.median(kind, kilo(|pressure| pressure.sockets)), 0),
+            number(rounds.median(kind, kilo(|pressure| pressure.in_pipes)), 1),
+            number(rounds.median(kind, |pressure| pressure.pipes), 0),
+            number(rounds.median(kind, kilo(|pressure| Some(pressure.all_sockets))), 0),
+            quotient(rounds.ratio(kind, Kind::Haproxy, own)),
+            quotient(rounds.ratio(kind, Kind::Nginx, own)),
+            quotient(rounds.ratio(kind, Kind::Haproxy, Pressure::of_balancer)),
         ]);
-        let own = |pressure: &Pressure| pressure.own;
-        let kilo = |figure: fn(&Pressure) -> Option<f64>| move |pressure: &Pressure| Some(figure(pressure)? / 1e3);
-        for kind in self.kinds() {
-            table.add_row([
-                kind.name().to_owned(),
-                number(self.median(kind, kilo(|pressure| pressure.own)), 1),
-                number(self.median(kind, kilo(|pressure| pressure.sockets)), 0),
-                number(self.median(kind, kilo(|pressure| pressure.in_pipes)), 1),
-                number(self.median(kind, |pressure| pressure.pipes), 0),
-                number(self.median(kind, kilo(|pressure| Some(pressure.all_sockets))), 0),
-                quotient(self.ratio(kind, Kind::Haproxy, own)),
-                quotient(self.ratio(kind, Kind::Nginx, own)),
-                quotient(self.ratio(kind, Kind::Haproxy, Pressure::of_balancer)),
-            ]);
-        }
-        align(&mut table, 1);
-        table
     }
+    align(&mut table, 1);
+    table
 }
 
 /// A table of system calls per request: a row for each call, a column for each balancer.
-pub(crate) fn calls_table(rounds: &Rounds<Traced>) -> Table {
+pub(crate) fn calls_table(rounds: &Rounds<Kind, Traced>) -> Table {
     let kinds = rounds.kinds();
     let all = || kinds.iter().flat_map(|kind| rounds.of(*kind));
     let names: BTreeSet<&str> = all().flat_map(|traced| &traced.calls).map(|calls| calls.name.as_str()).collect();
@@ -319,12 +300,4 @@ pub(crate) fn calls_table(rounds: &Rounds<Traced>) -> Table {
     table.add_row(once("(requests)".to_owned()).chain(all().map(|traced| traced.requests.to_string())));
     align(&mut table, 1);
     table
-}
-
-/// A ratio with its range, or a dash.
-pub(crate) fn quotient(ratio: Option<Spread>) -> String {
-    ratio.map_or_else(
-        || "-".to_owned(),
-        |ratio| format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.least, ratio.greatest),
-    )
 }

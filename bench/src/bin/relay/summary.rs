@@ -1,11 +1,10 @@
 //! What a workload comes to: its table, and for each figure that matters a line of medians, ratios and verdicts.
 
+use bench::rounds::{Rounds, Spread, quotient};
 use bench::tables::{align, number, table};
 use comfy_table::{Table, presets};
 
 use crate::balancer::Kind;
-use crate::report::quotient;
-use crate::rounds::{Rounds, Spread};
 
 /// Which way a figure is to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +80,7 @@ impl Line {
     pub(crate) fn new<F>(
         figure: Figure,
         goals: &[Goal],
-        rounds: &Rounds<F>,
+        rounds: &Rounds<Kind, F>,
         take: impl Copy + Fn(&F) -> Option<f64>,
     ) -> Self {
         let kinds = rounds.kinds();
@@ -169,7 +168,7 @@ impl Line {
 
 impl Course {
     /// A course of what `take` reads off each round, in seconds.
-    pub(crate) fn new<F>(what: &str, rounds: &Rounds<F>, take: impl Copy + Fn(&F) -> Option<f64>) -> Self {
+    pub(crate) fn new<F>(what: &str, rounds: &Rounds<Kind, F>, take: impl Copy + Fn(&F) -> Option<f64>) -> Self {
         let value = |kind: Kind| Some((kind, rounds.spread(kind, take)?));
         Self { what: what.to_owned(), values: rounds.kinds().into_iter().filter_map(value).collect() }
     }
@@ -224,7 +223,7 @@ pub(crate) fn summary(lines: &[&Line], full: bool) -> String {
 mod tests {
     use super::*;
 
-    fn rounds() -> Rounds<f64> {
+    fn rounds() -> Rounds<Kind, f64> {
         let mut rounds = Rounds::new();
         rounds.push(vec![(Kind::Haproxy, 10.0), (Kind::Balancerd, 9.0)]);
         rounds

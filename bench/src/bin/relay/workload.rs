@@ -4,22 +4,22 @@
 //! machine meets all of them.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use bench::interrupt::Interrupt;
 use bench::load::{Load, Shape};
 use bench::paced::Paced;
 use bench::placement::Placement;
-use bench::process::Process;
+use bench::process::{Footprint, Process};
+use bench::rounds::Rounds;
 use bench::{client, clock};
 use tempfile::TempDir;
 
 use crate::balancer::{Balancer, Kind, Programs};
-use crate::report::{Fairness, Figures, Footprint, Pressure};
-use crate::rounds::Rounds;
+use crate::report::{Fairness, Figures, Pressure};
 use crate::servers::Servers;
 use crate::slow::{self, SlowReaders};
 use crate::sockets;
@@ -46,7 +46,7 @@ pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) placement: Placement,
     /// Set when the benchmark is to stop.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
     pub(crate) rounds: usize,
     /// Of one measurement under load.
     pub(crate) duration: Duration,
@@ -66,12 +66,12 @@ impl Bench {
     /// Throughput, processor time and latency under a load of `shape`.
     ///
     /// The balancers run throughout all rounds; the ones that have no load wait without cost.
-    pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Figures>> {
+    pub(crate) fn under_load(&self, shape: Shape) -> Result<Rounds<Kind, Figures>> {
         self.rounds_of(self.rounds, |balancer| self.measure(balancer, shape))
     }
 
     /// Latency of small requests of `clients` at half of the rate that the slowest balancer reaches, and that rate.
-    pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Figures>)> {
+    pub(crate) fn half_load(&self, full: Shape) -> Result<(f64, Rounds<Kind, Figures>)> {
         let at_full = self.rounds_of(RATE_ROUNDS.min(self.rounds), |balancer| self.measure(balancer, full))?;
         let balancers = at_full.kinds().into_iter().filter(|kind| *kind != Kind::Direct);
         let slowest = balancers.filter_map(|kind| at_full.median(kind, |figures| Some(figures.rate))).reduce(f64::min);
@@ -81,25 +81,18 @@ impl Bench {
     }
 
     /// Latency of the load `small`, alone and beside the load `bulk`, which has a thread of its own.
-    pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Fairness>> {
+    pub(crate) fn fairness(&self, small: Shape, bulk: Shape) -> Result<Rounds<Kind, Fairness>> {
         self.rounds_of(self.rounds, |balancer| self.measure_beside(balancer, small, bulk))
     }
 
-    fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<F>> {
+    fn rounds_of<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<F>) -> Result<Rounds<Kind, F>> {
         let balancers = self.kinds.iter().map(|kind| self.start(*kind)).collect::<Result<Vec<_>>>()?;
-        let mut rounds = Rounds::new();
-        for round in 0..count {
-            // Each round begins with another balancer: nobody always comes after the same one.
-            let (later, first) = balancers.split_at(round % balancers.len());
-            let measure = |balancer: &Balancer| Ok((balancer.kind, measure(balancer)?));
-            rounds.push(first.iter().chain(later).map(measure).collect::<Result<_>>()?);
-        }
-        Ok(rounds)
+        Rounds::in_turn(count, &balancers, |balancer| Ok((balancer.kind, measure(balancer)?)))
     }
 
     /// Memory per idle session that has relayed one request. Each measurement has a fresh balancer: what a former
     /// one has given back to its allocator would make the next one look smaller.
-    pub(crate) fn idle(&self) -> Result<Rounds<Footprint>> {
+    pub(crate) fn idle(&self) -> Result<Rounds<Kind, Footprint>> {
         self.fresh_rounds(self.memory_rounds, |balancer| {
             let Some(process) = &balancer.process else { return Ok(None) };
             self.footprint(balancer, process).map(Some)
@@ -107,13 +100,13 @@ impl Bench {
     }
 
     /// Memory while clients read slowly, from a fresh balancer each time, as with idle ones.
-    pub(crate) fn back_pressure(&self) -> Result<Rounds<Pressure>> {
+    pub(crate) fn back_pressure(&self) -> Result<Rounds<Kind, Pressure>> {
         self.fresh_rounds(self.memory_rounds, |balancer| self.pressure(balancer).map(Some))
     }
 
     /// System calls of every balancer under a load of `shape`, from some time after its start to some time before its end:
     /// of kept connections neither the opening nor the closing is seen.
-    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Rounds<Traced>> {
+    pub(crate) fn system_calls(&self, shape: Shape) -> Result<Rounds<Kind, Traced>> {
         self.fresh_rounds(1, |balancer| {
             let Some(process) = &balancer.process else { return Ok(None) };
             self.trace(balancer, process, shape).map(Some)
@@ -121,7 +114,11 @@ impl Bench {
     }
 
     /// Rounds in which every balancer is started anew; one for which `measure` has nothing to say is left out.
-    fn fresh_rounds<F>(&self, count: usize, measure: impl Fn(&Balancer) -> Result<Option<F>>) -> Result<Rounds<F>> {
+    fn fresh_rounds<F>(
+        &self,
+        count: usize,
+        measure: impl Fn(&Balancer) -> Result<Option<F>>,
+    ) -> Result<Rounds<Kind, F>> {
         let mut rounds = Rounds::new();
         for _ in 0..count {
             let mut round = Vec::new();
@@ -141,31 +138,26 @@ impl Bench {
 
     fn measure(&self, balancer: &Balancer, shape: Shape) -> Result<Figures> {
         let name = balancer.kind.name();
-        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupt)?;
         load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
-        let before = balancer.processor_time()?;
-        let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
-        let after = balancer.processor_time()?;
-        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (tally, spent) = balancer.spend(|| load.run(self.duration)).with_context(|| format!("load {name}"))?;
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
     }
 
     fn measure_paced(&self, balancer: &Balancer, clients: usize, rate: f64) -> Result<Figures> {
         let name = balancer.kind.name();
-        let mut load = Paced::open(balancer.addr, clients, &self.interrupted)?;
+        let mut load = Paced::open(balancer.addr, clients, &self.interrupt)?;
         load.run(rate, WARM_UP).with_context(|| format!("warm up {name}"))?;
-        let before = balancer.processor_time()?;
-        let tally = load.run(rate, self.duration).with_context(|| format!("load {name}"))?;
-        let after = balancer.processor_time()?;
-        let spent = after.zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (tally, spent) =
+            balancer.spend(|| load.run(rate, self.duration)).with_context(|| format!("load {name}"))?;
         Figures::new(tally, spent).with_context(|| format!("{name} answered no request"))
     }
 
     fn measure_beside(&self, balancer: &Balancer, small: Shape, bulk: Shape) -> Result<Fairness> {
         let alone = self.measure(balancer, small)?;
         let name = balancer.kind.name();
-        let mut load = Load::open(&[balancer.addr], small, &self.interrupted)?;
-        let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], small, &self.interrupt)?;
+        let mut heavy = Load::open(&[balancer.addr], bulk, &self.interrupt)?;
         let (over, counted) = (AtomicBool::new(false), AtomicBool::new(false));
         let (tally, spent, bulk) = thread::scope(|scope| {
             let heavy = scope.spawn(|| {
@@ -175,10 +167,7 @@ impl Bench {
             let mut run = || {
                 load.run(WARM_UP).with_context(|| format!("warm up {name}"))?;
                 counted.store(true, Ordering::Relaxed);
-                let before = balancer.processor_time()?;
-                let tally = load.run(self.duration).with_context(|| format!("load {name}"))?;
-                let after = balancer.processor_time()?;
-                Ok((tally, after.zip(before).map(|(after, before)| after.saturating_sub(before))))
+                balancer.spend(|| load.run(self.duration)).with_context(|| format!("load {name}"))
             };
             let result: Result<_> = run();
             counted.store(true, Ordering::Relaxed);
@@ -198,12 +187,7 @@ impl Bench {
         let sessions = self.hold(balancer, self.sessions)?;
         let after = process.settled_memory()?;
         drop((warm_up, sessions));
-        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / self.sessions as f64;
-        Ok(Footprint {
-            own: each(before.own, after.own),
-            resident: each(before.resident, after.resident),
-            before: before.own as f64,
-        })
+        Ok(Footprint::between(before, after, self.sessions as u64))
     }
 
     fn pressure(&self, balancer: &Balancer) -> Result<Pressure> {
@@ -228,7 +212,7 @@ impl Bench {
         let end = clock::now() + self.slow_time;
         let mut most = Pressure::default();
         while clock::now() < end {
-            self.stop_if_interrupted()?;
+            self.interrupt.check()?;
             for _ in 0..READS_A_LOOK {
                 readers.read()?;
                 clock::pause(slow::PAUSE);
@@ -242,14 +226,14 @@ impl Bench {
     /// Opens sessions that have made one request each and are idle now.
     fn hold(&self, balancer: &Balancer, count: usize) -> Result<Vec<TcpStream>> {
         let open = |index| {
-            self.stop_if_interrupted()?;
+            self.interrupt.check()?;
             client::exchange(index, balancer.addr).with_context(|| format!("session {index}"))
         };
         (0..count).map(open).collect()
     }
 
     fn trace(&self, balancer: &Balancer, process: &Process, shape: Shape) -> Result<Traced> {
-        let mut load = Load::open(&[balancer.addr], shape, &self.interrupted)?;
+        let mut load = Load::open(&[balancer.addr], shape, &self.interrupt)?;
         load.run(WARM_UP)?;
         let mut trace = Trace::start(self.directory.path(), process)?;
         let deadline = clock::now() + ATTACH_LIMIT;
@@ -262,12 +246,5 @@ impl Bench {
         ensure!(tally.errors == 0, "{} failed requests: the relay was not healthy", tally.errors);
         ensure!(tally.requests > 0, "no request was answered");
         Ok(Traced { requests: tally.requests, calls })
-    }
-
-    fn stop_if_interrupted(&self) -> Result<()> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        Ok(())
     }
 }

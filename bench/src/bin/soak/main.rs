@@ -16,7 +16,7 @@ mod watch;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bench::client::START_LIMIT;
 use bench::clock;
+use bench::interrupt::Interrupt;
 use bench::process::Process;
 use clap::Parser;
 use fastrand::Rng;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 use wire::Client;
 use wire::control::{Request, Response};
@@ -82,12 +82,9 @@ fn main() -> Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}, {} minutes", arguments.minutes);
     let findings = Arc::new(Findings::default());
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("watch for an interrupt")?;
-    }
+    let interrupt = Interrupt::watch()?;
     raise_descriptors()?;
-    soak(&arguments, duration, seed, &interrupted, &findings)?;
+    soak(&arguments, duration, seed, &interrupt, &findings)?;
     let (faults, further) = findings.faults();
     if faults.is_empty() {
         println!("\npassed");
@@ -105,7 +102,7 @@ fn soak(
     arguments: &Arguments,
     duration: Duration,
     seed: u64,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
     findings: &Arc<Findings>,
 ) -> Result<()> {
     let directory = TempDir::with_prefix("soak-").context("create a temporary directory")?;
@@ -149,7 +146,7 @@ fn soak(
                 findings.fault(format!("the administrator: {error:#}"));
             }
         });
-        let watched = until_the_end(duration, interrupted, &mut process, &mut watch, findings);
+        let watched = until_the_end(duration, interrupt, &mut process, &mut watch, findings);
         findings.over.store(true, Ordering::Relaxed);
         watched
     });
@@ -181,14 +178,14 @@ fn soak(
 /// Looks each second, until the time is over or somebody interrupts or the first fault is there.
 fn until_the_end(
     duration: Duration,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
     process: &mut Process,
     watch: &mut Watch,
     findings: &Findings,
 ) -> Result<()> {
     let begin = clock::now();
     let mut next = begin;
-    while clock::now() < begin + duration && !interrupted.load(Ordering::Relaxed) && findings.faults().0.is_empty() {
+    while clock::now() < begin + duration && !interrupt.came() && findings.faults().0.is_empty() {
         next += Duration::from_secs(1);
         clock::wait_until(next);
         process.check()?;

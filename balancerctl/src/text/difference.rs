@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use wire::difference::{Difference, visible};
 use wire::report::{PoolMovesReport, ReloadReport};
-use wire::settings::{Difference, visible};
 
 use super::change::moves;
 use super::{Align, rows, table};
@@ -131,8 +131,8 @@ fn sides<T: PartialEq + std::fmt::Display>(sides: &Sides<T>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use wire::difference::Subject;
     use wire::report::MoveReport;
-    use wire::settings::Subject;
 
     use super::*;
 
