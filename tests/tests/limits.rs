@@ -119,8 +119,11 @@ fn a_client_without_a_descriptor_for_its_server_is_closed_and_counted() {
         control.call(&wire::Request::Status).expect("it answers");
     }
     // One is left: it goes to the client, and there is none for the server.
-    let free = process::first_free_descriptor(balancer.pid());
-    limit_descriptors(balancer.pid(), free + 1);
+    wait::until("nothing else has a descriptor for a moment", || {
+        let free = process::first_free_descriptor(balancer.pid());
+        limit_descriptors(balancer.pid(), free + 1);
+        process::first_free_descriptor(balancer.pid()) == free
+    });
     balancer.client().assert_ended();
     limit_descriptors(balancer.pid(), MOST_DESCRIPTORS);
     balancer.wait_for_ends(EndReason::Shortage, 1);
