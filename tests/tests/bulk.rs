@@ -1,9 +1,11 @@
 //! Bulk goes through the kernel's pipes: every byte comes as it was sent, and no pipe stays behind.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use nix::sys::socket::{self, MsgFlags};
 use tests::noise::Noise;
 use tests::{Balancer, Client, Server, Setup, client, config, loopback, process, server, wait};
 use wire::report::EndReason;
@@ -129,6 +131,51 @@ fn a_client_that_does_not_read_gives_its_pipe_back_and_loses_nothing() {
     balancer.assert_quiet();
     assert!(client.rest().expect("an end in order") == Noise::of(seed).bytes(TOO_MUCH));
     drop(client);
+    wait_for_rest(&balancer, pipes, descriptors);
+}
+
+#[test]
+fn an_urgent_byte_within_bulk_holds_nothing_up() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::with(move |mut stream, _| {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        let _ = tell.send(bytes);
+        Ok(())
+    });
+    let (balancer, pipes, descriptors) = at_rest([&server]);
+    let (client, bytes) = (balancer.client(), noise_of(2 * BULK));
+    client.send(&bytes[..BULK]);
+    wait::until("it is spliced", || self::pipes(&balancer) > pipes);
+    let urgent = socket::send(client.stream().as_raw_fd(), b"!", MsgFlags::MSG_OOB);
+    assert_eq!(urgent, Ok(1));
+    client.send(&bytes[BULK..]);
+    wait::until("all of it is through", || balancer.service().bytes_in as usize == bytes.len());
+    balancer.assert_quiet();
+    client.shut();
+    assert!(told.recv_timeout(wait::LIMIT).expect("it came") == bytes, "without the urgent byte");
+    drop(client);
+    wait_for_rest(&balancer, pipes, descriptors);
+}
+
+#[test]
+fn bulk_behind_an_urgent_byte_comes_before_the_end() {
+    let expected = noise_of(2 * BULK);
+    let bytes = expected.clone();
+    let server = Server::with(move |mut stream, _| {
+        let (before, behind) = bytes.split_at(bytes.len() - 100_000);
+        stream.write_all(before)?;
+        socket::send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB)?;
+        stream.write_all(behind)
+    });
+    let (balancer, pipes, descriptors) = at_rest([&server]);
+    for _ in 0..10 {
+        let client = balancer.client();
+        // It reads when all of it is there, up to the end.
+        wait::until("the server has ended", || server.living() == 0);
+        let got = client.rest().expect("an end in order");
+        assert!(got == expected, "{} bytes", got.len());
+    }
     wait_for_rest(&balancer, pipes, descriptors);
 }
 

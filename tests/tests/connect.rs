@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage};
 use tests::{Balancer, Server, Setup, loopback, wait};
 use wire::control::{Change, PoolValues};
+use wire::health::{CheckKind, OnDown};
 use wire::report::{EndReason, HealthState};
 
 /// A number of a client whose server is the wanted one.
@@ -170,4 +171,39 @@ fn a_client_of_a_server_that_is_removed_while_it_connects_goes_to_the_next() {
     assert_eq!(client.server(), server.address());
     assert_eq!(client.exchange(b"x"), b"x");
     assert_eq!(balancer.list().servers.len(), 1, "nothing is left of the other");
+}
+
+#[test]
+fn a_client_that_connects_to_a_server_which_is_closed_for_others_goes_to_the_next() {
+    let (full, server) = (Full::new(), Server::start());
+    let balancer = Setup::new().options("--connect-timeout 1h").start();
+    balancer.add_all([&server]);
+    balancer.add(full.address());
+    let number = client_of(&balancer, full.address());
+    let removed = balancer.client_number(number);
+    balancer.wait_for_sessions(1);
+    balancer.remove_now(full.address());
+    assert_eq!(removed.server(), server.address());
+
+    balancer.add(full.address());
+    let down = balancer.client_number(number);
+    balancer.wait_for_sessions(2);
+    let values = PoolValues {
+        check: Some(CheckKind::Tcp),
+        check_interval_ms: Some(20),
+        check_timeout_ms: Some(100),
+        on_down: Some(OnDown::Close),
+        ..PoolValues::default()
+    };
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+    assert_eq!(down.server(), server.address());
+    for client in [&removed, &down] {
+        assert_eq!(client.exchange(b"x"), b"x");
+    }
+    let listed = balancer.listed(full.address());
+    assert_eq!(
+        (listed.active, listed.connect_failures, listed.connect_timeouts),
+        (0, 0, 0),
+        "no client has found it out"
+    );
 }

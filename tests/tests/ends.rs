@@ -2,11 +2,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 
 use nix::sys::signal::Signal;
 use tests::noise::Noise;
-use tests::{Balancer, Server, Setup, client, server, wait};
+use tests::{Balancer, Client, Server, Setup, client, config, loopback, server, wait};
+use wire::control::{Change, PoolValues};
+use wire::health::{CheckKind, OnDown};
 use wire::report::EndReason;
 
 /// What a server read, and how it ended.
@@ -370,4 +373,107 @@ fn a_stalled_session_ends_when_it_is_told_to() {
     balancer.remove_now(server.address());
     balancer.wait_for_ends(EndReason::Removed, 1);
     wait::until("the server is let go", || server.living() == 0);
+    let end = client.rest().map(|bytes| bytes.len());
+    let end = end.expect_err("what was read for it did not come, so that is no end in order");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+}
+
+/// More than the far side of a connection takes in that does not read, and less than both of them do.
+const UNDER_WAY: usize = 400_000;
+
+/// A server that says its name and these bytes, and resets when it is told to.
+fn saying(bytes: &[u8]) -> (Server, mpsc::Sender<()>) {
+    let (source, (go, may_go)) = (bytes.to_vec(), mpsc::channel());
+    let may_go = Mutex::new(may_go);
+    let server = Server::with(move |mut stream, name| {
+        server::say_name(stream, name)?;
+        stream.write_all(&source)?;
+        may_go.lock().expect("alive").recv().map_err(io::Error::other)?;
+        client::reset(stream);
+        Ok(())
+    });
+    (server, go)
+}
+
+/// Lets a server reset whose bytes are all on their way from the balancer to its client.
+fn reset_behind(server: &Server, go: &mpsc::Sender<()>, balancer: &Balancer) {
+    wait::until("the balancer has passed everything on", || balancer.service().bytes_out as usize >= UNDER_WAY);
+    go.send(()).expect("it waits");
+    wait::until("the server has reset", || server.living() == 0);
+}
+
+#[test]
+fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
+    let bytes = Noise::new().bytes(UNDER_WAY);
+    let (server, go) = saying(&bytes);
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    reset_behind(&server, &go, &balancer);
+    balancer.assert_quiet();
+    assert_eq!(balancer.service().active, 1, "its client is still to be told what it said");
+    assert!(client.receive(UNDER_WAY) == bytes);
+    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+}
+
+#[test]
+fn what_a_server_said_before_it_reset_comes_though_checks_take_it_down() {
+    let bytes = Noise::new().bytes(UNDER_WAY);
+    let (server, go) = saying(&bytes);
+    let balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    reset_behind(&server, &go, &balancer);
+    server.refuse();
+    let values = PoolValues {
+        check: Some(CheckKind::Tcp),
+        check_interval_ms: Some(20),
+        on_down: Some(OnDown::Close),
+        ..PoolValues::default()
+    };
+    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+    balancer.wait_for_log("server is down");
+    assert!(client.receive(UNDER_WAY) == bytes);
+    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+}
+
+#[test]
+fn what_a_client_said_before_it_reset_comes_to_a_server_that_reads_late() {
+    let (go, may_go) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    let server = Server::with(move |stream, name| {
+        server::say_name(stream, name)?;
+        may_go.lock().expect("alive").recv().map_err(io::Error::other)?;
+        let _ = tell.send(read_all(stream));
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let (client, bytes) = (balancer.client(), Noise::new().bytes(UNDER_WAY));
+    assert_eq!(client.server(), server.address());
+    client.send(&bytes);
+    wait::until("the balancer has passed everything on", || balancer.service().bytes_in as usize == UNDER_WAY);
+    client.reset();
+    balancer.assert_quiet();
+    go.send(()).expect("it waits");
+    let (received, end) = told.recv_timeout(wait::LIMIT).expect("the server read");
+    assert!(received == bytes, "{} bytes", received.len());
+    assert_eq!(end.expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+    balancer.wait_for_ends(EndReason::ClientReset, 1);
+}
+
+#[test]
+fn who_does_not_read_what_came_before_a_reset_is_waited_for_as_long_as_for_a_half_closed_session() {
+    let (server, go) = saying(&[0; UNDER_WAY]);
+    let listen = loopback::free();
+    let service = config::service("web", listen, "web").trim_end().to_owned() + "\nhalf_closed_timeout = \"300ms\"\n\n";
+    let balancer = Setup::new().config(&(service + &config::pool("web", "", [&server]))).start();
+    let (descriptors, client) = (balancer.descriptors(), Client::connect(listen));
+    assert_eq!(client.server(), server.address());
+    reset_behind(&server, &go, &balancer);
+    wait::until("it has ended", || balancer.service().ended.get(&EndReason::ServerReset) == Some(&1));
+    assert_eq!(balancer.service().active, 0);
+    wait::until("nothing is left", || balancer.descriptors() <= descriptors);
 }

@@ -701,3 +701,22 @@ fn a_process_that_stood_still_blames_nobody_for_the_time_that_has_passed() {
     drop(clients);
     scene.assert_nothing_is_left();
 }
+
+#[test]
+fn what_came_while_the_process_stood_still_came_in_time() {
+    let server = Server::start();
+    let balancer = Setup::new().options("--idle-timeout 3s").start();
+    balancer.add_all([&server]);
+    // More than a turn takes in.
+    let clients: Vec<Client> = (0..800).map(|number| balancer.client_number(number)).collect();
+    clients.iter().for_each(|client| assert_eq!(client.server(), server.address()));
+    balancer.signal(Signal::SIGSTOP);
+    // While it waits, and not in the middle of a turn.
+    let stat = || std::fs::read_to_string(format!("/proc/{}/stat", balancer.pid())).expect("a process");
+    wait::until("it stands still", || stat().contains(") T "));
+    clients.iter().for_each(|client| client.send(b"z"));
+    (0..4).for_each(|_| wait::a_moment());
+    balancer.signal(Signal::SIGCONT);
+    clients.iter().for_each(|client| assert_eq!(client.receive(1), b"z"));
+    assert_eq!(balancer.service().ended, std::collections::BTreeMap::new());
+}

@@ -251,6 +251,27 @@ fn no_server_has_more_than_the_bounded_load_lets_it_have() {
 }
 
 #[test]
+fn backups_that_serve_are_bounded_as_well_and_turn_nobody_away() {
+    let servers = Server::several(3);
+    for keys in ["max_load = 1.25".to_owned(), policy(Policy::LeastConnections)] {
+        let balancer = equal(&keys, &servers);
+        let backup = ServerValues { backup: Some(true), ..ServerValues::default() };
+        for server in &servers {
+            balancer.set("web", server.address(), backup);
+        }
+        // Of one address, so that on a ring all would come to the same one.
+        let mut kept = held(&balancer, [5; 30]);
+        let counts = counted(kept.iter().map(|(_, server)| *server));
+        assert!(counts.len() == 3 && counts.values().all(|count| *count <= 13), "{keys}: {counts:?}");
+        let emptied = kept[0].1;
+        kept.retain(|(_, server)| *server != emptied);
+        balancer.wait_for_sessions(kept.len() as u64);
+        let more = held(&balancer, [5; 4]);
+        assert!(more.iter().all(|(_, server)| *server == emptied), "{keys}: there is room");
+    }
+}
+
+#[test]
 fn an_overflow_goes_to_the_next_on_the_ring_is_counted_and_comes_back_when_there_is_room() {
     let servers = Server::several(3);
     let balancer = equal("max_load = 1", &servers);

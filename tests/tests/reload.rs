@@ -289,6 +289,23 @@ fn when_a_listener_cannot_be_bound_nothing_at_all_is_taken() {
 }
 
 #[test]
+fn an_option_that_the_kernel_does_not_take_is_refused_before_a_client_meets_it() {
+    let servers = Server::several(1);
+    let listen = loopback::free();
+    let congestion = "congestion = \"nobodys\"";
+    let of_service = service("web", listen, "web").trim_end().to_owned() + "\n" + congestion + "\n";
+    for (text, whose) in
+        [(of_service + &pool("web", "", &servers), "service web"), (web(listen, congestion, &servers), "pool web")]
+    {
+        let balancer = Setup::new().config(&web(listen, "", &servers)).start();
+        balancer.configure(&text);
+        let said = balancer.reload().expect_err("it is refused").to_string();
+        assert!(said.contains(&format!("{whose}: congestion: no such file or directory")), "{said}");
+        assert_eq!(Client::connect(listen).server(), servers[0].address());
+    }
+}
+
+#[test]
 fn sessions_of_a_server_and_of_a_service_that_go_with_the_file_live_on() {
     let servers = Server::several(2);
     let (web_at, second) = (loopback::free(), loopback::free());

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::{NonZeroU8, NonZeroU64};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use tests::questions::weight;
 use tests::{Balancer, Client, Server, wait};
 use wire::connection::ClientSide;
 use wire::control::{Change, PoolValues};
@@ -267,4 +268,27 @@ fn the_end_of_a_client_goes_with_its_words_and_all_servers_may_break() {
     let answer = String::from_utf8(client.rest().expect("an orderly end")).expect("text");
     assert_eq!(answer, format!("{}\n", third.address()));
     assert_eq!(heard.lock().expect("alive").len(), 1);
+}
+
+#[test]
+fn a_server_that_ends_in_order_is_no_server_that_broke() {
+    // It says at once that it has nothing to say, and resets when it has heard the client.
+    let server = Server::with(|mut stream: &TcpStream, _| {
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_exact(&mut [0; 5])?;
+        tests::client::reset(stream);
+        Ok(())
+    });
+    let balancer = Balancer::of([&server]);
+    let (good, heard) = after_reading(5, true);
+    balancer.add(good.address());
+    balancer.set("default", good.address(), weight(0));
+    set_pool(&balancer, PoolValues { replay: Some(1000), ..PoolValues::default() });
+    let client = balancer.client();
+    client.assert_ended();
+    balancer.set("default", good.address(), weight(1));
+    client.send(b"hello");
+    balancer.wait_for_ends(EndReason::ServerReset, 1);
+    assert_eq!(balancer.listed(server.address()).replays, 0, "its client was told that it has ended");
+    assert!(heard.lock().expect("alive").is_empty());
 }

@@ -37,8 +37,8 @@ pub const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 10..=60 * 60 * 1000;
 /// How long a session may be given: to be idle, half-closed or not, or to live at all.
 pub const SESSION_TIME_MS: RangeInclusive<u64> = 100..=365 * 24 * 60 * 60 * 1000;
 
-/// How long a peer may be silent until it is asked, if it is asked at all.
-pub const KEEPALIVE_MS: RangeInclusive<u64> = 1000..=24 * 60 * 60 * 1000;
+/// How long a peer may be silent until it is asked, if it is asked at all. The kernel takes 32767 seconds at most.
+pub const KEEPALIVE_MS: RangeInclusive<u64> = 1000..=9 * 60 * 60 * 1000;
 
 /// How long a peer may take to acknowledge what was sent.
 pub const USER_TIMEOUT_MS: RangeInclusive<u64> = 100..=60 * 60 * 1000;

@@ -227,6 +227,7 @@ mod tests {
             ("--max-age 365days", ClientSide { max_age_ms: Some(some(365 * 86_400_000)), ..usual.clone() }),
             ("--keepalive 0s", ClientSide { socket: socket(0), ..usual.clone() }),
             ("--keepalive 1s", ClientSide { socket: socket(1000), ..usual.clone() }),
+            ("--keepalive 9h", ClientSide { socket: socket(32_400_000), ..usual.clone() }),
         ] {
             assert_eq!(settings(line), expected, "{line}");
         }
@@ -236,6 +237,7 @@ mod tests {
             "--max-age 366days",
             "--half-closed-timeout 99ms",
             "--keepalive 10ms",
+            "--keepalive 10h",
         ] {
             assert!(OfService::try_parse_from(words(wrong)).is_err(), "{wrong}");
         }

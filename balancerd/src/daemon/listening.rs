@@ -177,6 +177,10 @@ pub(super) fn bind(
     for (name, service) in &settings.services {
         listen::check(&service.client_side).map_err(|fault| ListenError::Option { service: name.clone(), fault })?;
     }
+    for (name, pool) in &settings.pools {
+        listen::check_servers(&pool.server_side)
+            .map_err(|fault| ListenError::PoolOption { pool: name.clone(), fault })?;
+    }
     // Datagrams first: a client that came to a connection would be reset if another bind failed after it.
     let datagrams = bind_all(settings, datagrams)?;
     Ok(Bound { datagrams, streams: bind_all(settings, streams)? })

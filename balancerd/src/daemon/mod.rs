@@ -55,6 +55,10 @@ const SCRATCH: usize = 64 * 1024;
 /// Events that one turn takes from the kernel; the others are taken in the next.
 const EVENTS_PER_TURN: usize = 256;
 
+/// Turns in a row whose events were as many as one takes, after which deadlines are looked at all the same. Until then it is
+/// heard first what has come: after the process stood still it may have come in time, and be dealt with late.
+const MOST_FULL_TURNS: u32 = 32;
+
 /// How long after the state file could not be written it is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -108,6 +112,8 @@ pub(crate) struct Daemon {
     signalled: bool,
     unpolled: Repeated,
     watchdog: Option<Watchdog>,
+    /// Turns in a row that were full of events.
+    full_turns: u32,
 }
 
 /// An answer that waits for the state file.
@@ -229,6 +235,7 @@ impl Daemon {
             signalled: false,
             unpolled: Repeated::default(),
             watchdog: sd_notify::watchdog_enabled().map(|limit| Watchdog { every: limit / 2, next: now }),
+            full_turns: 0,
         };
         daemon.relisten(listeners, now);
         daemon.watch(watched, now);
@@ -366,7 +373,10 @@ impl Daemon {
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
         let cx = &mut lend!(self, now);
         self.sessions.settle(cx);
-        self.expire(now);
+        self.full_turns = if ready < EVENTS_PER_TURN { 0 } else { (self.full_turns + 1) % MOST_FULL_TURNS };
+        if self.full_turns == 0 {
+            self.expire(now);
+        }
         let cx = &mut lend!(self, now);
         self.flows.look(cx);
         self.sessions.settle(cx);

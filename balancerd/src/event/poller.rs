@@ -115,15 +115,15 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits until something is ready, or for `timeout`; the events replace those in `events`. A signal that interrupts
-    /// the wait leaves none.
+    /// Waits until something is ready, or for `timeout`; the events replace those in `events`. Where a signal interrupts the
+    /// wait, they are those that are there by then: a process that was stopped has much to hear before it looks at the time.
     pub(crate) fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(&mut events.0, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                events.0.clear();
-                Ok(())
+        let mut timeout = timeout;
+        loop {
+            match self.poll.poll(&mut events.0, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => timeout = Some(Duration::ZERO),
+                result => return result,
             }
-            result => result,
         }
     }
 

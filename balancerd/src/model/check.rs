@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn values_of_connections_have_bounds() {
         type Refused = fn(u64) -> Option<String>;
-        let (year, hour, day) = (365 * 86_400_000, 3_600_000, 86_400_000);
+        let (year, hour) = (365 * 86_400_000, 3_600_000);
         let session_times = "it is from 100ms to 365days";
         let buffers = "it is from 4KiB to 64MiB";
         let cases: [(Refused, &str, u64, u64, &str); 14] = [
@@ -502,8 +502,8 @@ mod tests {
                 |time| client_refused(|side| side.socket.keepalive_ms = time),
                 "keepalive",
                 1000,
-                day,
-                "it is from 1s to 1day",
+                9 * hour,
+                "it is from 1s to 9h",
             ),
             (
                 |time| client_refused(|side| side.socket.user_timeout_ms = NonZeroU32::new(time as u32)),
@@ -545,8 +545,8 @@ mod tests {
                 |time| server_refused(|side| side.socket.keepalive_ms = time),
                 "keepalive",
                 1000,
-                day,
-                "it is from 1s to 1day",
+                9 * hour,
+                "it is from 1s to 9h",
             ),
         ];
         for (refused, key, least, most, fault) in cases {

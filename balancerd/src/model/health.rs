@@ -97,6 +97,11 @@ impl Health {
         self.state() == HealthState::Up
     }
 
+    /// It is down for no other reason than that it was not checked yet.
+    pub(super) fn waits_for_a_check(&self) -> bool {
+        self.unchecked && !self.passes
+    }
+
     /// Why it is not up.
     pub(super) fn reason(&self) -> &str {
         &self.reason

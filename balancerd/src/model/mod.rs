@@ -412,6 +412,13 @@ impl Model {
         self.forget_if_gone(server);
     }
 
+    /// A session waits no longer for the server to answer, which says nothing about that.
+    pub(crate) fn connect_given_up(&mut self, server: ServerId) {
+        self.servers[server].traffic.left();
+        self.on_load(server);
+        self.forget_if_gone(server);
+    }
+
     /// The server broke before it said anything, and the session goes on with another one.
     pub(crate) fn session_moved_on(&mut self, server: ServerId, now: Instant) {
         let entry = &mut self.servers[server];
@@ -647,7 +654,9 @@ impl Model {
 
     fn on_load(&mut self, server: ServerId) {
         let entry = &self.servers[server];
-        self.pools[entry.pool].picker.on_load(server, entry.traffic.active);
+        let pool = &mut self.pools[entry.pool];
+        let picker = if entry.settings.backup { &mut pool.backups } else { &mut pool.picker };
+        picker.on_load(server, entry.traffic.active);
     }
 
     /// A removed server goes with its last session, and its pool with the last of them.

@@ -10,6 +10,9 @@ use super::checks::{Order, TargetId, side_of_checks};
 use super::health::{CheckResult, Trouble};
 use super::{Effect, HealthNews, Model, PoolId, ServerId};
 
+/// A server that serves after its first pass is checked for the first time within this time, however long its interval is.
+const FIRST_CHECK: Duration = Duration::from_secs(2);
+
 /// The times between checks differ by so much, one way and the other, lest many meet.
 const JITTER: f64 = 0.1;
 
@@ -49,7 +52,8 @@ impl Model {
         let Some(server) = self.servers.get_mut(id) else { return };
         let pool = &self.pools[server.pool];
         let check = &pool.check;
-        let within = Duration::from_millis(check.interval_ms);
+        let interval = Duration::from_millis(check.interval_ms);
+        let within = if server.health.waits_for_a_check() { interval.min(FIRST_CHECK) } else { interval };
         let (order, rng) = (server.check_order(check, &pool.check_side, pool.settings.send_proxy), &mut self.rng);
         server.target = self.checks.assign(id, server.target, order, || within.mul_f64(rng.f64()), now);
         if check.kind == CheckKind::None {
@@ -78,9 +82,10 @@ impl Model {
         if !is_enough || !server.takes_part() || !server.is_up() {
             return;
         }
-        // Never more than a part of the pool is out, whoever says so.
+        // Never more than a part of the pool is out, whoever says so; and not the last that is up, which would be let in again
+        // at once, as often as its clients fail.
         let most = pool.len() * usize::from(settings.max_percent) / 100;
-        if pool.len() - pool.up() < most {
+        if pool.len() - pool.up() < most && pool.up() > 1 {
             let mut until = now;
             self.turn(id, now, |server| until = server.health.eject(trouble, &settings, now));
             self.readmissions.insert((until, id));

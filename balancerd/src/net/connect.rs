@@ -167,8 +167,10 @@ pub(super) fn is_ours(errno: Errno) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::num::NonZeroU32;
 
-    use nix::sys::socket::bind;
+    use nix::sys::socket::{bind, getsockopt};
+    use wire::connection::SocketSettings;
 
     use super::*;
 
@@ -192,6 +194,28 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let server = listener.local_addr().expect("bound");
         assert!(!is_connected_to_itself(&begin_own_connect(server, &ServerSide::default(), 0).expect("begun"), server));
+    }
+
+    #[test]
+    fn a_connection_to_a_server_has_what_its_pool_says() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let server = listener.local_addr().expect("bound");
+        let mut side = ServerSide { source: vec![[127, 0, 0, 9].into()], ..ServerSide::default() };
+        side.socket = SocketSettings {
+            user_timeout_ms: NonZeroU32::new(7000),
+            congestion: Some("reno".to_owned()),
+            send_buffer: NonZeroU32::new(16 * 1024),
+            receive_buffer: NonZeroU32::new(8 * 1024),
+            ..SocketSettings::default()
+        };
+        let stream = begin_connect(server, false, &side, server, 0).expect("begun").stream;
+        assert_eq!(stream.local_addr().expect("connected").ip(), side.source[0]);
+        assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout), Ok(7000));
+        assert!(getsockopt(&stream, sockopt::TcpCongestion).expect("asked").to_string_lossy().starts_with("reno"));
+        // The kernel doubles them, for what it needs itself.
+        assert_eq!(getsockopt(&stream, sockopt::SndBuf), Ok(32 * 1024));
+        assert_eq!(getsockopt(&stream, sockopt::RcvBuf), Ok(16 * 1024));
+        assert!(stream.nodelay().expect("asked"));
     }
 
     #[test]

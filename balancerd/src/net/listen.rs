@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tracing::{debug, warn};
-use wire::connection::ClientSide;
+use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::settings::Transport;
 
 use super::{options, words};
@@ -98,6 +99,14 @@ pub(crate) enum ListenError {
     Option {
         /// Whose clients.
         service: String,
+        /// Which option, and what the kernel said.
+        fault: String,
+    },
+    /// The kernel does not take what the connections to a pool's servers are set to.
+    #[error("pool {pool}: {fault}")]
+    PoolOption {
+        /// To whose servers.
+        pool: String,
         /// Which option, and what the kernel said.
         fault: String,
     },
@@ -260,10 +269,25 @@ pub(crate) fn check(side: &ClientSide) -> Result<(), String> {
     if *side == ClientSide::default() {
         return Ok(());
     }
+    tried(|socket| options::set_listener(socket, side))
+}
+
+/// The same of a socket towards a server. What asks for a capability or a device is met at the connect: it may come later.
+///
+/// # Errors
+/// The same.
+pub(crate) fn check_servers(side: &ServerSide) -> Result<(), String> {
+    if side.socket == SocketSettings::default() {
+        return Ok(());
+    }
+    tried(|socket| options::set_named(socket, &side.socket))
+}
+
+fn tried(set: impl Fn(&OwnedFd) -> Result<(), (&'static str, Errno)>) -> Result<(), String> {
     let failed = |errno: Errno| format!("a socket to try options on: {}", errno.desc());
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(failed)?;
-    options::set_listener(&socket, side).map_err(|(option, errno)| format!("{option}: {}", words(errno)))
+    set(&socket).map_err(|(option, errno)| format!("{option}: {}", words(errno)))
 }
 
 fn backlog(side: &ClientSide) -> Backlog {

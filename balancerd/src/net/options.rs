@@ -48,17 +48,26 @@ fn set_buffers(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno
     Ok(())
 }
 
+/// Sets a socket, its keepalive as well.
+///
+/// # Errors
+/// As [`set_listener`].
+pub(super) fn set_named(socket: impl AsFd, settings: &SocketSettings) -> Result<(), (&'static str, Errno)> {
+    let of = |name| move |errno| (name, errno);
+    set_keepalive(&socket, settings.keepalive_ms).map_err(of("keepalive"))?;
+    if let Some(name) = &settings.congestion {
+        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
+    }
+    set_socket(&socket, settings).map_err(of("user_timeout, send_buffer or receive_buffer"))
+}
+
 /// Sets a listener, before it listens or later: what its next clients inherit.
 ///
 /// # Errors
 /// When the kernel does not have what is asked for, such as a congestion control. The name says which option it was.
 pub(super) fn set_listener(socket: impl AsFd, side: &ClientSide) -> Result<(), (&'static str, Errno)> {
     let of = |name| move |errno| (name, errno);
-    set_keepalive(&socket, side.socket.keepalive_ms).map_err(of("keepalive"))?;
-    if let Some(name) = &side.socket.congestion {
-        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
-    }
-    set_socket(&socket, &side.socket).map_err(of("user_timeout, send_buffer or receive_buffer"))?;
+    set_named(&socket, &side.socket)?;
     let seconds = side.defer_accept_ms.map_or(0, |limit| Duration::from_millis(limit.get()).as_secs().max(1));
     raw::set_tcp(&socket, nix::libc::TCP_DEFER_ACCEPT, seconds as i32).map_err(of("defer_accept"))?;
     raw::set_tcp(&socket, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
@@ -144,6 +153,21 @@ pub(super) fn peer_goes_on(socket: &TcpStream) -> bool {
     raw::tcp_info(socket).is_ok_and(|words| words[0].to_ne_bytes()[0] == FIN_WAIT2)
 }
 
+/// Whether something that was sent is not acknowledged by a peer that is still there: how many bytes were so far.
+pub(super) fn unacknowledged(socket: &TcpStream) -> Option<u64> {
+    /// TCP_CLOSE of linux/tcp_states.h.
+    const CLOSE: u8 = 7;
+    // struct tcp_info of linux/tcp.h: words from its begin.
+    const SEGMENTS_UNDER_WAY: usize = 6;
+    const ACKNOWLEDGED: usize = 30;
+    const NOT_SENT: usize = 36;
+    let words = raw::tcp_info(socket).ok()?;
+    let is_there = words[0].to_ne_bytes()[0] != CLOSE;
+    let [low, high] = [words[ACKNOWLEDGED], words[ACKNOWLEDGED + 1]].map(u64::from);
+    // A number of 64 bits, of which only a change is of interest.
+    (is_there && (words[SEGMENTS_UNDER_WAY] > 0 || words[NOT_SENT] > 0)).then_some(low << 32 | high)
+}
+
 /// Lets the close of a socket be an abort. What is queued to be sent is dropped.
 pub(super) fn abort_at_close(socket: &TcpStream) {
     let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
@@ -159,7 +183,7 @@ mod raw {
     use nix::libc::{IPPROTO_TCP, TCP_INFO, c_int, c_void, getsockopt, setsockopt, socklen_t};
 
     /// Words of `struct tcp_info` that are read; a kernel that has fewer leaves the others 0.
-    const WORDS: usize = 36;
+    const WORDS: usize = 37;
 
     /// Sets an option of TCP that is an integer.
     pub(super) fn set_tcp(socket: impl AsFd, name: c_int, value: c_int) -> Result<(), Errno> {
@@ -193,6 +217,7 @@ mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
     use nix::sys::socket::getsockopt;
+    use wire::connection::KEEPALIVE_MS;
 
     use super::*;
 
@@ -220,6 +245,39 @@ mod tests {
         set_listener(&listener, &side).expect("set anew");
         side.socket.congestion = Some("nobody".to_owned());
         assert_eq!(set_listener(&listener, &side), Err(("congestion", Errno::ENOENT)));
+    }
+
+    #[test]
+    fn what_a_peer_has_not_acknowledged_is_known_until_it_has_or_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        for resets in [false, true] {
+            let (mut far, mut near) = pair(&listener);
+            assert_eq!(unacknowledged(&near), None);
+            near.set_nonblocking(true).expect("set");
+            let mut sent = 0;
+            while let Ok(count) = near.write(&[0; 65_536]) {
+                sent += count;
+            }
+            let before = unacknowledged(&near).expect("it is full");
+            if resets {
+                abort_at_close(&far);
+                drop(far);
+            } else {
+                far.read_exact(&mut vec![0; sent / 2]).expect("the half");
+                let after = unacknowledged(&near).expect("the other half");
+                assert!(after > before, "{after} {before}");
+                far.read_exact(&mut vec![0; sent - sent / 2]).expect("the rest");
+            }
+            assert_eq!(unacknowledged(&near), None);
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_the_longest_keepalive_that_there_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let most = *KEEPALIVE_MS.end();
+        set_keepalive(&listener, most).expect("set");
+        assert_eq!(getsockopt(&listener, sockopt::TcpKeepIdle).map(u64::from), Ok(most / 1000));
     }
 
     #[test]

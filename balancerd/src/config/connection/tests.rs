@@ -64,7 +64,7 @@ fn the_connections_to_servers_are_read() {
         mark: NonZeroU32::new(u32::MAX),
         device: Some("eth0.100".to_owned()),
         socket: SocketSettings {
-            keepalive_ms: 86_400_000,
+            keepalive_ms: 32_400_000,
             user_timeout_ms: NonZeroU32::new(3_600_000),
             congestion: Some("tcp_x-2".to_owned()),
             send_buffer: NonZeroU32::new(64 << 20),
@@ -80,7 +80,7 @@ fn the_connections_to_servers_are_read() {
         fast_open = true
         mark = 0xffff_ffff
         device = "eth0.100"
-        keepalive = "1day"
+        keepalive = "9h"
         user_timeout = "1h"
         congestion = "tcp_x-2"
         send_buffer = "64MiB"
@@ -99,7 +99,7 @@ fn the_connections_to_servers_are_read() {
 fn values_of_the_connections_of_clients_have_bounds() {
     let session = "expected a time from 100ms to 365days such as \"1h\" or \"90s\", found";
     let buffer = "expected a size from 4KiB to 64MiB such as \"64KiB\", found";
-    let keepalive = "expected a time from 1s to 1day such as \"30s\", or \"0s\" for never, found";
+    let keepalive = "expected a time from 1s to 9h such as \"30s\", or \"0s\" for never, found";
     for (line, error) in [
         ("idle_timeout = \"99ms\"", format!("16: service.web.idle_timeout: {session} \"99ms\"")),
         ("idle_timeout = \"366days\"", format!("16: service.web.idle_timeout: {session} \"366days\"")),
@@ -127,7 +127,7 @@ fn values_of_the_connections_of_clients_have_bounds() {
         ("fast_open = 65536", "13: service.web.fast_open: expected an integer from 0 to 65535, found 65536".to_owned()),
         ("fast_open = true", "13: service.web.fast_open: expected an integer from 0 to 65535, found true".to_owned()),
         ("keepalive = \"999ms\"", format!("13: service.web.keepalive: {keepalive} \"999ms\"")),
-        ("keepalive = \"25h\"", format!("13: service.web.keepalive: {keepalive} \"25h\"")),
+        ("keepalive = \"10h\"", format!("13: service.web.keepalive: {keepalive} \"10h\"")),
         ("keepalive = false", format!("13: service.web.keepalive: {keepalive} false")),
         (
             "user_timeout = \"99ms\"",

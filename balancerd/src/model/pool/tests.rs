@@ -68,6 +68,31 @@ fn no_server_holds_more_than_the_bound_and_what_it_passes_on_is_counted() {
 }
 
 #[test]
+fn what_backups_carry_counts_as_it_does_of_others() {
+    let backup = ServerValues { backup: Some(true), ..ServerValues::default() };
+    let bounded = PoolValues { max_load: Some(LoadFactor::from_thousandths(1250)), ..PoolValues::default() };
+    let least = PoolValues { policy: Some(Policy::LeastConnections), ..PoolValues::default() };
+    for values in [bounded, least] {
+        let (mut model, service, now) = model();
+        changed(&mut model, &set_pool(values), now);
+        for number in 1..5 {
+            changed(&mut model, &add(address(number), 1), now);
+            changed(&mut model, &set(address(number), backup), now);
+        }
+        let sessions: Vec<ServerId> = (0..100).map(|_| connect(&mut model, service, client(7))).collect();
+        let active = |model: &Model| list(model).servers.iter().map(|row| row.active).collect::<Vec<_>>();
+        assert!(active(&model).iter().all(|active| *active <= 32), "{:?}", active(&model));
+        // One of them loses what it has: it is the one for the next.
+        let emptied = sessions[0];
+        for _ in sessions.iter().filter(|session| **session == emptied) {
+            model.session_ended(service, client(7).ip(), Some(emptied), true, EndReason::ClientClosed, now);
+        }
+        let next: Vec<ServerId> = (0..10).map(|_| connect(&mut model, service, client(7))).collect();
+        assert_eq!(next, [emptied; 10], "{:?}", active(&model));
+    }
+}
+
+#[test]
 fn a_full_server_passes_its_clients_on_and_takes_them_back() {
     let (mut model, service, now) = model();
     for number in 1..4 {

@@ -244,6 +244,32 @@ fn a_server_whose_clients_fail_is_left_out_and_never_the_last_one() {
 }
 
 #[test]
+fn the_last_that_is_up_stays_however_often_its_clients_fail() {
+    let (mut model, _, now) = model();
+    let values = PoolValues {
+        eject_failures: Some(1),
+        eject_max_percent: Some(100),
+        eject_time_ms: Some(3_600_000),
+        eject_max_time_ms: Some(3_600_000),
+        ..PoolValues::default()
+    };
+    changed(&mut model, &set_pool(values), now);
+    for number in 1..=2 {
+        changed(&mut model, &add(address(number), 1), now);
+    }
+    let ids: Vec<ServerId> = model.pools.values().next().expect("the pool").members.values().copied().collect();
+    for count in 0..1000 {
+        for id in &ids {
+            model.connect_began(*id);
+            model.connect_failed(*id, ConnectFailure::Refused, now + count * SECOND / 1000);
+        }
+    }
+    assert_eq!(told(&mut model, now), [(address(1), HealthState::Ejected)], "not a line for each client");
+    assert_eq!(model.readmissions.len(), 1);
+    assert_eq!(row(&model, address(2)).expect("there").health.ejections, 0);
+}
+
+#[test]
 fn resets_before_the_first_byte_count_and_later_ones_do_not() {
     let (mut model, service, now) = model();
     for number in 1..=2 {
@@ -285,6 +311,18 @@ fn a_thousand_servers_are_spread_over_the_interval() {
 }
 
 #[test]
+fn a_server_that_is_to_pass_first_does_not_wait_for_a_long_interval() {
+    let hour = PoolValues { check_interval_ms: Some(3_600_000), ..PoolValues::default() };
+    let first = |initial| {
+        let values = PoolValues { check_initial: Some(initial), ..hour.clone() };
+        let (mut model, _, now) = checked(20, &values);
+        check(&mut model, now + 2 * SECOND, |_| true)
+    };
+    assert_eq!(first(InitialHealth::Down), 20);
+    assert!(first(InitialHealth::Up) < 5, "there is no hurry");
+}
+
+#[test]
 fn what_is_left_alone_is_not_checked_and_what_is_to_pass_first_waits() {
     let initial = PoolValues { check_initial: Some(InitialHealth::Down), ..PoolValues::default() };
     let (mut model, service, now) = checked(1, &initial);
@@ -309,16 +347,18 @@ fn what_is_left_alone_is_not_checked_and_what_is_to_pass_first_waits() {
 }
 
 proptest! {
-    /// Whatever happens to whom: who is picked is eligible, and somebody is picked if anybody is.
+    /// Whatever happens to whom: who is picked is eligible, somebody is picked if anybody is, and nobody loses count of what
+    /// servers carry.
     #[test]
     fn who_is_picked_is_up(
         policy in prop::sample::select(Policy::ALL.as_slice()),
         all in any::<bool>(),
-        steps in prop::collection::vec((0..6u8, 1..8u8, 0..3u32, any::<bool>()), 1..60),
+        steps in prop::collection::vec((0..8u8, 1..8u8, 0..3u32, any::<bool>()), 1..60),
     ) {
         let when = if all { WhenAllDown::UseAll } else { WhenAllDown::Refuse };
         let values = PoolValues { policy: Some(policy), when_all_down: Some(when), ..PoolValues::default() };
         let (mut model, service, mut now) = checked(0, &values);
+        let mut sessions = Vec::new();
         for (what, number, weight, flag) in steps {
             let server = address(number);
             match what {
@@ -339,6 +379,18 @@ proptest! {
                     now += 7 * SECOND;
                     check(&mut model, now, |other| other != server);
                 }
+                5 => {
+                    if let Some((id, _)) = model.pick(service, client(number.into()), &[]) {
+                        model.connect_began(id);
+                        model.session_began(service, client(1).ip(), now).expect("it is let in");
+                        sessions.push(id);
+                    }
+                }
+                6 => {
+                    if let Some(id) = sessions.pop() {
+                        model.session_ended(service, client(1).ip(), Some(id), flag, EndReason::ServerReset, now);
+                    }
+                }
                 _ => {
                     let id = model.pools.values().next().and_then(|pool| pool.members.get(&server).copied());
                     for id in id.into_iter().cycle().take(5) {
@@ -349,6 +401,12 @@ proptest! {
             }
             model.expire(now);
             let rows = list(&model).servers;
+            let pool = model.pools.values().next().expect("a pool");
+            for picker in [&pool.picker, &pool.backups] {
+                let picked = picker.ids().filter(|id| picker.weight_of(*id) > 0);
+                let active: u64 = picked.map(|id| model.servers[id].traffic.active).sum();
+                prop_assert_eq!(picker.active(), active);
+            }
             let ready = |backup| rows.iter().filter(move |row| row.state == ServerState::Ready && row.backup == backup);
             let up = |backup| ready(backup).filter(|row| row.health.state == HealthState::Up);
             let addresses = |rows: &mut dyn Iterator<Item = &ServerReport>| rows.map(|row| row.server).collect::<BTreeSet<_>>();

@@ -109,10 +109,8 @@ impl StreamProbe {
             CheckKind::Send { expect, .. } if memmem::find(&self.received, expect.bytes()).is_some() => {
                 Some(Ok("the expected answer".to_owned()))
             }
-            CheckKind::Http(http) => match status(&self.received) {
-                Ok(Some(status)) if http.status.iter().any(|range| range.contains(status)) => {
-                    Some(Ok(format!("status {status}")))
-                }
+            CheckKind::Http(http) => match status(&self.received, |status| passes(http, status)) {
+                Ok(Some(status)) if passes(http, status) => Some(Ok(format!("status {status}"))),
                 Ok(Some(status)) => Some(Err(format!("status {status}"))),
                 Ok(None) if is_last => Some(Err(format!("{} instead of HTTP", quoted(&self.received)))),
                 Ok(None) => None,
@@ -151,16 +149,32 @@ impl AsFd for StreamProbe {
     }
 }
 
-/// The status of an answer, once it is there.
-fn status(received: &[u8]) -> Result<Option<u16>, httparse::Error> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let parsed = response.parse(received);
-    match (response.code, parsed) {
-        (Some(status), _) => Ok(Some(status)),
-        (None, Ok(_)) => Ok(None),
-        (None, Err(error)) => Err(error),
+fn passes(check: &HttpCheck, status: u16) -> bool {
+    check.status.iter().any(|range| range.contains(status))
+}
+
+/// The status of an answer, once it is there. What only says that the answer is to come (RFC 9110, 15.2) is passed over,
+/// unless it is `wanted`.
+fn status(mut received: &[u8], wanted: impl Fn(u16) -> bool) -> Result<Option<u16>, httparse::Error> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(received);
+        match (response.code, parsed) {
+            (Some(status), parsed) if is_interim(status) && !wanted(status) => match parsed? {
+                httparse::Status::Complete(length) => received = &received[length..],
+                httparse::Status::Partial => return Ok(None),
+            },
+            (Some(status), _) => return Ok(Some(status)),
+            (None, Ok(_)) => return Ok(None),
+            (None, Err(error)) => return Err(error),
+        }
     }
+}
+
+/// Another protocol that was switched to is an answer.
+fn is_interim(status: u16) -> bool {
+    (100..200).contains(&status) && status != 101
 }
 
 #[cfg(test)]
@@ -276,6 +290,18 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n", true, "status 200"),
             ("HTTP/1.0 302 Found\r\nLocation: /x\r\n\r\n", true, "status 302"),
             ("HTTP/1.1 503 Service Unavailable\r\n", false, "status 503"),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n",
+                true,
+                "status 204",
+            ),
+            ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 No\r\n\r\n", false, "status 500"),
+            (
+                "HTTP/1.1 103 Early Hints\r\n\r\n",
+                false,
+                "\"HTTP/1.1 103 Early Hints\\r\\n\\r\\n\" came instead of HTTP",
+            ),
+            ("HTTP/1.1 101 Switching Protocols\r\n\r\n", false, "status 101"),
             ("HTTP/1.1 20", false, "\"HTTP/1.1 20\" came instead of HTTP"),
             ("SSH-2.0-x\r\n", false, "\"SSH-2.0-x\\r\\n\" came instead of HTTP: invalid HTTP version"),
         ] {
@@ -290,5 +316,16 @@ mod tests {
                 assert!(request.ends_with("\r\nConnection: close\r\n\r\n"), "{request}");
             }
         }
+    }
+
+    #[test]
+    fn a_status_that_is_wanted_is_the_answer_whatever_it_is() {
+        let status = vec!["1xx".parse().expect("statuses")];
+        let (found, _) = outcome(
+            CheckKind::Http(HttpCheck { status, ..HttpCheck::default() }),
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            1000,
+        );
+        assert_eq!(found, Ok("status 100".to_owned()));
     }
 }

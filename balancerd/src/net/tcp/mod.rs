@@ -40,8 +40,9 @@ slotmap::new_key_type! {
 /// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
 const SAMPLED: u64 = 16;
 
-/// Sessions that end in one turn for being idle, or since their server is to have none any more. To close both sockets takes
-/// some ten microseconds; what is left waits for the next turn, behind the sockets that are ready.
+/// Sessions that end in one turn for being idle or late with their header, or since their server is to have none any more.
+/// To close both sockets takes some ten microseconds; what is left waits for the next turn, behind the sockets that are
+/// ready.
 const ENDS_PER_TURN: u64 = 256;
 
 /// Every session, and what is common to them.
@@ -275,19 +276,20 @@ impl Sessions {
     /// Does what is due: gives connects and headers up, ends idle sessions and others that are to end, takes kernel pipes
     /// back, logs what was not logged.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
-        while let Some(id) = self.newcomers.due(cx.now) {
+        let mut left = ENDS_PER_TURN;
+        while left > 0
+            && let Some(id) = self.newcomers.due(cx.now)
+        {
+            left -= 1;
             self.end_newcomer(id, EndReason::HeaderTimeout, cx);
         }
-        let ended = self.ended;
-        let has_time = |sessions: &Self| sessions.ended - ended < ENDS_PER_TURN;
-        while has_time(self)
+        while left > 0
             && let Some(id) = self.to_end.pop()
         {
-            if let Some(reason) = self.slots.get(id).and_then(|session| session.to_end) {
-                self.end(id, reason, cx);
-            }
+            left -= 1;
+            self.end_as_told(id, cx);
         }
-        while has_time(self)
+        while left > 0
             && let Some((at, id)) = self.deadlines.pop_due(cx.now)
         {
             let Some(session) = self.slots.get_mut(id).filter(|session| session.guess == Some(at)) else { continue };
@@ -298,7 +300,10 @@ impl Sessions {
                     session.keep_alive(cx.model.server_side(session.server_id).socket.keepalive_ms);
                     self.schedule(id, cx);
                 }
-                next => self.go_on(id, next, cx),
+                next => {
+                    left -= 1;
+                    self.go_on(id, next, cx);
+                }
             }
         }
         self.kernel_pipes.expire(cx.now);
@@ -338,6 +343,20 @@ impl Sessions {
         let its = self.slots.iter().filter(|(_, session)| is_meant(session)).map(|(id, _)| id);
         for id in its.collect::<Vec<_>>() {
             self.end_soon(id, reason);
+        }
+    }
+
+    /// Ends a session whose turn has come. Where it is the server that goes, one that it has not answered goes on to the next
+    /// one; where it is down, one whose client has only to take what it said lives on.
+    fn end_as_told(&mut self, id: SessionId, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let Some(reason) = session.to_end else { return };
+        match reason {
+            EndReason::ServerDown if session.is_draining() => session.to_end = None,
+            EndReason::ServerDown | EndReason::Removed if !session.is_connected() => {
+                self.give_up_connect(id, reason, cx);
+            }
+            _ => self.end(id, reason, cx),
         }
     }
 
@@ -434,7 +453,13 @@ impl Sessions {
             Next::Wait => self.unsettled.push(id),
             Next::Retry(errno) => self.retry(id, errno, cx),
             Next::Replay(reason) => self.replay(id, reason, cx),
-            Next::End(reason) => self.end(id, reason, cx),
+            Next::End(reason) => match self.slots.get_mut(id).is_some_and(|session| session.drains(reason, cx.now)) {
+                true => {
+                    self.schedule(id, cx);
+                    self.unsettled.push(id);
+                }
+                false => self.end(id, reason, cx),
+            },
         }
     }
 
@@ -496,15 +521,25 @@ impl Sessions {
         self.go_elsewhere(id, tried, has_first_words, None, cx);
     }
 
+    /// The server that a session connects to is not waited for any longer: goes on with the next one.
+    fn give_up_connect(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
+        let Some(session) = self.slots.get_mut(id) else { return };
+        let server = session.server_id;
+        session.lead_with(&[]);
+        let (tried, has_first_words) = (session.take_tried(), session.has_first_words());
+        cx.model.connect_given_up(server);
+        self.go_elsewhere(id, tried, has_first_words, Some(reason), cx);
+    }
+
     /// The server broke before it said anything: another one gets all that the client said.
     fn replay(&mut self, id: SessionId, reason: EndReason, cx: &mut Context<'_>) {
         let Some(session) = self.slots.get_mut(id) else { return };
         let server = session.server_id;
         session.replay(cx.model.may_splice(session.service));
-        let tried = session.replayed().to_vec();
+        let (tried, has_first_words) = (session.replayed().to_vec(), session.has_first_words());
         debug!(client = %session.peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
         cx.model.session_moved_on(server, cx.now);
-        self.go_elsewhere(id, tried, true, Some(reason), cx);
+        self.go_elsewhere(id, tried, has_first_words, Some(reason), cx);
     }
 
     /// Connects a session to a server that is not among the `tried`. If there is none it ends, for the reason that it has
@@ -610,8 +645,8 @@ impl Sessions {
 
     fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
         let Some(mut session) = self.slots.remove(id) else { return };
-        session.release(&mut self.kernel_pipes);
         session.pass_on_a_reset(reason);
+        session.release(&mut self.kernel_pipes);
         let age = cx.now - session.began;
         debug!(
             client = %session.peer,

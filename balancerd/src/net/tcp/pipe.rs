@@ -213,11 +213,12 @@ impl Pipe {
         through: &mut Through<'_>,
         now: Instant,
     ) -> Step {
-        // The pipe is empty: that there is nothing to be had now can only mean the source.
+        // The pipe is empty: that there is nothing to be had now can only mean the source. And it may be that splice alone has
+        // nothing, or takes it for the end: it goes no further than to an urgent byte, whatever is behind it. A read knows.
         match pipe.fill(source, through.most_spliced) {
             Ok(0) => {
                 through.kernel_pipes.put(pipe, now);
-                self.end()
+                self.copy(source, sink, through.scratch)
             }
             Ok(count) => {
                 self.way.on_step(count);
@@ -229,9 +230,10 @@ impl Pipe {
                 through.kernel_pipes.put(pipe, now);
                 if is_refusal(&error) {
                     through.kernel_pipes.on_refusal(&error);
-                    return self.copy(source, sink, through.scratch);
+                } else if !is_transient(&error) {
+                    return self.on_read_failed(error);
                 }
-                self.on_read_failed(error)
+                self.copy(source, sink, through.scratch)
             }
         }
     }

@@ -113,6 +113,20 @@ enum Phase {
         with_syn: Option<usize>,
     },
     Relaying,
+    /// One side broke, and what the other is still to be told is in the kernel: a reset would drop it, and waits.
+    Draining(Drain),
+}
+
+/// What the side that is left has not acknowledged yet, looked at now and then: the kernel tells nobody when it has.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    /// Why the session ends.
+    reason: EndReason,
+    /// What it had acknowledged at the last look, in bytes.
+    acknowledged: u64,
+    looked: Instant,
+    /// From then to the next look.
+    pause: Duration,
 }
 
 impl Phase {
@@ -158,6 +172,11 @@ impl Timeouts {
         }
     }
 }
+
+/// From the first look at a side that is left to the second; each pause is twice as long as the one before, up to the
+/// longest.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 
 /// A session's age limit is the one that is set, give or take this part of it.
 const JITTER: u32 = 10;
@@ -274,7 +293,7 @@ impl Session {
 
     /// Whether the server has answered the connect.
     pub(super) fn is_connected(&self) -> bool {
-        matches!(self.phase, Phase::Relaying)
+        !matches!(self.phase, Phase::Connecting { .. })
     }
 
     /// When something moved for the last time.
@@ -319,13 +338,14 @@ impl Session {
     /// | relaying, nothing kept | readable, until its end was read | the same |
     /// | relaying, something kept for a side | - | that side writable, the other not readable |
     /// | relaying, the end of a side was read, nothing kept for it | that it breaks | the same |
+    /// | draining | nothing: it is looked at now and then | nothing |
     pub(super) fn interest(&self, side: Side) -> Interest {
         let (incoming, outgoing) = match side {
             Side::Client => (&self.inward, &self.outward),
             Side::Server => (&self.outward, &self.inward),
         };
         match (&self.phase, side) {
-            (Phase::Connecting { .. }, Side::Client) => Interest::NONE,
+            (Phase::Connecting { .. }, Side::Client) | (Phase::Draining(_), _) => Interest::NONE,
             (Phase::Connecting { .. }, Side::Server) => Interest::WRITE,
             (Phase::Relaying, _) => {
                 let (read, write) = (incoming.wants_read(), outgoing.wants_write());
@@ -394,6 +414,9 @@ impl Session {
             }
             return outcome;
         }
+        if self.is_draining() {
+            return outcome;
+        }
         if ready.writable {
             self.flush(side, through, &mut outcome, now);
         }
@@ -418,6 +441,9 @@ impl Session {
     /// Tells a side that the other one has ended. Not when it happens but at the end of the turn: a session whose other
     /// side has ended by then is closed, which says the same with fewer calls.
     pub(super) fn pass_on_ends(&mut self) {
+        if self.is_draining() {
+            return;
+        }
         self.inward.pass_on_the_end(&self.server.stream);
         self.outward.pass_on_the_end(&self.client.stream);
     }
@@ -427,6 +453,7 @@ impl Session {
     pub(super) fn next_deadline(&self, timeouts: Timeouts) -> Instant {
         match self.phase {
             Phase::Connecting { since, .. } => since + timeouts.connect,
+            Phase::Draining(drain) => drain.looked + drain.pause,
             Phase::Relaying => {
                 let others = [self.inward.stalls_at(), self.outward.stalls_at(), self.too_old_at(timeouts)];
                 others.into_iter().flatten().fold(self.idle_at(timeouts), Instant::min)
@@ -465,6 +492,7 @@ impl Session {
         }
         match self.phase {
             Phase::Connecting { .. } => Next::Retry(Errno::ETIMEDOUT),
+            Phase::Draining(drain) => self.look_at_the_rest(drain, timeouts, now),
             Phase::Relaying if self.too_old_at(timeouts).is_some_and(|at| at <= now) => Next::End(EndReason::MaxAge),
             Phase::Relaying
                 if self.is_half_closed() && timeouts.half_closed.is_some_and(|limit| limit < timeouts.idle) =>
@@ -481,22 +509,73 @@ impl Session {
         self.outward.abandon(kernel_pipes);
     }
 
+    /// Whether the session, of which one side broke, goes on until the other has what was said before. Extra calls say no.
+    pub(super) fn drains(&mut self, reason: EndReason, now: Instant) -> bool {
+        if !is_abort(reason) || !self.is_relaying() {
+            return false;
+        }
+        let Some(acknowledged) = self.survivor(reason).and_then(|end| options::unacknowledged(&end.stream)) else {
+            return false;
+        };
+        self.last_moved = now;
+        self.phase = Phase::Draining(Drain { reason, acknowledged, looked: now, pause: FIRST_LOOK });
+        true
+    }
+
+    /// One side broke, and the other is still to be told what that said.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining(_))
+    }
+
+    fn is_relaying(&self) -> bool {
+        matches!(self.phase, Phase::Relaying)
+    }
+
+    /// Whether the side that is left has everything, or has stopped taking it.
+    fn look_at_the_rest(&mut self, drain: Drain, timeouts: Timeouts, now: Instant) -> Next {
+        let Some(acknowledged) = self.survivor(drain.reason).and_then(|end| options::unacknowledged(&end.stream))
+        else {
+            return Next::End(drain.reason);
+        };
+        if acknowledged != drain.acknowledged {
+            self.last_moved = now;
+        }
+        let limit = timeouts.half_closed.map_or(timeouts.idle, |limit| limit.min(timeouts.idle));
+        let is_too_old = self.too_old_at(timeouts).is_some_and(|at| at <= now);
+        if is_too_old || now.saturating_duration_since(self.last_moved) >= limit {
+            return Next::End(drain.reason);
+        }
+        let pause = (2 * drain.pause).min(LONGEST_LOOK);
+        self.phase = Phase::Draining(Drain { acknowledged, looked: now, pause, ..drain });
+        Next::Wait
+    }
+
+    /// The end that did not break.
+    fn survivor(&self, reason: EndReason) -> Option<&End> {
+        match reason {
+            EndReason::ClientReset | EndReason::ClientLost => Some(&self.server),
+            EndReason::ServerReset | EndReason::ServerLost => Some(&self.client),
+            _ => None,
+        }
+    }
+
     /// Makes the coming close of the sockets an abort for whoever would not learn of it otherwise: the peer of a connection
     /// that was reset sees a reset, as it would without the balancer, and so does one that was told of the end before and
-    /// goes on itself.
+    /// goes on itself, and one that does not get all that was read for it, and would take the end for that of the whole.
     pub(super) fn pass_on_a_reset(&self, reason: EndReason) {
-        let survivor = match reason {
-            EndReason::ClientClosed | EndReason::ServerClosed => return,
-            EndReason::ClientReset | EndReason::ClientLost => &self.server,
-            EndReason::ServerReset | EndReason::ServerLost => &self.client,
-            _ => {
-                let ends = [&self.client, &self.server].into_iter();
-                ends.filter(|end| options::peer_goes_on(&end.stream))
-                    .for_each(|end| options::abort_at_close(&end.stream));
-                return;
+        if matches!(reason, EndReason::ClientClosed | EndReason::ServerClosed) {
+            return;
+        }
+        // One that was to be told of a reset is told of it, whatever ends its session before that.
+        let reason = if let Phase::Draining(drain) = self.phase { drain.reason } else { reason };
+        match self.survivor(reason) {
+            Some(survivor) => options::abort_at_close(&survivor.stream),
+            None => {
+                let ends = [(&self.client, &self.outward), (&self.server, &self.inward)].into_iter();
+                ends.filter(|(end, pipe)| pipe.wants_write() || options::peer_goes_on(&end.stream))
+                    .for_each(|(end, _)| options::abort_at_close(&end.stream));
             }
-        };
-        options::abort_at_close(&survivor.stream);
+        }
     }
 
     fn on_connect(&mut self, side: Side, ready: Ready) -> Next {
@@ -568,6 +647,10 @@ impl Session {
             }
             Step::Ended => {
                 self.last_moved = now;
+                // A server that has nothing to say has said so, and its client hears of it.
+                if from == Side::Server {
+                    self.inward.forget();
+                }
                 self.ending.get_or_insert(match from {
                     Side::Client => EndReason::ClientClosed,
                     Side::Server => EndReason::ServerClosed,

@@ -596,3 +596,71 @@ fn a_deadline_that_moved_is_not_yet() {
     scene.ready(Side::Client, READABLE);
     assert_eq!(scene.session.next_deadline(timeouts), at(110), "an event that moves nothing is no activity");
 }
+
+#[test]
+fn sessions_that_came_together_grow_too_old_one_after_the_other() {
+    let hour = Duration::from_secs(3600);
+    let timeouts = Timeouts { max_age: Some(hour), ..Timeouts::new(Duration::from_secs(3), 2 * hour) };
+    let mut scene = Scene::relaying();
+    let mut ages: Vec<Duration> = (0..1000u16)
+        .map(|number| {
+            scene.session.peer.set_port(32_768 + number);
+            scene.session.too_old_at(timeouts).expect("a limit") - scene.now
+        })
+        .collect();
+    let mut none = KernelPipes::new(0);
+    let last = *ages.last().expect("some");
+    assert_eq!(scene.session.expire(timeouts, &mut none, scene.now + last), Next::End(EndReason::MaxAge));
+    ages.sort_unstable();
+    assert!(ages[0] >= hour * 9 / 10 && ages[999] <= hour * 11 / 10, "{:?} {:?}", ages[0], ages[999]);
+    // In each tenth of the span come some of them, and nowhere more than twice as many.
+    for tenth in 0..10 {
+        let from = hour * 9 / 10 + hour / 50 * tenth;
+        let count = ages.iter().filter(|age| (from..from + hour / 50).contains(*age)).count();
+        assert!((50..=200).contains(&count), "{count} in the tenth {tenth}");
+    }
+}
+
+#[test]
+fn a_reset_waits_for_what_is_under_way_and_looks_ever_less_often() {
+    let timeouts = Timeouts {
+        half_closed: Some(Duration::from_secs(10)),
+        ..Timeouts::new(Duration::from_secs(3), Duration::from_secs(60))
+    };
+    let mut scene = Scene::relaying();
+    let sent = scene.stuff();
+    assert!(!scene.session.drains(EndReason::ClientClosed, scene.now), "an end in order drops nothing");
+    assert!(scene.session.drains(EndReason::ClientReset, scene.now));
+    assert!(scene.session.is_draining() && scene.session.is_connected());
+    assert!(!scene.session.drains(EndReason::ClientReset, scene.now), "once");
+    assert_eq!(scene.interests(), (Interest::NONE, Interest::NONE));
+    assert_eq!(scene.ready(Side::Server, FAILED), Outcome::default());
+    let (mut none, mut looks) = (KernelPipes::new(0), 0);
+    let at = loop {
+        let at = scene.session.next_deadline(timeouts);
+        looks += 1;
+        match scene.session.expire(timeouts, &mut none, at) {
+            Next::Wait => {}
+            next => {
+                assert_eq!(next, Next::End(EndReason::ClientReset), "after {looks} looks");
+                break at;
+            }
+        }
+    };
+    let waited = at - scene.now;
+    assert!(waited >= Duration::from_secs(10) && waited < Duration::from_secs(11), "{waited:?}");
+    assert!((20..30).contains(&looks), "{looks}");
+
+    // One that takes it all is not waited for any longer.
+    scene.server.set_nonblocking(true).expect("set");
+    let mut got = 0;
+    while got < sent - scene.session.inward.kept() {
+        got += scene.server.read(&mut [0; 65_536]).unwrap_or(0);
+    }
+    let next = scene.session.look_at_the_rest(
+        Drain { reason: EndReason::ClientReset, acknowledged: 0, looked: at, pause: FIRST_LOOK },
+        timeouts,
+        at,
+    );
+    assert_eq!(next, Next::End(EndReason::ClientReset));
+}
