@@ -96,18 +96,6 @@ pub fn pipes(pid: u32) -> usize {
     targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
 }
 
-/// The number that the next descriptor of the process gets.
-///
-/// # Panics
-/// When there is no such process.
-#[must_use]
-pub fn first_free_descriptor(pid: u32) -> usize {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
-    let taken: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a number")).collect();
-    (0..).find(|number: &usize| !taken.contains(&number.to_string())).expect("there is always a next number")
-}
-
 /// Sets the limit of a process that runs: a number at or above which it gets no new descriptor, [`MOST_DESCRIPTORS`] at most.
 ///
 /// # Panics
@@ -116,6 +104,26 @@ pub fn limit_descriptors(pid: u32, count: usize) {
     let (pid, limit) = (format!("--pid={pid}"), format!("--nofile={count}:{MOST_DESCRIPTORS}"));
     let status = Command::new("prlimit").args([pid, limit]).status();
     assert!(status.expect("prlimit runs").success());
+}
+
+/// Lets a process that runs get so many more descriptors, and no further one. It is one that opens and closes nothing.
+///
+/// # Panics
+/// When there is no `prlimit`, it may not, or the process does not come to rest.
+pub fn leave_descriptors(pid: u32, count: usize) {
+    wait::until("nothing has a descriptor for a moment only", || {
+        let free = first_free_descriptor(pid);
+        limit_descriptors(pid, free + count);
+        first_free_descriptor(pid) == free
+    });
+}
+
+/// The number that the next descriptor of the process gets.
+fn first_free_descriptor(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
+    let taken: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a number")).collect();
+    (0..).find(|number: &usize| !taken.contains(&number.to_string())).expect("there is always a next number")
 }
 
 /// The hard limit that [`limit_descriptors`] sets, and so what there may be again.

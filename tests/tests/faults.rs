@@ -18,7 +18,7 @@
 //! | sockets have hardly any memory | here |
 //! | the log's disk is full | here |
 //! | the state file's disk fails | `restart.rs` |
-//! | the clock jumps | `layers.rs`: no other clock than the monotonic one is read; here: a process that stood still |
+//! | the clock jumps | here; `layers.rs`: no other clock than the monotonic one is read; a process that stood still: here |
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -32,7 +32,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage};
 use tests::load::{self, Load};
 use tests::noise::Noise;
-use tests::{Balancer, Client, Server, Setup, client, loopback, namespace, process, server, wait};
+use tests::{Balancer, Client, Server, Setup, client, loopback, namespace, process, programs, server, wait};
 use wire::control::{Change, PoolValues};
 use wire::health::CheckKind;
 use wire::report::{EndReason, HealthState, ServerReport};
@@ -698,6 +698,50 @@ fn a_process_that_stood_still_blames_nobody_for_the_time_that_has_passed() {
     for row in scene.rows() {
         assert_eq!((row.health.state, row.health.failed, row.connect_timeouts), (HealthState::Up, 0, 0), "{row:?}");
     }
+    drop(clients);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_clock_that_jumps_moves_nothing_but_the_stamps_of_the_log() {
+    let Some(library) = programs::fake_time() else { return };
+    let setup = Setup::new();
+    // By how much the clock of the wall is off is read from this file whenever somebody looks at it.
+    let offset = setup.config_path().with_file_name("offset");
+    let jump = |to: &str| std::fs::write(&offset, to).expect("written");
+    jump("+0");
+    let setup = (setup.options("--connect-timeout 300ms --idle-timeout 1h"))
+        .environment("LD_PRELOAD", library)
+        .environment("FAKETIME_TIMESTAMP_FILE", offset.as_os_str())
+        .environment("FAKETIME_NO_CACHE", "1")
+        .environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let scene = Scene::new(setup, []);
+    scene.set_pool(often());
+    let clients: Vec<Client> = (0..10).map(|number| scene.balancer.client_number(number)).collect();
+    for client in &clients {
+        assert!(scene.is_well(client.server()));
+    }
+    let this_year = scene.balancer.log()[..4].parse::<u32>().expect("a line begins with its year");
+    for (by, year) in [("+800d", this_year + 2), ("-800d", this_year - 3), ("+0", this_year)] {
+        jump(by);
+        let checked = || scene.rows().iter().map(|row| row.health.passed).sum::<u64>();
+        let before = checked();
+        wait::until("checks go on", || checked() >= before + 6);
+        for client in &clients {
+            assert_eq!(client.exchange(b"still here"), b"still here");
+        }
+        let new = scene.balancer.client_number(20);
+        assert!(scene.is_well(new.server()));
+        scene.set_pool(often());
+        // Each command is a line of the log.
+        let stamped = |line: &str| line[..4].parse().is_ok_and(|stamp: u32| stamp.abs_diff(year) <= 1);
+        wait::until("the log has the new time", || scene.balancer.log().lines().last().is_some_and(stamped));
+        assert!(scene.balancer.status().uptime_ms < 600_000, "it runs for as long as it does");
+    }
+    for row in scene.rows() {
+        assert_eq!((row.health.state, row.health.failed, row.connect_timeouts), (HealthState::Up, 0, 0), "{row:?}");
+    }
+    assert_eq!(scene.balancer.service().ended.keys().collect::<Vec<_>>(), [&EndReason::ClientClosed]);
     drop(clients);
     scene.assert_nothing_is_left();
 }

@@ -582,9 +582,8 @@ fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind(
     let idle = balancer.descriptors();
     let old = balancer.datagrams();
     assert_eq!(old.ask(b"before"), server.address());
-    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection that counts, and for ten flows.
-    limit(process::first_free_descriptor(balancer.pid()) + 11);
+    process::leave_descriptors(balancer.pid(), 11);
     let clients: Vec<_> = (0..100).map(|number| balancer.datagrams_of(number)).collect();
     clients.iter().for_each(|client| client.send(b"begin"));
     let listed = wait::for_some("all are accounted for", || {
@@ -596,7 +595,7 @@ fn out_of_descriptors_flows_are_refused_old_ones_go_on_and_nothing_stays_behind(
     });
     assert!(listed.0 > 5 && listed.1 > 50, "{listed:?}");
     assert_eq!(old.ask(b"still"), server.address());
-    limit(process::MOST_DESCRIPTORS);
+    process::limit_descriptors(balancer.pid(), process::MOST_DESCRIPTORS);
     assert_eq!(balancer.datagrams().ask(b"there is room"), server.address());
     assert_eq!(balancer.listed(server.address()).connect_failures, 0, "it is no fault of the server");
     wait::until("all have ended", || balancer.service().active == 0);
@@ -813,14 +812,13 @@ fn flows_of_a_lost_server_begin_anew_where_there_was_no_descriptor_to_go_on() {
     let clients: Vec<_> =
         balancer.clients_of(first, 10).into_iter().map(|number| balancer.datagrams_of(number)).collect();
     clients.iter().for_each(|client| assert_eq!(client.ask(b"before"), first));
-    let limit = |count| process::limit_descriptors(balancer.pid(), count);
     // Room for the control connection, which makes the change.
-    limit(process::first_free_descriptor(balancer.pid()) + 1);
+    process::leave_descriptors(balancer.pid(), 1);
     balancer.remove(first);
     for client in &clients {
         assert_eq!(client.ask_until_answered(b"after"), second);
     }
-    limit(process::MOST_DESCRIPTORS);
+    process::limit_descriptors(balancer.pid(), process::MOST_DESCRIPTORS);
     assert_eq!((balancer.service().active, balancer.list().servers.len()), (10, 1));
     balancer.assert_quiet();
 }

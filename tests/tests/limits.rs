@@ -1,7 +1,7 @@
 //! At the limits: descriptors run out, and come back.
 
 use nix::sys::signal::Signal;
-use tests::process::{MOST_DESCRIPTORS, limit_descriptors};
+use tests::process::{MOST_DESCRIPTORS, leave_descriptors, limit_descriptors};
 use tests::{Balancer, Client, Server, Setup, process, wait};
 use wire::report::EndReason;
 
@@ -119,8 +119,7 @@ fn a_client_without_a_descriptor_for_its_server_is_closed_and_counted() {
         control.call(&wire::Request::Status).expect("it answers");
     }
     // One is left: it goes to the client, and there is none for the server.
-    let free = process::first_free_descriptor(balancer.pid());
-    limit_descriptors(balancer.pid(), free + 1);
+    leave_descriptors(balancer.pid(), 1);
     balancer.client().assert_ended();
     limit_descriptors(balancer.pid(), MOST_DESCRIPTORS);
     balancer.wait_for_ends(EndReason::Shortage, 1);

@@ -147,6 +147,10 @@ impl KernelPipes {
 
     /// The kernel has said that it does not splice here: no pipe is lent any more.
     pub(super) fn on_refusal(&mut self, error: &io::Error) {
+        if error.raw_os_error() == Some(nix::libc::ENOMEM) {
+            debug!(%error, "the kernel is short of memory: what it does not splice now is copied");
+            return;
+        }
         debug!(%error, "the kernel does not splice here: all bulk is copied");
         self.refused = true;
     }
@@ -266,6 +270,12 @@ mod tests {
         let (mut pipes, now) = (KernelPipes::with_room(9, MOST_ROOM), event::now());
         let refusal = io::Error::from_raw_os_error(nix::libc::EINVAL);
         assert!(is_refusal(&refusal) && !is_refusal(&io::ErrorKind::ConnectionReset.into()));
+        // Short of memory it is for a moment.
+        let shortage = io::Error::from_raw_os_error(nix::libc::ENOMEM);
+        assert!(is_refusal(&shortage));
+        pipes.on_refusal(&shortage);
+        let pipe = pipes.take(event::now()).expect("it is asked again");
+        pipes.put(pipe, event::now());
         pipes.on_refusal(&refusal);
         assert!(pipes.take(now).is_none());
     }
