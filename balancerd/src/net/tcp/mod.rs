@@ -360,11 +360,14 @@ impl Sessions {
         }
     }
 
-    /// Ends a session when its turn comes.
+    /// Ends a session when its turn comes. Told several reasons, it is the firmest that holds.
     pub(crate) fn end_soon(&mut self, id: SessionId, reason: EndReason) {
-        if let Some(session) = self.slots.get_mut(id).filter(|session| session.to_end.is_none()) {
-            session.to_end = Some(reason);
+        let Some(session) = self.slots.get_mut(id) else { return };
+        if session.to_end.is_none() {
             self.to_end.push(id);
+        }
+        if is_firmer(session.to_end, reason) {
+            session.to_end = Some(reason);
         }
     }
 
@@ -680,6 +683,16 @@ impl Sessions {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether it takes more for a session to live on when it is told this reason than before. Who leaves a server that is down
+/// may go on elsewhere or have its rest, who leaves one that is removed may go on elsewhere, and others end.
+fn is_firmer(before: Option<EndReason>, reason: EndReason) -> bool {
+    match before {
+        None | Some(EndReason::ServerDown) => true,
+        Some(EndReason::Removed) => reason != EndReason::ServerDown,
+        Some(_) => false,
     }
 }
 
