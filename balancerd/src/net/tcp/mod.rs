@@ -41,9 +41,9 @@ slotmap::new_key_type! {
 const SAMPLED: u64 = 16;
 
 /// Sessions that end in one turn for being idle or late with their header, or since their server is to have none any more.
-/// To close both sockets takes some ten microseconds; what is left waits for the next turn, behind the sockets that are
-/// ready.
-const ENDS_PER_TURN: u64 = 256;
+/// To close both sockets takes some twenty or thirty microseconds, and a turn is to stay below some 5 ms; what is left waits
+/// for the next one, behind the sockets that are ready.
+const ENDS_PER_TURN: u64 = 128;
 
 /// Every session, and what is common to them.
 pub(crate) struct Sessions {
