@@ -480,7 +480,11 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(SocketAddr, Vec
     Ok((from, parts))
 }
 
-fn send_train(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
+/// Sends these datagrams, all of one size but the last, in one call.
+///
+/// # Panics
+/// When they cannot be sent.
+pub fn send_train(socket: &UdpSocket, to: SocketAddr, datagrams: &[Vec<u8>]) {
     let size = u16::try_from(datagrams[0].len()).expect("it fits");
     let control = [ControlMessage::UdpGsoSegments(&size)];
     let bytes = datagrams.concat();

@@ -1,5 +1,6 @@
 //! A balancer that may do no more than any user: for files that it may not read, and ports that it may not bind.
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -13,6 +14,7 @@ use crate::{Process, Setup, wait};
 pub struct Unprivileged {
     _process: Process,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Unprivileged {
@@ -34,9 +36,20 @@ impl Unprivileged {
         };
         let socket = setup.directory().join("control.sock");
         command.arg("--config").arg(setup.config_path()).arg("--socket").arg(&socket);
-        let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        let log = setup.directory().join("unprivileged.stderr");
+        let words = File::create(&log).expect("a file for its words");
+        let process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(words));
         wait::until("it listens", || wire::Client::connect(&socket).is_ok());
-        Some(Self { _process: process, socket })
+        Some(Self { _process: process, socket, log })
+    }
+
+    /// What it has logged so far.
+    ///
+    /// # Panics
+    /// When it is not text.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("text")
     }
 
     /// Asks it.

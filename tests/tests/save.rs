@@ -293,12 +293,15 @@ fn what_commands_say_of_datagrams_is_saved_and_what_has_no_place_then_is_taken_o
         "service dns listens at",
     );
     refused(&balancer.ctl("pool set dns --one-way"), "pool dns is one-way");
-    done(&balancer.ctl("pool set dns --flows-on-loss keep --send-proxy v2 --send-proxy-in first-datagram"));
+    done(
+        &balancer
+            .ctl("pool set dns --flows-on-loss keep --send-proxy v2 --send-proxy-in first-datagram --path-mtu report"),
+    );
     refused(&balancer.ctl("pool set dns --send-proxy v1"), "pool dns gives v1, and service dns speaks UDP");
     done(&balancer.ctl("save"));
     let expected = format!(
         "[service.dns]\nlisten = \"{address}\"\npool = \"dns\"\nprotocol = \"udp\"\nflow_timeout = \"5s\"\nanswers = 1\n\n\
-         [pool.dns]\nsend_proxy = \"v2\"\nflows_on_loss = \"keep\"\nsend_proxy_in = \"first-datagram\"\n\
+         [pool.dns]\nsend_proxy = \"v2\"\nflows_on_loss = \"keep\"\nsend_proxy_in = \"first-datagram\"\npath_mtu = \"report\"\n\
          # the servers come by command\n\n\
          [service.dns-tcp]\nlisten = \"{address}\"\nprotocol = \"tcp\"\npool = \"dns\"\n"
     );

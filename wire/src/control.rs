@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::AddressFault;
 use crate::connection::ServerSide;
-use crate::flow::{FlowPolicy, HeaderScope, OnLoss, OnReturn};
+use crate::flow::{FlowPolicy, HeaderScope, OnLoss, OnReturn, PathMtu};
 use crate::health::{CheckKind, CheckSettings, EjectionSettings, HealthSettings, InitialHealth, OnDown, WhenAllDown};
 use crate::report::{
     ChangeReport, DigestReport, ExplainReport, ListReport, PoolReport, ReloadReport, SessionReport, SettingsReport,
@@ -299,6 +299,8 @@ pub struct PoolValues {
     pub flows_on_return: Option<OnReturn>,
     /// Which datagrams have a header.
     pub send_proxy_in: Option<HeaderScope>,
+    /// What becomes of datagrams that are too long.
+    pub path_mtu: Option<PathMtu>,
 }
 
 impl ServerValues {
@@ -361,6 +363,7 @@ impl PoolValues {
                 on_loss: self.flows_on_loss.unwrap_or(before.flows.on_loss),
                 on_return: self.flows_on_return.unwrap_or(before.flows.on_return),
                 send_proxy_in: self.send_proxy_in.unwrap_or(before.flows.send_proxy_in),
+                path_mtu: self.path_mtu.unwrap_or(before.flows.path_mtu),
             },
             servers: before.servers.clone(),
         }

@@ -159,13 +159,14 @@ fn pool_values(pool: &PoolSettings) -> Vec<(&'static str, Option<String>)> {
     values
 }
 
-fn flow_policy_values(flows: FlowPolicy) -> Values<5> {
+fn flow_policy_values(flows: FlowPolicy) -> Values<6> {
     [
         ("one_way", Some(flows.one_way.to_string())),
         ("per_datagram", Some(flows.per_datagram.to_string())),
         ("flows_on_loss", Some(flows.on_loss.to_string())),
         ("flows_on_return", Some(flows.on_return.to_string())),
         ("send_proxy_in", Some(flows.send_proxy_in.to_string())),
+        ("path_mtu", Some(flows.path_mtu.to_string())),
     ]
 }
 
@@ -325,7 +326,7 @@ mod tests {
 
     use super::*;
     use crate::dns::DnsCheck;
-    use crate::flow::{HeaderScope, OnLoss, OnReturn};
+    use crate::flow::{HeaderScope, OnLoss, OnReturn, PathMtu};
     use crate::settings::{HashKey, LoadFactor, Policy, Protocol, SendProxy};
 
     fn settings() -> Settings {
@@ -429,12 +430,14 @@ mod tests {
         pool.flows.per_datagram = true;
         pool.flows.on_loss = OnLoss::Keep;
         pool.flows.on_return = OnReturn::Move;
+        pool.flows.path_mtu = PathMtu::Report;
         assert_eq!(
             texts(&settings(), &of_udp),
             [
                 "pool web: per_datagram false -> true",
                 "pool web: flows_on_loss move -> keep",
                 "pool web: flows_on_return stay -> move",
+                "pool web: path_mtu fragment -> report",
                 "service web: protocol tcp -> udp",
                 "service web: receive_buffer none -> 64KiB",
                 "service web: flow_timeout 1m -> 1s 500ms",

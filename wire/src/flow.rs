@@ -60,6 +60,8 @@ pub struct FlowPolicy {
     pub on_return: OnReturn,
     /// Which datagrams to its servers begin with a header, where they get one.
     pub send_proxy_in: HeaderScope,
+    /// What becomes of datagrams that are longer than the way to their server takes.
+    pub path_mtu: PathMtu,
 }
 
 /// What becomes of the flows of a server that is lost.
@@ -95,6 +97,18 @@ pub enum HeaderScope {
     FirstDatagram,
 }
 
+/// What becomes of datagrams that are longer than the way to their server takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathMtu {
+    /// They go in fragments.
+    #[default]
+    Fragment,
+    /// They do not go, and who sent them is told what would.
+    Report,
+}
+
 named!(OnLoss, Move = "move", Keep = "keep");
 named!(OnReturn, Stay = "stay", Move = "move");
 named!(HeaderScope, EachDatagram = "each-datagram", FirstDatagram = "first-datagram");
+named!(PathMtu, Fragment = "fragment", Report = "report");

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use clap::Args;
 use wire::control::PoolValues;
-use wire::flow::{FLOW_TIMEOUT_MS, FlowSettings, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FLOW_TIMEOUT_MS, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
 
 use super::connection::within;
 use super::one_of;
@@ -33,6 +33,11 @@ pub(crate) struct FlowPolicyArgs {
     /// Which datagrams the PROXY header of version 2 stands before
     #[arg(long, group = "values", value_parser = one_of(&HeaderScope::ALL, HeaderScope::name))]
     send_proxy_in: Option<HeaderScope>,
+
+    /// Whether datagrams that are longer than the way to their server takes go in fragments, or are dropped and reported
+    /// to who sent them, which takes CAP_NET_RAW
+    #[arg(long, group = "values", value_parser = one_of(&PathMtu::ALL, PathMtu::name))]
+    path_mtu: Option<PathMtu>,
 }
 
 /// What becomes of flows that there are not.
@@ -55,6 +60,7 @@ impl FlowPolicyArgs {
             flows_on_loss: self.flows_on_loss,
             flows_on_return: self.flows_on_return,
             send_proxy_in: self.send_proxy_in,
+            path_mtu: self.path_mtu,
             ..others
         })
     }
@@ -153,13 +159,23 @@ mod tests {
                 "--send-proxy-in first-datagram",
                 PoolValues { send_proxy_in: Some(HeaderScope::FirstDatagram), ..none.clone() },
             ),
+            (
+                "--one-way --path-mtu report",
+                PoolValues { one_way: Some(true), path_mtu: Some(PathMtu::Report), ..none.clone() },
+            ),
         ] {
             assert_eq!(values(line), Ok(expected), "{line}");
         }
         assert_eq!(values("--one-way --flows-on-loss keep"), Err(NoFlows));
         assert_eq!(values("--one-way --flows-on-return stay"), Err(NoFlows));
         assert!(values("--one-way false --flows-on-loss keep").is_ok());
-        for wrong in ["--one-way 1", "--flows-on-loss stay", "--flows-on-return keep", "--send-proxy-in first"] {
+        for wrong in [
+            "--one-way 1",
+            "--flows-on-loss stay",
+            "--flows-on-return keep",
+            "--send-proxy-in first",
+            "--path-mtu drop",
+        ] {
             assert!(OfPool::try_parse_from(words(wrong)).is_err(), "{wrong}");
         }
     }

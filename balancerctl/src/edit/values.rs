@@ -74,6 +74,7 @@ fn flow_policy_values(flows: FlowPolicy) -> Values {
         ("flows_on_loss", Some(flows.on_loss.name().into())),
         ("flows_on_return", Some(flows.on_return.name().into())),
         ("send_proxy_in", Some(flows.send_proxy_in.name().into())),
+        ("path_mtu", Some(flows.path_mtu.name().into())),
     ]
 }
 

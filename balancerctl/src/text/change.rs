@@ -325,13 +325,19 @@ fn leaving(how: Removal, alive: u64, dry_run: bool) -> String {
         (Removal::Wait { limit_ms: Some(limit) }, false) => {
             format!("its sessions go on until they end, at most {}: {alive} alive", time(limit))
         }
-        (Removal::Now, true) => format!("its sessions would be closed: {alive} alive"),
-        (Removal::Now, false) => format!("its sessions were closed: {alive}"),
+        (Removal::Now, true) => format!("its sessions would be closed, flows of UDP go on with others: {alive} alive"),
+        (Removal::Now, false) => format!("its sessions were closed, flows of UDP go on with others: {alive}"),
         (Removal::Over { time_ms }, true) => {
-            format!("its sessions would be closed evenly over {}: {alive} alive", time(time_ms))
+            format!(
+                "its sessions would be closed evenly over {}, flows of UDP go on with others: {alive} alive",
+                time(time_ms)
+            )
         }
         (Removal::Over { time_ms }, false) => {
-            format!("its sessions are closed evenly over {}: {alive} alive", time(time_ms))
+            format!(
+                "its sessions are closed evenly over {}, flows of UDP go on with others: {alive} alive",
+                time(time_ms)
+            )
         }
     }
 }
@@ -409,8 +415,9 @@ its sessions would go on until they end: 1 alive; nothing was changed";
         };
         assert_eq!(last(WAIT, 0), "it had no live sessions");
         assert_eq!(last(WAIT, 2), "its sessions go on until they end: 2 alive");
-        assert_eq!(last(Removal::Now, 2), "its sessions were closed: 2");
-        assert_eq!(last(Removal::Over { time_ms: 600_000 }, 2), "its sessions are closed evenly over 10 min: 2 alive");
+        assert_eq!(last(Removal::Now, 2), "its sessions were closed, flows of UDP go on with others: 2");
+        let over = "its sessions are closed evenly over 10 min, flows of UDP go on with others: 2 alive";
+        assert_eq!(last(Removal::Over { time_ms: 600_000 }, 2), over);
         let limit = Removal::Wait { limit_ms: Some(60_000) };
         assert_eq!(last(limit, 2), "its sessions go on until they end, at most 1 min: 2 alive");
     }

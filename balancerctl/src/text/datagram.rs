@@ -37,6 +37,7 @@ pub(super) fn of_flow_policy(values: &PoolValues) -> Vec<String> {
     all.extend(values.flows_on_loss.map(|what| format!("{what} the flows of a server that is lost")));
     all.extend(values.flows_on_return.map(|what| format!("flows {what} when a server returns")));
     all.extend(values.send_proxy_in.map(|scope| format!("PROXY header in {scope}")));
+    all.extend(values.path_mtu.map(|what| format!("{what} what is too long for the way")));
     all
 }
 
@@ -50,6 +51,7 @@ pub(super) fn unusual_flow_policy(pool: &PoolSettings) -> PoolValues {
         flows_on_loss: other(flows.on_loss, &usual.on_loss).filter(|_| has_place("flows_on_loss")),
         flows_on_return: other(flows.on_return, &usual.on_return).filter(|_| has_place("flows_on_return")),
         send_proxy_in: other(flows.send_proxy_in, &usual.send_proxy_in).filter(|_| has_place("send_proxy_in")),
+        path_mtu: other(flows.path_mtu, &usual.path_mtu),
         ..PoolValues::default()
     }
 }
@@ -114,7 +116,7 @@ where
 mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
-    use wire::flow::{HeaderScope, OnLoss, OnReturn};
+    use wire::flow::{HeaderScope, OnLoss, OnReturn, PathMtu};
     use wire::settings::{Protocol, SendProxy};
 
     use super::*;
@@ -147,6 +149,7 @@ mod tests {
             flows_on_loss: Some(OnLoss::Keep),
             flows_on_return: Some(OnReturn::Move),
             send_proxy_in: Some(HeaderScope::FirstDatagram),
+            path_mtu: Some(PathMtu::Report),
             ..PoolValues::default()
         };
         let words = [
@@ -155,15 +158,16 @@ mod tests {
             "keep the flows of a server that is lost",
             "flows move when a server returns",
             "PROXY header in first-datagram",
+            "report what is too long for the way",
         ];
         assert_eq!(of_flow_policy(&values), words);
         let mut pool = values.over(&PoolSettings::default());
         let unusual = |pool: &PoolSettings| of_flow_policy(&unusual_flow_policy(pool));
-        assert_eq!(unusual(&pool), words[1..4], "it sends no header");
+        assert_eq!(unusual(&pool), [words[1], words[2], words[3], words[5]], "it sends no header");
         pool.send_proxy = Some(SendProxy::V2 { crc32c: false, unique_id: false });
         assert_eq!(unusual(&pool), words[1..]);
         pool.flows.one_way = true;
-        assert_eq!(unusual(&pool), ["one-way", words[1], words[4]], "it has no flows");
+        assert_eq!(unusual(&pool), ["one-way", words[1], words[4], words[5]], "it has no flows");
         assert_eq!(unusual(&PoolSettings::default()), Vec::<String>::new());
     }
 }

@@ -442,7 +442,7 @@ fn reports_are_printed_as_they_are_for_programs() {
                     },
                     "flows": {
                         "one_way": false, "per_datagram": false, "on_loss": "move", "on_return": "stay",
-                        "send_proxy_in": "each-datagram"
+                        "send_proxy_in": "each-datagram", "path_mtu": "fragment"
                     }
                 }
             }),

@@ -65,6 +65,7 @@ pub(super) fn read_flow_policy(pool: &Section<'_, '_>, faults: &mut Faults<'_>) 
         on_loss: pool.take("flows_on_loss", value::on_loss, faults).unwrap_or(default.on_loss),
         on_return: pool.take("flows_on_return", value::on_return, faults).unwrap_or(default.on_return),
         send_proxy_in: pool.take("send_proxy_in", value::header_scope, faults).unwrap_or(default.send_proxy_in),
+        path_mtu: pool.take("path_mtu", value::path_mtu, faults).unwrap_or(default.path_mtu),
     };
     if flows.one_way {
         pool.refuse(&OF_MOVES, "flows, and a pool with one_way has none", faults);

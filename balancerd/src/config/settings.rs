@@ -109,6 +109,7 @@ pub(super) const POOL: &[&str] = &[
     "flows_on_loss",
     "flows_on_return",
     "send_proxy_in",
+    "path_mtu",
     "servers",
 ];
 /// Of a server.

@@ -178,7 +178,7 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
          check_down_interval, check_timeout, check_rise, check_fall, check_port, check_initial, eject_failures, \
          eject_time, eject_max_time, eject_max_percent, when_all_down, on_down, connect_timeout, tries, replay, source, \
          transparent, fast_open, mark, device, keepalive, user_timeout, congestion, send_buffer, receive_buffer, one_way, \
-         per_datagram, flows_on_loss, flows_on_return, send_proxy_in, servers"
+         per_datagram, flows_on_loss, flows_on_return, send_proxy_in, path_mtu, servers"
     );
     assert_eq!(
         wrong("[servce.web]\n"),

@@ -15,7 +15,7 @@ use wire::connection::{
 };
 use wire::control::MAX_WEIGHT;
 use wire::dns::{DnsCheck, RecordType};
-use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FLOW_TIMEOUT_MS, HeaderScope, OnLoss, OnReturn, PathMtu};
 use wire::health::{
     CheckKind, CheckText, HttpCheck, InitialHealth, MAX_CHECK_TEXT, MAX_EJECT_FAILURES, MAX_IN_A_ROW, MAX_TIME_MS,
     MAX_TIMEOUT_MS, MIN_TIME_MS, OnDown, StatusRange, WhenAllDown,
@@ -211,6 +211,10 @@ pub(super) fn on_return(value: &DeValue<'_>) -> Result<OnReturn, String> {
 
 pub(super) fn header_scope(value: &DeValue<'_>) -> Result<HeaderScope, String> {
     choice(value, &HeaderScope::ALL.map(|scope| (scope.name(), scope)))
+}
+
+pub(super) fn path_mtu(value: &DeValue<'_>) -> Result<PathMtu, String> {
+    choice(value, &PathMtu::ALL.map(|what| (what.name(), what)))
 }
 
 /// The time that is waited for a client's first words, in milliseconds. The kernel counts it in seconds.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use wire::control::Removal;
-use wire::flow::{FlowPolicy, FlowSettings, OnLoss, OnReturn};
+use wire::flow::{FlowPolicy, FlowSettings, OnLoss, OnReturn, PathMtu};
 use wire::report::{DropReason, EndReason, Waiting};
 use wire::settings::{Policy, SendProxy};
 
@@ -199,6 +199,11 @@ impl Model {
     pub(crate) fn is_one_way(&self, server: ServerId) -> bool {
         let server = self.servers.get(server).filter(|server| server.leaving.is_none());
         server.is_some_and(|server| self.pools[server.pool].settings.flows.one_way)
+    }
+
+    /// What becomes of datagrams for a server that are longer than the way there takes.
+    pub(crate) fn path_mtu(&self, server: ServerId) -> PathMtu {
+        self.pools[self.servers[server].pool].settings.flows.path_mtu
     }
 
     /// Whether it may be that flows are to go on with other servers, since the last time that it was asked.

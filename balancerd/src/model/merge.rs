@@ -115,6 +115,7 @@ fn flow_policy(before: FlowPolicy, present: FlowPolicy, file: FlowPolicy) -> Flo
         on_loss: value(before.on_loss, present.on_loss, file.on_loss),
         on_return: value(before.on_return, present.on_return, file.on_return),
         send_proxy_in: value(before.send_proxy_in, present.send_proxy_in, file.send_proxy_in),
+        path_mtu: value(before.path_mtu, present.path_mtu, file.path_mtu),
     }
 }
 

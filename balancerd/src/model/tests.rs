@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use wire::address::AddressFault;
 use wire::control::{Change, MAX_SERVERS, Removal, ServerValues};
 use wire::dns::DnsCheck;
-use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, OnDown, WhenAllDown,
 };
@@ -515,8 +515,15 @@ fn any_flow_policy() -> impl Strategy<Value = FlowPolicy> {
     let on_loss = prop::sample::select(OnLoss::ALL.as_slice());
     let on_return = prop::sample::select(OnReturn::ALL.as_slice());
     let send_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
-    (any::<bool>(), on_loss, on_return, send_proxy_in).prop_map(|(per_datagram, on_loss, on_return, send_proxy_in)| {
-        FlowPolicy { one_way: false, per_datagram, on_loss, on_return, send_proxy_in }
+    let path_mtu = prop::sample::select(PathMtu::ALL.as_slice());
+    let flows = (any::<bool>(), on_loss, on_return, send_proxy_in, path_mtu);
+    flows.prop_map(|(per_datagram, on_loss, on_return, send_proxy_in, path_mtu)| FlowPolicy {
+        one_way: false,
+        per_datagram,
+        on_loss,
+        on_return,
+        send_proxy_in,
+        path_mtu,
     })
 }
 

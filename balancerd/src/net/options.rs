@@ -6,7 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::{IP_RECVFRAGSIZE, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_RECVFRAGSIZE};
 use nix::sys::socket::{SockaddrStorage, bind, setsockopt, sockopt};
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ip_mtu_discover, ipv6_mtu, ipv6_mtu_discover,
+    set_ip_mtu_discover, set_ipv6_mtu_discover, socket_domain,
+};
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
 
 use crate::model::Line;
@@ -69,8 +75,8 @@ pub(super) fn set_listener(socket: impl AsFd, side: &ClientSide) -> Result<(), (
     let of = |name| move |errno| (name, errno);
     set_named(&socket, &side.socket)?;
     let seconds = side.defer_accept_ms.map_or(0, |limit| Duration::from_millis(limit.get()).as_secs().max(1));
-    raw::set_tcp(&socket, nix::libc::TCP_DEFER_ACCEPT, seconds as i32).map_err(of("defer_accept"))?;
-    raw::set_tcp(&socket, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
+    raw::set(&socket, IPPROTO_TCP, nix::libc::TCP_DEFER_ACCEPT, seconds as i32).map_err(of("defer_accept"))?;
+    raw::set(&socket, IPPROTO_TCP, nix::libc::TCP_FASTOPEN, side.fast_open as i32).map_err(of("fast_open"))
 }
 
 /// Sets a TCP socket that is about to connect to `server` for `client`; `source` is where it is to come from. What is not
@@ -124,6 +130,52 @@ fn set_outgoing(
         bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
     }
     Ok(())
+}
+
+/// Lets a socket send datagrams whole or not at all; or, as the kernel has it by itself, in fragments where it has
+/// learnt that the way takes less.
+pub(super) fn set_whole(socket: impl AsFd, whole: bool) -> Result<(), Errno> {
+    let (ipv4, ipv6) = match whole {
+        true => (Ipv4PathMtuDiscovery::DO, Ipv6PathMtuDiscovery::DO),
+        false => (Ipv4PathMtuDiscovery::WANT, Ipv6PathMtuDiscovery::WANT),
+    };
+    let set = match is_ipv6(&socket)? {
+        true => set_ipv6_mtu_discover(socket, ipv6),
+        false => set_ip_mtu_discover(socket, ipv4),
+    };
+    set.map_err(errno)
+}
+
+/// Whether a socket sends datagrams whole or not at all.
+pub(super) fn is_whole(socket: impl AsFd) -> Result<bool, Errno> {
+    let is = match is_ipv6(&socket)? {
+        true => ipv6_mtu_discover(socket).map(|how| how == Ipv6PathMtuDiscovery::DO),
+        false => ip_mtu_discover(socket).map(|how| how == Ipv4PathMtuDiscovery::DO),
+    };
+    is.map_err(errno)
+}
+
+/// Has a socket of datagrams tell with each one whether it came in fragments.
+pub(super) fn tell_of_fragments(socket: impl AsFd) -> Result<(), Errno> {
+    if is_ipv6(&socket)? {
+        raw::set(&socket, IPPROTO_IPV6, IPV6_RECVFRAGSIZE, 1)?;
+    }
+    // A socket of IPv6 may hear IPv4, too.
+    raw::set(&socket, IPPROTO_IP, IP_RECVFRAGSIZE, 1)
+}
+
+/// Bytes of a packet, with all headers, that the way of a connected socket takes, as far as the kernel has learnt.
+pub(super) fn path_mtu(socket: impl AsFd) -> Result<usize, Errno> {
+    let mtu = if is_ipv6(&socket)? { ipv6_mtu(socket) } else { ip_mtu(socket) };
+    mtu.map(|mtu| mtu as usize).map_err(errno)
+}
+
+fn is_ipv6(socket: impl AsFd) -> Result<bool, Errno> {
+    socket_domain(socket).map(|family| family == AddressFamily::INET6).map_err(errno)
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
 }
 
 /// The first words go with the SYN, if the server has given us the right to. Only for a socket that has some: another one
@@ -185,13 +237,13 @@ mod raw {
     /// Words of `struct tcp_info` that are read; a kernel that has fewer leaves the others 0.
     const WORDS: usize = 37;
 
-    /// Sets an option of TCP that is an integer.
-    pub(super) fn set_tcp(socket: impl AsFd, name: c_int, value: c_int) -> Result<(), Errno> {
+    /// Sets an option that is an integer.
+    pub(super) fn set(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> Result<(), Errno> {
         let length = size_of::<c_int>() as socklen_t;
         // SAFETY: the descriptor is open as long as it is borrowed, and the kernel reads `length` bytes of `value`.
         let result = unsafe {
             let value: *const c_void = (&raw const value).cast();
-            setsockopt(socket.as_fd().as_raw_fd(), IPPROTO_TCP, name, value, length)
+            setsockopt(socket.as_fd().as_raw_fd(), level, name, value, length)
         };
         Errno::result(result).map(drop)
     }

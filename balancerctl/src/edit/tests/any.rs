@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use wire::Settings;
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::dns::{DnsCheck, RecordType};
-use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
     StatusRange, WhenAllDown,
@@ -232,10 +232,11 @@ fn any_flow_policy() -> impl Strategy<Value = FlowPolicy> {
     let on_loss = prop::sample::select(OnLoss::ALL.as_slice());
     let on_return = prop::sample::select(OnReturn::ALL.as_slice());
     let send_proxy_in = prop::sample::select(HeaderScope::ALL.as_slice());
-    let flows = (any::<bool>(), any::<bool>(), on_loss, on_return, send_proxy_in);
-    flows.prop_map(|(one_way, per_datagram, on_loss, on_return, send_proxy_in)| match one_way {
-        true => FlowPolicy { one_way, per_datagram, send_proxy_in, ..FlowPolicy::default() },
-        false => FlowPolicy { one_way, per_datagram, on_loss, on_return, send_proxy_in },
+    let path_mtu = prop::sample::select(PathMtu::ALL.as_slice());
+    let flows = (any::<bool>(), any::<bool>(), on_loss, on_return, send_proxy_in, path_mtu);
+    flows.prop_map(|(one_way, per_datagram, on_loss, on_return, send_proxy_in, path_mtu)| match one_way {
+        true => FlowPolicy { one_way, per_datagram, send_proxy_in, path_mtu, ..FlowPolicy::default() },
+        false => FlowPolicy { one_way, per_datagram, on_loss, on_return, send_proxy_in, path_mtu },
     })
 }
 

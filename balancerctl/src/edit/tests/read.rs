@@ -7,7 +7,7 @@ use toml::{Table, Value as Toml};
 use wire::Settings;
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
 use wire::dns::{DnsCheck, RecordType};
-use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
 use wire::health::{
     CheckKind, CheckSettings, CheckText, EjectionSettings, HealthSettings, HttpCheck, InitialHealth, OnDown,
     StatusRange, WhenAllDown,
@@ -139,6 +139,7 @@ fn pool(table: &Table) -> PoolSettings {
             on_loss: one_of(table, "flows_on_loss", &OnLoss::ALL, OnLoss::name),
             on_return: one_of(table, "flows_on_return", &OnReturn::ALL, OnReturn::name),
             send_proxy_in: scope(table, "send_proxy_in"),
+            path_mtu: one_of(table, "path_mtu", &PathMtu::ALL, PathMtu::name),
         },
         servers: servers.iter().map(|server| read_server(server.as_table().expect("a table"))).collect(),
     };

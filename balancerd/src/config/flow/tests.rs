@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn};
+use wire::flow::{FlowPolicy, FlowSettings, HeaderScope, OnLoss, OnReturn, PathMtu};
 use wire::settings::Protocol;
 
 use crate::config::tests::{SERVICE, good, wrong, wrong_pool, wrong_service};
@@ -35,9 +35,11 @@ fn what_a_file_says_of_datagrams_is_read() {
         flows_on_return = "move"
         send_proxy = "v2"
         send_proxy_in = "first-datagram"
+        path_mtu = "fragment"
 
         [pool.syslog]
         one_way = true
+        path_mtu = "report"
         "#,
     );
     let of = |name: &str| &file.settings.services[name];
@@ -55,9 +57,11 @@ fn what_a_file_says_of_datagrams_is_read() {
         on_loss: OnLoss::Keep,
         on_return: OnReturn::Move,
         send_proxy_in: HeaderScope::FirstDatagram,
+        path_mtu: PathMtu::Fragment,
     };
     assert_eq!(file.settings.pools["dns"].flows, policy);
-    assert_eq!(file.settings.pools["syslog"].flows, FlowPolicy { one_way: true, ..FlowPolicy::default() });
+    let policy = FlowPolicy { one_way: true, path_mtu: PathMtu::Report, ..FlowPolicy::default() };
+    assert_eq!(file.settings.pools["syslog"].flows, policy);
 }
 
 #[test]
@@ -93,6 +97,10 @@ fn values_of_flows_are_told() {
         (
             "flows_on_return = \"mov\"",
             "5:19: pool.web.flows_on_return: expected one of \"stay\", \"move\", found \"mov\"; did you mean \"move\"?",
+        ),
+        (
+            "path_mtu = \"raport\"",
+            "5:12: pool.web.path_mtu: expected one of \"fragment\", \"report\", found \"raport\"; did you mean \"report\"?",
         ),
         ("send_proxy_in = \"each-datagram\"", "5:1: pool.web.send_proxy_in: it goes with send_proxy = \"v2\""),
         (

@@ -12,18 +12,21 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, recv, recvmsg, send, sendmsg, sendto,
+    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockaddrStorage, UnknownCmsg, recv, recvmsg, send, sendmsg,
+    sendto,
 };
 use wire::address::canonical;
 use wire::report::DropReason;
 
+use crate::net::options;
+
 /// Bytes of what one call gives, at most.
 pub(super) const LONGEST: usize = 64 * 1024;
 
-/// Room for the control messages of what is received: the address that was asked, the size of a train's parts, and what was
-/// lost before.
+/// Room for the control messages of what is received: the address that was asked, the size of a train's parts or of
+/// fragments, and what was lost before.
 pub(super) fn control_room() -> Vec<u8> {
-    cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo, libc::c_int, u32)
+    cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo, libc::c_int, libc::c_int, u32)
 }
 
 /// What one call has received into its buffer.
@@ -39,6 +42,8 @@ pub(super) struct Received {
     pub(super) to: Option<IpAddr>,
     /// Datagrams that the kernel had no room for since the socket is open, as far as it says so.
     pub(super) overflows: Option<u32>,
+    /// It came in fragments, if the socket was asked to tell: who sent it leaves its length to others.
+    pub(super) in_fragments: bool,
     /// It was longer than the buffer.
     pub(super) is_truncated: bool,
 }
@@ -55,6 +60,7 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
         from: message.address.as_ref().and_then(address_of).unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
         to: None,
         overflows: None,
+        in_fragments: false,
         is_truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
     };
     // Control messages that did not fit are those of others: there is room for all that is asked for.
@@ -70,6 +76,7 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
                 received.to = Some(IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr)).to_canonical());
             }
             ControlMessageOwned::RxqOvfl(count) => received.overflows = Some(count),
+            ControlMessageOwned::Unknown(message) => received.in_fragments |= tells_of_fragments(&message),
             _ => {}
         }
     }
@@ -79,7 +86,13 @@ pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8], control: &mut [u8]) 
 /// Receives one datagram from a connected socket which the kernel joins nothing for. `from` is who it is connected to.
 pub(super) fn receive_single(socket: impl AsFd, buffer: &mut [u8], from: SocketAddr) -> Result<Received, Errno> {
     let length = recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
-    Ok(Received { length, segment: None, from, to: None, overflows: None, is_truncated: false })
+    Ok(Received { length, segment: None, from, to: None, overflows: None, in_fragments: false, is_truncated: false })
+}
+
+/// Whether a control message is the one that only datagrams have which came in fragments.
+fn tells_of_fragments(message: &UnknownCmsg) -> bool {
+    let kind = (message.cmsg_header.cmsg_level, message.cmsg_header.cmsg_type);
+    kind == (libc::IPPROTO_IP, libc::IP_RECVFRAGSIZE) || kind == (libc::IPPROTO_IPV6, libc::IPV6_RECVFRAGSIZE)
 }
 
 fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
@@ -138,6 +151,11 @@ impl<'b> Train<'b> {
         self.bytes.len()
     }
 
+    /// Bytes of the longest one.
+    pub(super) fn longest(self) -> usize {
+        self.segment.unwrap_or(self.bytes.len())
+    }
+
     /// Each by itself.
     pub(super) fn datagrams(self) -> impl Iterator<Item = &'b [u8]> {
         // A datagram of no bytes is one, too.
@@ -180,11 +198,25 @@ pub(super) struct Sent {
     /// The socket itself may be at fault: it has no way to the other side from its address, which stays as it was when it
     /// was connected, whatever addresses this machine has since.
     pub(super) is_stuck: bool,
+    /// The first one that was too long, if one was.
+    pub(super) too_long: Option<Refused>,
+}
+
+/// A datagram that the way does not take for its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Its number among those that were to be sent, from 0 on.
+    pub(super) nth: usize,
+    /// Bytes that were to stand before it.
+    pub(super) added: usize,
 }
 
 impl Sent {
     /// What became of further datagrams.
     pub(super) fn append(&mut self, later: Self) {
+        let before = self.datagrams + self.dropped.iter().map(|(_, count)| count).sum::<usize>();
+        let behind = later.too_long.map(|refused| Refused { nth: before + refused.nth, ..refused });
+        self.too_long = self.too_long.or(behind);
         self.datagrams += later.datagrams;
         self.bytes += later.bytes;
         self.news = self.news.or(later.news);
@@ -206,16 +238,19 @@ impl Sent {
     }
 }
 
-/// Sends datagrams, each with `header` before it. A train goes out in one call unless it is to go `singly`, which is noted
-/// there when the way refuses trains: its device does, or they do not fit.
+/// Sends datagrams, each with `header` before it. A train goes out in one call unless it is to go `singly`, which is
+/// noted there when the way refuses trains: its device does, or they do not fit. A socket that sends them whole or not
+/// at all sends those of up to `most_in_fragments` bytes in fragments if need be.
 pub(super) fn send_all(
     socket: impl AsFd,
     route: Option<Route>,
     header: &[u8],
     train: Train<'_>,
     singly: &mut bool,
+    most_in_fragments: usize,
 ) -> Sent {
     let mut sent = Sent::default();
+    let was_singly = *singly;
     if let Some(size) = train.segment.and_then(|size| u16::try_from(size).ok())
         && header.is_empty()
         && !*singly
@@ -232,24 +267,45 @@ pub(super) fn send_all(
             }
         }
     }
-    for datagram in train.datagrams() {
-        match send_one(&socket, route, header, datagram, None, &mut sent.news) {
-            Ok(()) => sent.passed(Train::single(datagram)),
-            Err(errno) => sent.dropped(reason(errno), 1),
+    for (nth, datagram) in train.datagrams().enumerate() {
+        let mut result = send_one(&socket, route, header, datagram, None, &mut sent.news);
+        if result == Err(Errno::EMSGSIZE) && datagram.len() <= most_in_fragments {
+            result = send_in_fragments(&socket, route, header, datagram, &mut sent.news);
         }
+        match result {
+            Ok(()) => sent.passed(Train::single(datagram)),
+            Err(errno) => {
+                if errno == Errno::EMSGSIZE {
+                    sent.too_long.get_or_insert(Refused { nth, added: header.len() });
+                }
+                sent.dropped(reason(errno), 1);
+            }
+        }
+    }
+    if sent.too_long.is_some() {
+        // It was for their length, and shorter ones follow when who sends them has been told.
+        *singly = was_singly;
     }
     sent
 }
 
 /// Sends datagrams with `header` before the first one that goes out, and the others without it.
-pub(super) fn send_introduced(socket: impl AsFd, header: &[u8], train: Train<'_>, singly: &mut bool) -> Sent {
+pub(super) fn send_introduced(
+    socket: impl AsFd,
+    header: &[u8],
+    train: Train<'_>,
+    singly: &mut bool,
+    most_in_fragments: usize,
+) -> Sent {
     let (mut sent, mut left) = (Sent::default(), Some(train));
     while let Some(train) = left.take() {
         if sent.datagrams > 0 {
-            sent.append(send_all(&socket, None, &[], train, singly));
+            sent.append(send_all(&socket, None, &[], train, singly, most_in_fragments));
         } else {
             let (first, others) = train.split_at(1);
-            sent.append(first.map_or_else(Sent::default, |first| send_all(&socket, None, header, first, singly)));
+            if let Some(first) = first {
+                sent.append(send_all(&socket, None, header, first, singly, most_in_fragments));
+            }
             left = others;
         }
     }
@@ -273,6 +329,25 @@ fn send_one(
         *news = news.or(Some(errno).filter(|errno| tells_of_the_other_side(*errno)));
         result = call(socket, route, header, bytes, segment);
     }
+    result
+}
+
+/// Sends one in fragments by a socket that otherwise sends them whole or not at all.
+fn send_in_fragments(
+    socket: &impl AsFd,
+    route: Option<Route>,
+    header: &[u8],
+    bytes: &[u8],
+    news: &mut Option<Errno>,
+) -> Result<(), Errno> {
+    if options::is_whole(socket) != Ok(true) {
+        // It is longer than a datagram may be.
+        return Err(Errno::EMSGSIZE);
+    }
+    options::set_whole(socket, false)?;
+    // What was heard of the way may not have come back yet: a length that is too long by itself is told first.
+    let result = send_one(socket, route, header, bytes, None, news);
+    options::set_whole(socket, true)?;
     result
 }
 
@@ -390,7 +465,7 @@ mod tests {
         let (from, to) = (socket(), socket());
         setsockopt(&to, sockopt::UdpGroSegment, &true).expect("set");
         let bytes: Vec<u8> = (0..10_000u32).map(|at| at as u8).collect();
-        let sent = send_all(&from, route(&to), &[], Train::new(&bytes, Some(1200)), &mut false);
+        let sent = send_all(&from, route(&to), &[], Train::new(&bytes, Some(1200)), &mut false, usize::MAX);
         assert_eq!((sent.datagrams, sent.bytes, sent.dropped.len()), (9, 10_000, 0));
         let (mut buffer, mut control) = (vec![0; 65_536], control_room());
         let received = receive(&to, &mut buffer, &mut control).expect("received");
@@ -399,7 +474,7 @@ mod tests {
         assert_eq!(buffer[..10_000], bytes);
 
         let singly = socket();
-        send_all(&from, route(&singly), &[], Train::new(&bytes, Some(1200)), &mut true);
+        send_all(&from, route(&singly), &[], Train::new(&bytes, Some(1200)), &mut true, usize::MAX);
         for chunk in bytes.chunks(1200) {
             let received = receive(&singly, &mut buffer, &mut control).expect("received");
             assert_eq!((received.segment, &buffer[..received.length]), (None, chunk));
@@ -413,7 +488,7 @@ mod tests {
         // More parts than one call takes.
         let bytes = vec![7u8; 1000];
         let mut singly = false;
-        let sent = send_all(&from, route(&to), &[], Train::new(&bytes, Some(1)), &mut singly);
+        let sent = send_all(&from, route(&to), &[], Train::new(&bytes, Some(1)), &mut singly, usize::MAX);
         assert_eq!((sent.datagrams, singly), (1000, true));
         let (mut buffer, mut control) = (vec![0; 65_536], control_room());
         let received = receive(&to, &mut buffer, &mut control).expect("received");
@@ -423,7 +498,7 @@ mod tests {
     #[test]
     fn a_header_stands_before_each_datagram() {
         let (from, to) = (socket(), socket());
-        let sent = send_all(&from, route(&to), b"H:", Train::new(b"aabbc", Some(2)), &mut false);
+        let sent = send_all(&from, route(&to), b"H:", Train::new(b"aabbc", Some(2)), &mut false, usize::MAX);
         assert_eq!((sent.datagrams, sent.bytes), (3, 5));
         let (mut buffer, mut control) = (vec![0; 65_536], control_room());
         for expected in [&b"H:aa"[..], b"H:bb", b"H:c"] {
@@ -441,14 +516,30 @@ mod tests {
             let received = receive(&to, &mut buffer, &mut control).expect("received");
             buffer[..received.length].to_vec()
         };
-        let sent = send_introduced(&from, b"H:", Train::new(b"aabbc", Some(2)), &mut false);
+        let sent = send_introduced(&from, b"H:", Train::new(b"aabbc", Some(2)), &mut false, usize::MAX);
         assert_eq!((sent.datagrams, sent.bytes), (3, 5));
         assert_eq!([heard(), heard(), heard()], [&b"H:aa"[..], b"bb", b"c"]);
         // With the header, the first is longer than a datagram may be.
         let bytes = [&vec![7; 65_507][..], b"short"].concat();
-        let sent = send_introduced(&from, b"H:", Train::new(&bytes, Some(65_507)), &mut false);
+        let sent = send_introduced(&from, b"H:", Train::new(&bytes, Some(65_507)), &mut false, usize::MAX);
         assert_eq!((sent.datagrams, sent.dropped.as_slice()), (1, &[(DropReason::TooLong, 1)][..]));
+        assert_eq!(sent.too_long, Some(Refused { nth: 0, added: 2 }));
         assert_eq!(heard(), b"H:short");
+    }
+
+    #[test]
+    fn the_first_that_was_too_long_is_known_by_its_number_among_all() {
+        let part = |datagrams, dropped: &[(DropReason, usize)], too_long: Option<usize>| Sent {
+            datagrams,
+            dropped: dropped.to_vec(),
+            too_long: too_long.map(|nth| Refused { nth, added: 0 }),
+            ..Sent::default()
+        };
+        let mut sent = part(1, &[(DropReason::SendBufferFull, 2)], None);
+        sent.append(part(3, &[(DropReason::TooLong, 1)], Some(2)));
+        assert_eq!(sent.too_long, Some(Refused { nth: 5, added: 0 }));
+        sent.append(part(0, &[(DropReason::TooLong, 1)], Some(0)));
+        assert_eq!(sent.too_long, Some(Refused { nth: 5, added: 0 }));
     }
 
     #[test]
@@ -457,9 +548,9 @@ mod tests {
         let address = to.local_addr().expect("bound");
         from.connect(address).expect("connected");
         drop(to);
-        assert_eq!(send_all(&from, None, &[], Train::single(b"lost"), &mut false).news, None);
+        assert_eq!(send_all(&from, None, &[], Train::single(b"lost"), &mut false, usize::MAX).news, None);
         let to = UdpSocket::bind(address).expect("bound anew");
-        let sent = send_all(&from, None, &[], Train::single(b"there"), &mut false);
+        let sent = send_all(&from, None, &[], Train::single(b"there"), &mut false, usize::MAX);
         assert_eq!((sent.news, sent.datagrams), (Some(Errno::ECONNREFUSED), 1));
         let mut buffer = [0; 16];
         assert_eq!(to.recv(&mut buffer).expect("received"), 5);
@@ -468,8 +559,11 @@ mod tests {
     #[test]
     fn one_that_is_too_long_is_told_from_a_full_buffer() {
         let (from, to) = (socket(), socket());
-        let sent = send_all(&from, route(&to), &[], Train::single(&vec![0; 65_508]), &mut false);
-        assert_eq!(sent.dropped, [(DropReason::TooLong, 1)]);
+        let sent = send_all(&from, route(&to), &[], Train::single(&vec![0; 65_508]), &mut false, usize::MAX);
+        assert_eq!(
+            (sent.dropped.as_slice(), sent.too_long),
+            (&[(DropReason::TooLong, 1)][..], Some(Refused { nth: 0, added: 0 }))
+        );
         assert_eq!((reason(Errno::EAGAIN), reason(Errno::EPERM)), (DropReason::SendBufferFull, DropReason::SendFailed));
     }
 }

@@ -65,6 +65,26 @@ pub(super) struct Flow<S> {
     pub(super) leaves: Option<EndReason>,
     /// The number of the change after which it was looked at.
     pub(super) looked_after: u32,
+    /// What the way to the present server may have been too short for.
+    pub(super) longest: Longest,
+}
+
+/// The longest datagram that a client has sent in one piece.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Longest {
+    /// Its bytes.
+    pub(super) length: u16,
+    /// Those that were added before it on the way to the server.
+    pub(super) added: u16,
+    /// Those of its own that were taken off.
+    pub(super) taken_off: u16,
+}
+
+impl Longest {
+    /// There is another one.
+    pub(super) fn or(self, other: Self) -> Self {
+        if other.length > self.length { other } else { self }
+    }
 }
 
 impl<S> Flow<S> {
@@ -102,6 +122,7 @@ impl<S> Flow<S> {
             is_closed: false,
             leaves: None,
             looked_after: 0,
+            longest: Longest::default(),
         }
     }
 
@@ -110,6 +131,7 @@ impl<S> Flow<S> {
         (self.server, self.socket, self.registered) = (server, socket, Interest::NONE);
         (self.portion, self.singly_in, self.joins) = (Portion::ONE, false, false);
         (self.is_unanswered, self.is_introduced, self.leaves) = (true, false, None);
+        self.longest = Longest::default();
     }
 
     /// It is to leave its server, or to end. Who is to end does so, whatever else is said of its server.

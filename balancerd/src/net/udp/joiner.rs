@@ -80,7 +80,7 @@ impl Received {
         // One that is shorter is the last.
         let is_open = size > 0 && self.length.is_multiple_of(size) && self.length / size < MOST_DATAGRAMS;
         let is_of_one = (self.from, self.to) == (next.from, next.to);
-        let is_whole = !self.is_truncated && !next.is_truncated;
+        let is_whole = !self.is_truncated && !next.is_truncated && self.in_fragments == next.in_fragments;
         is_one && is_open && is_of_one && is_whole && self.length + next.length <= MOST_BYTES
     }
 
@@ -100,7 +100,7 @@ mod tests {
 
     fn from(port: u16, length: usize, segment: Option<usize>) -> Received {
         let from = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Received { length, segment, from, to: None, overflows: None, is_truncated: false }
+        Received { length, segment, from, to: None, overflows: None, in_fragments: false, is_truncated: false }
     }
 
     /// Gives all of them to a joiner. The trains that come out: who sent them, and their datagrams.
@@ -138,8 +138,9 @@ mod tests {
     fn what_was_asked_elsewhere_or_came_in_part_goes_alone() {
         let there = Received { to: Some(Ipv4Addr::new(127, 0, 0, 2).into()), ..from(1, 2, None) };
         let part = Received { is_truncated: true, ..from(1, 2, None) };
-        let all = [from(1, 2, None), there, part, from(1, 2, None)].map(|received| (received, vec![7; 2]));
-        assert_eq!(through(&all).len(), 4);
+        let parts = Received { in_fragments: true, ..from(1, 2, None) };
+        let all = [from(1, 2, None), there, part, from(1, 2, None), parts].map(|received| (received, vec![7; 2]));
+        assert_eq!(through(&all).len(), 5);
     }
 
     proptest! {

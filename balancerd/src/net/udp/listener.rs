@@ -14,6 +14,7 @@ use super::portion::Portion;
 use crate::event::{Interest, Key, Poller};
 use crate::model::ServiceId;
 use crate::net::listen::{Endpoint, ListenError, Place};
+use crate::net::options;
 
 /// What the kernel may hold for a listener, in bytes: some milliseconds at the rate of a fast network. `net.core.rmem_max`
 /// caps it where the balancer may not go beyond.
@@ -93,6 +94,9 @@ fn open(place: Place, sharing: bool) -> Result<UdpSocket, Errno> {
     }
     setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
     setsockopt(&socket, sockopt::RxqOvfl, &1)?;
+    if let Err(errno) = options::tell_of_fragments(&socket) {
+        debug!(error = errno.desc(), "it will not be known which datagrams come in fragments");
+    }
     if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
     }
@@ -155,7 +159,7 @@ impl DatagramListener {
     pub(super) fn answer(&self, client: SocketAddr, asked: IpAddr, train: Train<'_>, singly: &mut bool) -> Sent {
         let from = self.address.ip().is_unspecified().then_some(asked);
         let route = Route { to: client, from, is_ipv6: self.address.is_ipv6() };
-        send_all(&self.socket, Some(route), &[], train, singly)
+        send_all(&self.socket, Some(route), &[], train, singly, usize::MAX)
     }
 
     /// Tells the poller, if something changed. It is always read: what comes for a flow that is there has nothing to do with

@@ -9,9 +9,11 @@ mod flow;
 mod joiner;
 mod listener;
 mod looks;
+mod notices;
 mod one_way;
 mod portion;
 mod table;
+mod too_long;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
 use tracing::{debug, info, warn};
 use wire::address::canonical;
-use wire::flow::HeaderScope;
+use wire::flow::{HeaderScope, PathMtu};
 use wire::report::{DropReason, EndReason, SessionReport};
 use wire::settings::{SendProxy, Transport};
 
@@ -39,6 +41,7 @@ use flow::{Flow, FlowKey, may_go_on};
 use joiner::Joiner;
 pub(crate) use listener::{DatagramListener, DatagramListenerId};
 use looks::Looks;
+use notices::Notices;
 use one_way::OneWay;
 pub(crate) use table::FlowId;
 use table::Table;
@@ -76,6 +79,7 @@ pub(crate) struct Flows {
     listeners: SlotMap<DatagramListenerId, DatagramListener>,
     table: Table<UdpSocket>,
     one_way: OneWay,
+    notices: Notices,
     key: fn(FlowId) -> Key,
     joiner: Joiner,
     control: Vec<u8>,
@@ -106,6 +110,10 @@ struct Arrival {
     /// As the header says, or the peer.
     client: SocketAddr,
     handling: Handling,
+    /// Bytes of a header that were taken off it.
+    taken_off: usize,
+    /// It came in fragments.
+    in_fragments: bool,
     /// It may have come before the balancer was told to stop.
     is_last: bool,
 }
@@ -117,6 +125,7 @@ impl Flows {
             listeners: SlotMap::with_key(),
             table: Table::new(),
             one_way: OneWay::default(),
+            notices: Notices::default(),
             key,
             joiner: Joiner::default(),
             control: control_room(),
@@ -277,7 +286,9 @@ impl Flows {
         let Some(handling) = cx.model.handling(service) else { return };
         let client = canonical(received.from);
         let key = FlowKey { peer: received.from, asked: listener.asked(&received), client, server: None };
-        let arrival = Arrival { listener: id, service, key, client, handling, is_last: listener.has_last() };
+        let is_last = listener.has_last();
+        let in_fragments = received.in_fragments;
+        let arrival = Arrival { listener: id, service, key, client, handling, taken_off: 0, in_fragments, is_last };
         if received.is_truncated {
             cx.model.datagrams_dropped(service, None, Direction::In, 1, DropReason::Truncated);
         } else if cx.model.header_time(service, received.from.ip()).is_some() {
@@ -298,6 +309,7 @@ impl Flows {
         match decode_datagram(datagram) {
             Ok((header, length)) => {
                 arrival.client = header.addresses.map_or(arrival.client, |addresses| canonical(addresses.source));
+                arrival.taken_off = length;
                 if !first_only {
                     arrival.key.client = arrival.client;
                 }
@@ -383,11 +395,16 @@ impl Flows {
         flow.listener = arrival.listener;
         let header = header(id, flow, arrival, run);
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
+        let most = arrival.most_in_fragments(&self.notices);
         let sent = if header.is_empty() || in_each {
-            send_all(&flow.socket, None, &header, train, &mut flow.singly_in)
+            send_all(&flow.socket, None, &header, train, &mut flow.singly_in, most)
         } else {
-            send_introduced(&flow.socket, &header, train, &mut flow.singly_in)
+            send_introduced(&flow.socket, &header, train, &mut flow.singly_in, most)
         };
+        if let Some(refused) = sent.too_long {
+            arrival.tell_too_long(&mut self.notices, &flow.socket, train, refused, cx.now);
+        }
+        flow.longest = flow.longest.or(arrival.longest(train, header.len()));
         flow.is_introduced |= sent.datagrams > 0;
         flow.on_request(sent.datagrams, sent.bytes, cx.now);
         let has_all = flow.has_all_requests(&arrival.handling.flows);
@@ -407,7 +424,7 @@ impl Flows {
 
     /// Begins a flow, if there may be one.
     fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) -> Result<FlowId, DropReason> {
-        let Arrival { listener, service, key, client, handling, is_last } = arrival;
+        let Arrival { listener, service, key, client, handling, is_last, .. } = arrival;
         cx.model.may_begin_flow(service, client.ip(), is_last, cx.now)?;
         let (server, socket) = match key.server {
             Some(server) => (server, self.connect_to_picked(server, client, cx)?),
@@ -473,11 +490,16 @@ impl Flows {
             return Err(Errno::ECONNREFUSED);
         }
         self.connects = self.connects.wrapping_add(1);
-        connect_datagrams(address, cx.model.server_side(server), client, self.connects).inspect_err(|errno| {
+        let connected = connect_datagrams(address, cx.model.server_side(server), client, self.connects);
+        let socket = connected.inspect_err(|errno| {
             if *errno == Errno::EADDRNOTAVAIL || *errno == Errno::EADDRINUSE {
                 cx.model.port_shortage();
             }
-        })
+        })?;
+        if cx.model.path_mtu(server) == PathMtu::Report {
+            self.notices.keep_whole(&socket);
+        }
+        Ok(socket)
     }
 
     /// Sends to a server that does not answer.
@@ -498,7 +520,11 @@ impl Flows {
         let addresses = Addresses { source: client, destination: key.asked };
         let header = handling.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, Some(addresses), None));
         let Some(lane) = self.one_way.get_mut(server) else { return };
-        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly);
+        let most = arrival.most_in_fragments(&self.notices);
+        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly, most);
+        if let Some(refused) = sent.too_long {
+            arrival.tell_too_long(&mut self.notices, &lane.socket, train, refused, cx.now);
+        }
         count(service, server, Direction::In, &sent, cx.model);
         if sent.is_stuck {
             self.one_way.remove(server);
@@ -525,10 +551,10 @@ impl Flows {
             self.on_answer(id, received, train, cx);
         }
         self.joiner = joiner;
-        if let Some(errno) = fault
-            && tells_of_the_other_side(errno)
-        {
-            self.on_unreachable(id, errno, cx);
+        match fault {
+            Some(Errno::EMSGSIZE) => self.tell_of_the_longest(id, cx),
+            Some(errno) if tells_of_the_other_side(errno) => self.on_unreachable(id, errno, cx),
+            _ => {}
         }
     }
 

@@ -220,7 +220,10 @@ impl World {
         if is_train {
             let route = Some(datagram::Route { to: self.asked[asked], from: None, is_ipv6: false });
             let train = Train::new(&bytes, Some(parts[0].len()));
-            assert_eq!(send_all(&self.clients[client], route, &[], train, &mut false).datagrams, parts.len());
+            assert_eq!(
+                send_all(&self.clients[client], route, &[], train, &mut false, usize::MAX).datagrams,
+                parts.len()
+            );
         } else {
             for part in &parts {
                 self.clients[client].send_to(part, self.asked[asked]).expect("sent");
