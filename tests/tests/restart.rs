@@ -1,14 +1,17 @@
 //! The end of a balancer and the next beginning: the state file, crashes and signals.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tests::balancer::add;
 use tests::{Balancer, Client, Server, Setup, client, loopback, namespace, process, wait};
+use wire::control::Change;
+use wire::frame::{Decoder, RESPONSE_LIMIT, frame, greeting};
 use wire::report::{EndReason, Phase};
 use wire::{Refusal, Request, Response};
 
@@ -364,6 +367,36 @@ fn stop_is_answered_at_once_and_closes_the_connection_at_the_end() {
     drop(balancer.call(&Request::Stop { now: true, drain_ms: None }));
     control.wait_for_end(Some(wait::LIMIT)).expect("it ends");
     client.assert_ended();
+    assert_gone(&mut balancer);
+}
+
+#[test]
+fn who_ends_many_is_answered_though_a_stop_ends_them_before() {
+    const SESSIONS: u64 = 700;
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    let clients: Vec<Client> = (0..SESSIONS).map(|_| balancer.client()).collect();
+    assert!(clients.iter().all(|client| client.server() == server.address()));
+    // Both lie there when it looks again, one behind the other: it takes one connection in a turn.
+    balancer.signal(Signal::SIGSTOP);
+    let change = Change::KillAll { pool: "default".to_owned(), server: server.address() };
+    let orders = [Request::Change { change, dry_run: false }, Request::Stop { now: true, drain_ms: None }];
+    let mut peers = orders.map(|order| {
+        let mut peer = UnixStream::connect(balancer.socket()).expect("connected");
+        peer.set_read_timeout(Some(wait::LIMIT)).expect("set");
+        peer.write_all(&[greeting(), frame(&order).expect("short")].concat()).expect("taken");
+        peer
+    });
+    balancer.signal(Signal::SIGCONT);
+    let mut answer = Vec::new();
+    peers[0].read_to_end(&mut answer).expect("an end in order");
+    let mut decoder: Decoder<Response> = Decoder::new(RESPONSE_LIMIT);
+    decoder.push(&answer);
+    match decoder.next().expect("an answer") {
+        Some(Response::Changed(report)) => assert_eq!(report.sessions, SESSIONS),
+        other => panic!("it ends without an answer: {other:?}"),
+    }
+    clients.iter().for_each(Client::assert_ended);
     assert_gone(&mut balancer);
 }
 

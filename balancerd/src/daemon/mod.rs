@@ -751,12 +751,12 @@ impl Daemon {
         listeners.chain(own.into_iter().flatten()).chain(parts.into_iter().flatten()).min()
     }
 
-    /// Told to stop, with no session left, no datagram that waits since before that, and the pool in the state file; for the
-    /// file it waits so long and no longer.
+    /// Told to stop, with no session left, no datagram that waits since before that, nobody who waits to hear that the last
+    /// of some has ended, and the pool in the state file; for the file it waits so long and no longer.
     fn is_over(&mut self, now: Instant) -> bool {
         // Datagrams that begin no flow are all that some services have.
         let has_some = self.sessions.len() + self.flows.len() > 0 || self.flows.has_last();
-        if self.model.phase() != Phase::Stopping || has_some {
+        if self.model.phase() != Phase::Stopping || has_some || !self.unended_answers.is_empty() {
             return false;
         }
         if self.last_save_until.is_none() {

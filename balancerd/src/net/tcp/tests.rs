@@ -69,3 +69,57 @@ fn the_many_sessions_of_a_server_end_a_part_in_a_turn_and_each_once() {
     };
     assert_eq!(status.services[0].ended, [(EndReason::Killed, SESSIONS)].into());
 }
+
+#[test]
+fn who_is_killed_ends_though_its_server_was_to_have_it_no_longer_before() {
+    use EndReason::{Killed, Removed, ServerDown};
+    let now = event::now();
+    let place = Place { address: (Ipv4Addr::LOCALHOST, 0).into(), only_ipv6: false };
+    let mut listener = Listener::bind(place, false).expect("bound");
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let addresses = servers.each_ref().map(|server| server.local_addr().expect("bound"));
+    let points_per_weight = NonZeroU32::new(64).expect("64 is not 0");
+    let servers = addresses.map(|address| (address, ServerSettings::default())).into();
+    let settings = Settings {
+        services: [("default".to_owned(), ServiceSettings::new(vec![listener.address()], "default"))].into(),
+        pools: [("default".to_owned(), PoolSettings { points_per_weight, servers, ..PoolSettings::default() })].into(),
+        ..Settings::default()
+    };
+    let (mut model, mut scratch) = (started(&settings, now), vec![0; 65_536]);
+    model.vitals.session_limit = 10;
+    let (_, service) = model.wanted_listeners(Transport::Tcp).next().expect("a service");
+    listener.serve(service);
+    let poller = Poller::new().expect("epoll");
+    let timeouts = Timeouts::new(Duration::from_secs(3), Duration::from_secs(3600));
+    let mut sessions =
+        Sessions::new(timeouts, 0, |id, side| Source::Session(id, side).key(), |id| Source::Newcomer(id).key());
+    for (reasons, ends) in [
+        // Nobody has told it that its connect is there: another server may have it.
+        (&[ServerDown, Removed][..], false),
+        (&[Removed, Killed], true),
+        (&[ServerDown, Killed], true),
+        (&[Killed, ServerDown], true),
+    ] {
+        let _client = TcpStream::connect(listener.address()).expect("connected");
+        let cx = &mut Context { poller: &poller, model: &mut model, scratch: &mut scratch, now };
+        sessions.accept_from(&mut listener, cx);
+        sessions.settle(cx);
+        let (id, server) = sessions.slots.iter().map(|(id, session)| (id, session.server_id)).next().expect("one");
+        for reason in reasons {
+            sessions.end_of_server(server, *reason);
+        }
+        sessions.expire(cx);
+        assert_eq!(sessions.slots.get(id).is_none(), ends, "{reasons:?}");
+        assert!(sessions.slots.get(id).is_none_or(|session| session.server_id != server), "{reasons:?}");
+        assert_eq!(sessions.ends().0, sessions.ends().1);
+        sessions.end(id, Killed, cx);
+    }
+}
+
+#[test]
+fn a_removed_server_keeps_no_session_for_being_down_before() {
+    assert!(is_firmer(None, EndReason::ServerDown));
+    assert!(is_firmer(Some(EndReason::ServerDown), EndReason::Removed));
+    assert!(!is_firmer(Some(EndReason::Removed), EndReason::ServerDown));
+    assert!(!is_firmer(Some(EndReason::Killed), EndReason::Removed));
+}
