@@ -190,9 +190,10 @@ impl Model {
         service: ServiceId,
         client: SocketAddr,
         tried: &[ServerId],
-    ) -> Option<(ServerId, SocketAddr)> {
+    ) -> Option<ServerId> {
         let handling = self.handling(service)?;
-        (handling.policy.on_loss == OnLoss::Move).then(|| self.pick(service, client, tried)).flatten()
+        let next = (handling.policy.on_loss == OnLoss::Move).then(|| self.pick(service, client, tried)).flatten();
+        next.map(|(server, _)| server)
     }
 
     /// Whether a server is there and does not answer.

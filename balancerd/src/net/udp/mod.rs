@@ -4,6 +4,7 @@
 //! errors to the flow that they belong to, and nobody else's datagrams at all. What cannot be sent at once is dropped and
 //! counted: a queue of our own would only make a datagram late.
 
+mod complaints;
 mod datagram;
 mod flow;
 mod joiner;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use slotmap::{Key as _, KeyData, SlotMap};
-use tracing::{debug, info, warn};
+use tracing::debug;
 use wire::address::canonical;
 use wire::flow::{HeaderScope, PathMtu};
 use wire::report::{DropReason, EndReason, SessionReport};
@@ -31,8 +32,9 @@ use super::Context;
 use super::connect::{connect_datagrams, is_a_circle, is_ours};
 use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
-use crate::event::{Ends, Interest, Key, Ready, Repeated};
+use crate::event::{Ends, Interest, Key, Ready};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
+use complaints::Complaints;
 use datagram::{
     Received, Sent, Train, control_room, forget_errors, receive, receive_single, send_all, send_introduced,
     tells_of_the_other_side,
@@ -94,11 +96,7 @@ pub(crate) struct Flows {
     /// Of this run of the balancer, for the ids of flows.
     run: u64,
     ended: u64,
-    refused: Repeated,
-    no_server: Repeated,
-    shortage: Repeated,
-    headers: Repeated,
-    unreachable: Repeated,
+    complaints: Complaints,
 }
 
 /// A client's datagrams, as they came.
@@ -135,11 +133,7 @@ impl Flows {
             connects: 0,
             run: fastrand::u64(..),
             ended: 0,
-            refused: Repeated::default(),
-            no_server: Repeated::default(),
-            shortage: Repeated::default(),
-            headers: Repeated::default(),
-            unreachable: Repeated::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -317,9 +311,7 @@ impl Flows {
             }
             Err(fault) => {
                 cx.model.datagrams_dropped(arrival.service, None, Direction::In, 1, DropReason::BadHeader);
-                if self.headers.on_event(cx.now) {
-                    info!(peer = %arrival.key.peer, %fault, "a datagram did not begin with the PROXY protocol header that it has to");
-                }
+                self.complaints.on_bad_header(arrival.key.peer, fault, cx.now);
             }
         }
     }
@@ -627,15 +619,13 @@ impl Flows {
         let (service, client, server) = (flow.service, flow.client, flow.server);
         cx.model.datagrams_dropped(service, Some(server), Direction::In, 1, DropReason::Unreachable);
         self.tell_unreachable(server, errno, cx);
-        if !stays && let Some((next, _)) = cx.model.flow_goes_on_with(service, client, &[server]) {
+        if !stays && let Some(next) = cx.model.flow_goes_on_with(service, client, &[server]) {
             let _ = self.go_on_with(id, next, cx);
         }
     }
 
     fn tell_unreachable(&mut self, server: ServerId, errno: Errno, cx: &mut Context<'_>) {
-        if self.unreachable.on_event(cx.now) {
-            info!(server = %cx.model.server_address(server), error = errno.desc(), "datagrams for a server came back");
-        }
+        self.complaints.on_unreachable(cx.model.server_address(server), errno, cx.now);
         cx.model.server_unreachable(server, cx.now);
     }
 
@@ -717,11 +707,9 @@ impl Flows {
 
     /// The earliest time at which [`Flows::expire`] or [`Flows::look`] has something to do.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let repeated = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable];
         let looks = (!self.to_look_at.is_empty() || !self.to_leave.is_empty()).then_some(now);
         let last = self.has_last().then_some(now);
-        let others = [self.table.next_deadline(), looks, last];
-        repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
+        [self.table.next_deadline(), self.complaints.next_deadline(), looks, last].into_iter().flatten().min()
     }
 
     /// Does what is due: ends idle flows, serves what waited at a stop, logs what was not logged.
@@ -734,21 +722,7 @@ impl Flows {
             let reason = self.table.get(id).map_or(EndReason::IdleTimeout, Flow::end_when_idle);
             self.end(id, reason, cx);
         }
-        if let Some(suppressed) = self.refused.expire(cx.now) {
-            warn!(suppressed, "further datagrams could begin no flow");
-        }
-        if let Some(suppressed) = self.no_server.expire(cx.now) {
-            warn!(suppressed, "no server is eligible: further datagrams were dropped");
-        }
-        if let Some(suppressed) = self.shortage.expire(cx.now) {
-            warn!(suppressed, "short of descriptors, ports or memory: further datagrams were dropped");
-        }
-        if let Some(suppressed) = self.headers.expire(cx.now) {
-            info!(suppressed, "further datagrams did not begin with the PROXY protocol header that they have to");
-        }
-        if let Some(suppressed) = self.unreachable.expire(cx.now) {
-            info!(suppressed, "further datagrams for servers came back");
-        }
+        self.complaints.expire(cx.now);
     }
 
     /// Takes all of a server's flows from it: they go on with others, or end for a reason. A part of them does in each turn,
@@ -783,10 +757,10 @@ impl Flows {
         let Some(flow) = self.table.get(id) else { return };
         let may_move = flow.key.server.is_none() && may_go_on(reason);
         let next = may_move.then(|| cx.model.flow_goes_on_with(flow.service, flow.client, &[flow.server])).flatten();
-        if let Some((server, _)) = next {
+        if let Some(server) = next {
             let _ = self.go_on_with(id, server, cx);
         }
-        let stays = |flow: &Flow<_>| next.is_none_or(|(server, _)| flow.server != server);
+        let stays = |flow: &Flow<_>| next.is_none_or(|server| flow.server != server);
         if self.table.get(id).is_some_and(stays) {
             self.end(id, reason, cx);
         }
@@ -846,18 +820,7 @@ impl Flows {
     fn refuse(&mut self, arrival: Arrival, reason: DropReason, datagrams: usize, cx: &mut Context<'_>) {
         let Arrival { service, client, .. } = arrival;
         cx.model.datagrams_dropped(service, None, Direction::In, datagrams, reason);
-        match reason {
-            DropReason::NoServer if self.no_server.on_event(cx.now) => {
-                warn!(%client, "no server is eligible: datagrams are dropped");
-            }
-            DropReason::Shortage if self.shortage.on_event(cx.now) => {
-                warn!(%client, "short of descriptors, ports or memory: datagrams are dropped");
-            }
-            DropReason::Full | DropReason::Rate | DropReason::ClientLimit if self.refused.on_event(cx.now) => {
-                warn!(%client, %reason, "a datagram could begin no flow; flows that are there go on");
-            }
-            _ => {}
-        }
+        self.complaints.on_refused(client, reason, cx.now);
     }
 
     /// The live flows that are meant, the longest idle first.
