@@ -32,16 +32,17 @@ pub(super) fn set_keepalive(socket: impl AsFd, milliseconds: u64) -> Result<(), 
     setsockopt(&socket, sockopt::TcpKeepCount, &QUESTIONS)
 }
 
-/// Sets what is not as the kernel has it by itself, the keepalive aside.
-fn set_socket(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno> {
-    let SocketSettings { user_timeout_ms, congestion, .. } = settings;
-    if let Some(limit) = user_timeout_ms {
-        setsockopt(&socket, sockopt::TcpUserTimeout, &limit.get())?;
+/// Sets what is not as the kernel has it by itself, the keepalive aside. An error says which option it was.
+fn set_socket(socket: impl AsFd, settings: &SocketSettings) -> Result<(), (&'static str, Errno)> {
+    let of = |name| move |errno| (name, errno);
+    let others = of("user_timeout, send_buffer or receive_buffer");
+    if let Some(name) = &settings.congestion {
+        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
     }
-    if let Some(name) = congestion {
-        setsockopt(&socket, sockopt::TcpCongestion, &name.into())?;
+    if let Some(limit) = settings.user_timeout_ms {
+        setsockopt(&socket, sockopt::TcpUserTimeout, &limit.get()).map_err(others)?;
     }
-    set_buffers(socket, settings)
+    set_buffers(socket, settings).map_err(others)
 }
 
 fn set_buffers(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno> {
@@ -59,12 +60,8 @@ fn set_buffers(socket: impl AsFd, settings: &SocketSettings) -> Result<(), Errno
 /// # Errors
 /// As [`set_listener`].
 pub(super) fn set_named(socket: impl AsFd, settings: &SocketSettings) -> Result<(), (&'static str, Errno)> {
-    let of = |name| move |errno| (name, errno);
-    set_keepalive(&socket, settings.keepalive_ms).map_err(of("keepalive"))?;
-    if let Some(name) = &settings.congestion {
-        setsockopt(&socket, sockopt::TcpCongestion, &name.into()).map_err(of("congestion"))?;
-    }
-    set_socket(&socket, settings).map_err(of("user_timeout, send_buffer or receive_buffer"))
+    set_keepalive(&socket, settings.keepalive_ms).map_err(|errno| ("keepalive", errno))?;
+    set_socket(socket, settings)
 }
 
 /// Sets a listener, before it listens or later: what its next clients inherit.
@@ -88,7 +85,7 @@ pub(super) fn set_connecting(
     client: SocketAddr,
     source: Option<IpAddr>,
 ) -> Result<(), Errno> {
-    set_socket(socket, &side.socket)?;
+    set_socket(socket, &side.socket).map_err(|(_, errno)| errno)?;
     set_outgoing(socket, side, server, client, source)
 }
 
