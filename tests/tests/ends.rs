@@ -402,41 +402,54 @@ fn reset_behind(server: &Server, go: &mpsc::Sender<()>, balancer: &Balancer) {
     wait::until("the server has reset", || server.living() == 0);
 }
 
+/// A server has said all that it says and has reset, and its client has read nothing of it.
+struct Reset {
+    bytes: Vec<u8>,
+    server: Server,
+    balancer: Balancer,
+    client: Client,
+}
+
+impl Reset {
+    fn begun() -> Self {
+        let bytes = Noise::new().bytes(UNDER_WAY);
+        let (server, go) = saying(&bytes);
+        let balancer = Balancer::of([&server]);
+        let client = balancer.client();
+        assert_eq!(client.server(), server.address());
+        reset_behind(&server, &go, &balancer);
+        Self { bytes, server, balancer, client }
+    }
+
+    /// Its client reads: all that was said comes, and then the reset.
+    fn assert_passed_on(&self) {
+        assert!(self.client.receive(UNDER_WAY) == self.bytes);
+        assert_eq!(self.client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
+        self.balancer.wait_for_ends(EndReason::ServerReset, 1);
+    }
+}
+
 #[test]
 fn what_a_server_said_before_it_reset_comes_to_a_client_that_reads_late() {
-    let bytes = Noise::new().bytes(UNDER_WAY);
-    let (server, go) = saying(&bytes);
-    let balancer = Balancer::of([&server]);
-    let client = balancer.client();
-    assert_eq!(client.server(), server.address());
-    reset_behind(&server, &go, &balancer);
-    balancer.assert_quiet();
-    assert_eq!(balancer.service().active, 1, "its client is still to be told what it said");
-    assert!(client.receive(UNDER_WAY) == bytes);
-    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
-    balancer.wait_for_ends(EndReason::ServerReset, 1);
+    let reset = Reset::begun();
+    reset.balancer.assert_quiet();
+    assert_eq!(reset.balancer.service().active, 1, "its client is still to be told what it said");
+    reset.assert_passed_on();
 }
 
 #[test]
 fn what_a_server_said_before_it_reset_comes_though_checks_take_it_down() {
-    let bytes = Noise::new().bytes(UNDER_WAY);
-    let (server, go) = saying(&bytes);
-    let balancer = Balancer::of([&server]);
-    let client = balancer.client();
-    assert_eq!(client.server(), server.address());
-    reset_behind(&server, &go, &balancer);
-    server.refuse();
+    let reset = Reset::begun();
+    reset.server.refuse();
     let values = PoolValues {
         check: Some(CheckKind::Tcp),
         check_interval_ms: Some(20),
         on_down: Some(OnDown::Close),
         ..PoolValues::default()
     };
-    balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
-    balancer.wait_for_log("server is down");
-    assert!(client.receive(UNDER_WAY) == bytes);
-    assert_eq!(client.rest().expect_err("no end in order").kind(), ErrorKind::ConnectionReset);
-    balancer.wait_for_ends(EndReason::ServerReset, 1);
+    reset.balancer.change(Change::SetPool { pool: "default".to_owned(), values }, false).expect("it is set");
+    reset.balancer.wait_for_log("server is down");
+    reset.assert_passed_on();
 }
 
 #[test]
