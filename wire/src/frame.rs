@@ -13,7 +13,7 @@ use crate::encoding::{EncodingError, decode, encode};
 use crate::settings::FILE_LIMIT;
 
 /// The version of the control protocol. Both ends must have the same one: messages do not describe themselves.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The first bytes of a greeting.
 const MAGIC: [u8; 4] = *b"BALC";
