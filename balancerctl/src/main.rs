@@ -24,8 +24,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use command::Verdict;
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
+    // A file that is as long as it may become is an error of the write, which is told, and not the end of this program in
+    // the middle of it. A reader that goes is one, too: SIGPIPE is ignored by Rust's runtime.
+    let mut at_writes = SigSet::empty();
+    at_writes.add(Signal::SIGXFSZ);
+    let _ = at_writes.thread_block();
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json);
     match command::run(&cli, &output) {

@@ -115,7 +115,8 @@ Examples:
   balancerd --listen 127.0.0.1:8080 --socket /tmp/mine/control.sock
       A second balancer, with all of its files in /tmp/mine.
 
-SIGTERM and SIGINT stop it: no new sessions, the others may go on for the drain time. A second one ends it at once.";
+SIGTERM, SIGINT and SIGQUIT stop it: no new sessions, the others may go on for the drain time. A second SIGTERM or SIGINT
+ends it at once. SIGHUP reads the configuration file again, SIGUSR1 opens the log again.";
 
 impl Arguments {
     /// The settings that they mean.

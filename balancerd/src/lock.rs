@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use wire::Places;
 
+use crate::planted;
+
 /// The directories that are made are closed to others.
 const DIRECTORY_MODE: u32 = 0o750;
 
@@ -98,7 +100,8 @@ fn lock(path: &Path) -> Result<File, LockError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(failed("opened"))?;
+        let opened = options.open(path).map_err(|error| planted::told(path, error));
+        let mut file = opened.and_then(|file| planted::check(path, &file).map(|()| file)).map_err(failed("opened"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -1,14 +1,15 @@
 //! The log: `tracing` to standard error, a file or journald, by a thread of its own. A blocked disk or terminal never
 //! stalls the loop: lines that find no room are dropped and counted.
 
+mod file;
+
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tracing::{Level, Metadata};
@@ -18,11 +19,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, time};
 
+use file::LogFile;
+
 /// Lines that wait for the log's thread.
 const MOST_WAITING_LINES: usize = 8192;
-
-/// A log file is for the daemon and its group.
-const FILE_MODE: u32 = 0o640;
 
 /// Where the log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub(crate) struct Log {
     thread: Option<WorkerGuard>,
     dropped: ErrorCounter,
     lost: Arc<AtomicU64>,
+    /// The file is to be opened again before the next line.
+    again: Arc<AtomicBool>,
     target: Target,
 }
 
@@ -69,16 +71,19 @@ impl Log {
     /// Starts the thread and takes what `tracing` gives from now on. `filter` is a level, or a list of directives.
     pub(crate) fn start(target: &Target, filter: &str) -> Result<Self> {
         let filter = EnvFilter::try_new(filter).with_context(|| format!("the log level {filter:?} makes no sense"))?;
-        let lost = Arc::new(AtomicU64::new(0));
+        let (lost, again) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (writer, thread) = match target {
             Target::Stderr | Target::Journald => in_background(io::stderr(), &lost),
             Target::File(path) => {
-                let file = LogFile::open(path).with_context(|| format!("the log {}", path.display()))?;
+                let file =
+                    LogFile::open(path, Arc::clone(&again)).with_context(|| format!("the log {}", path.display()))?;
                 in_background(file, &lost)
             }
         };
         let dropped = writer.error_counter();
         let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        // What cannot be written is counted. Nothing is told at standard error, which may be a pipe that nobody reads.
+        let format = format.log_internal_errors(false);
         let begun = match target {
             Target::Journald => {
                 format.without_time().with_level(false).with_ansi(false).with_writer(Journal(writer)).try_init()
@@ -87,12 +92,18 @@ impl Log {
             Target::File(_) => format.with_ansi(false).with_writer(writer).try_init(),
         };
         begun.map_err(|error| anyhow::anyhow!("the log cannot begin: {error}"))?;
-        Ok(Self { thread: Some(thread), dropped, lost, target: target.clone() })
+        Ok(Self { thread: Some(thread), dropped, lost, again, target: target.clone() })
     }
 
     /// Where it goes.
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Has the file opened again before the next line. Whether it goes to a file.
+    pub(crate) fn open_again(&self) -> bool {
+        self.again.store(true, Ordering::Relaxed);
+        matches!(self.target, Target::File(_))
     }
 
     /// Lines that found no room so far, or could not be written.
@@ -184,61 +195,14 @@ impl Write for JournalLine {
     }
 }
 
-/// A file that follows its name.
-struct LogFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LogFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?;
-        Ok(Self { path: path.to_path_buf(), file })
-    }
-
-    fn is_current(&self) -> bool {
-        match (self.file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-            _ => false,
-        }
-    }
-}
-
-impl Write for LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.is_current()
-            && let Ok(fresh) = Self::open(&self.path)
-        {
-            *self = fresh;
-        }
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_renamed_log_file_is_followed_by_a_new_one() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (path, old) = (directory.path().join("log"), directory.path().join("log.1"));
-        let mut file = LogFile::open(&path).expect("opened");
-        file.write_all(b"one\n").expect("written");
-        std::fs::rename(&path, &old).expect("renamed");
-        file.write_all(b"two\n").expect("written");
-        assert_eq!(std::fs::read(&old).expect("there"), b"one\n");
-        assert_eq!(std::fs::read(&path).expect("there"), b"two\n");
-    }
-
-    #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted() {
         let lost = Arc::new(AtomicU64::new(0));
-        let writer = LogFile::open(Path::new("/dev/full")).expect("opened");
+        let writer = LogFile::open("/dev/full".as_ref(), Arc::default()).expect("opened");
         let mut counted = Counted { writer, lost: Arc::clone(&lost) };
         for _ in 0..3 {
             assert!(counted.write_all(b"line\n").is_err());

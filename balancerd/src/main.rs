@@ -11,19 +11,24 @@ mod lock;
 mod log;
 mod model;
 mod net;
+mod notifier;
 mod pages;
+mod planted;
 mod source;
 mod state;
 mod teller;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use sd_notify::NotifyState;
 
 use arguments::Arguments;
 use background::{Half, Starter};
@@ -32,6 +37,10 @@ use daemon::Daemon;
 use event::Signals;
 use lock::Locks;
 use log::{Log, Target};
+use notifier::Notifier;
+
+/// How long the end waits for whoever reads standard error.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -39,16 +48,40 @@ fn main() -> ExitCode {
         return check(path, arguments.json);
     }
     let result = match arguments.generate {
-        Some(page) => pages::print(page),
+        Some(page) => pages::page(page).and_then(|page| print(&page)),
         None => start(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not eprintln: it panics where standard error is closed.
-            let _ = writeln!(io::stderr(), "balancerd: {error:#}");
+            complain(format!("balancerd: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says something at standard error, which may be closed, or a pipe that nobody reads: no end hangs for that.
+fn complain(text: impl Display + Send + 'static) {
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        // Not eprintln: it panics where standard error is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(READER_PATIENCE);
+    }
+}
+
+/// Prints what was asked for. A reader that has had enough and goes, as `head` does, is no fault.
+///
+/// # Errors
+/// When it cannot be printed otherwise, as on a full disk.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
     }
 }
 
@@ -57,7 +90,7 @@ fn check(path: &Path, json: bool) -> ExitCode {
     let file = match config::file::read(path) {
         Ok(file) => file,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
+            complain(error);
             return ExitCode::FAILURE;
         }
     };
@@ -66,10 +99,10 @@ fn check(path: &Path, json: bool) -> ExitCode {
     } else {
         format!("{} is valid: {}", path.display(), file.summary())
     };
-    match writeln!(io::stdout(), "{text}") {
+    match print(format!("{text}\n").as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "balancerd: standard output: {error}");
+            complain(format!("balancerd: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -98,7 +131,6 @@ fn run(config: &Config, target: &Target, level: &str, starter: Option<Starter>) 
             return Err(error);
         }
     };
-    daemon::notify(&[NotifyState::Ready]);
     if let Some(starter) = starter {
         starter.ready();
     }
@@ -113,5 +145,6 @@ fn prepare(config: &Config, target: &Target, level: &str) -> Result<(Locks, Daem
     let locks = Locks::take(&config.places)?;
     let log = Log::start(target, level)?;
     panic::set_hook(Box::new(|fault| tracing::error!(%fault, "a fault in the balancer")));
-    Ok((locks, Daemon::new(config, signals, log)?))
+    let notifier = Notifier::start().context("the thread that tells the service manager")?;
+    Ok((locks, Daemon::new(config, signals, log, notifier)?))
 }

@@ -1,6 +1,6 @@
 //! The man page and the completions, made from the definitions in `arguments.rs`.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
@@ -17,18 +17,17 @@ const FILES: [(&str, &str); 4] = [
     ("$XDG_STATE_HOME/balancer/control.state", "The servers that commands added to another user's balancer."),
 ];
 
-/// Prints a page.
+/// A page.
 ///
 /// # Errors
-/// When it cannot be printed.
-pub(crate) fn print(page: Page) -> Result<()> {
-    let bytes = match page {
-        Page::Man => man().context("the man page")?,
-        Page::Bash => completions(clap_complete::Shell::Bash),
-        Page::Zsh => completions(clap_complete::Shell::Zsh),
-        Page::Fish => completions(clap_complete::Shell::Fish),
-    };
-    io::stdout().write_all(&bytes).context("standard output")
+/// When it cannot be made.
+pub(crate) fn page(page: Page) -> Result<Vec<u8>> {
+    match page {
+        Page::Man => man().context("the man page"),
+        Page::Bash => Ok(completions(clap_complete::Shell::Bash)),
+        Page::Zsh => Ok(completions(clap_complete::Shell::Zsh)),
+        Page::Fish => Ok(completions(clap_complete::Shell::Fish)),
+    }
 }
 
 /// Into memory first: the generator panics when its writer fails.

@@ -9,6 +9,7 @@ pub mod balancer;
 pub mod client;
 pub mod config;
 pub mod datagrams;
+pub mod hold;
 pub mod load;
 pub mod loopback;
 pub mod namespace;

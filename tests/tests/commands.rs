@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::balancer::{balancerctl, balancerd};
-use tests::{Balancer, Client, Process, Server, Setup, loopback, wait};
+use tests::{Balancer, Client, Process, Server, Setup, config, loopback, wait};
 use wire::Response;
 use wire::report::{EndReason, StatusReport};
 
@@ -481,4 +481,51 @@ fn more_points_than_a_ring_may_have_are_refused_and_nothing_changes() {
     assert_failed(&balancer.ctl("add 10.0.0.1 80"), 1, "points and may have");
     assert!(balancer.list().servers.is_empty());
     done(&balancer.ctl("add 10.0.0.1 80 --weight 0"));
+}
+
+#[test]
+fn a_reader_that_goes_is_no_fault_of_what_is_printed() {
+    let (server, file) = (Server::start(), tempfile::NamedTempFile::new().expect("a file"));
+    let balancer = Balancer::of([&server]);
+    let text = config::service("web", loopback::free(), "web") + &config::pool("web", "", [&server]);
+    fs::write(file.path(), text).expect("written");
+    let path = file.path().display();
+    let daemon = [
+        "--generate man",
+        "--generate bash",
+        "--help",
+        "--version",
+        &format!("--check {path}"),
+        &format!("--check {path} --json"),
+    ]
+    .map(balancerd);
+    let control = [
+        "list",
+        "list --json",
+        "status",
+        "status --json",
+        "sessions",
+        "events",
+        "service list",
+        "pool list",
+        "completions bash",
+        "--help",
+        "add --help",
+    ]
+    .map(|line| {
+        let mut command = balancerctl(line);
+        command.env("BALANCER_SOCKET", balancer.socket());
+        command
+    });
+    for mut command in daemon.into_iter().chain(control) {
+        // Nobody reads: the other end is closed before the program begins.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+            (Some(0), ""),
+            "{command:?}"
+        );
+    }
 }

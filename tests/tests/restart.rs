@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -434,6 +434,26 @@ fn a_service_manager_is_told_when_it_serves_that_it_lives_and_when_it_stops() {
     balancer.signal(Signal::SIGTERM);
     wait::until("it says that it stops", || next() == "STOPPING=1");
     assert_eq!(balancer.wait_for_end().code(), Some(0));
+}
+
+#[test]
+fn a_link_that_somebody_laid_where_others_may_write_is_not_followed() {
+    for (name, options) in [("control.state", ""), ("control.pid", ""), ("control.state.lock", ""), ("log", "--log {}")]
+    {
+        let setup = Setup::new();
+        let elsewhere = tempfile::NamedTempFile::new().expect("a file");
+        let link = setup.directory().join(name);
+        symlink(elsewhere.path(), &link).expect("made");
+        fs::set_permissions(setup.directory(), fs::Permissions::from_mode(0o1777)).expect("set");
+        let output = setup.clone().options(&options.replace("{}", &link.display().to_string())).run();
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(name) && said.contains("is a symbolic link in a directory that others may write"),
+            "{said}"
+        );
+        assert_eq!(fs::read(elsewhere.path()).expect("there"), b"", "{name}");
+    }
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Daemon {
                 wanted.services.insert(service.clone(), settings.clone());
                 bind(&wanted, &self.listeners, self.flows.listeners()).map_err(|error| not_bound(&error))
             }
+            Change::AddPool { pool, settings } => {
+                listen::check_servers(&settings.server_side)
+                    .map_err(|fault| not_bound(&ListenError::PoolOption { pool: pool.clone(), fault }))?;
+                Ok(Bound::default())
+            }
             _ => Ok(Bound::default()),
         }
     }

@@ -21,9 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use sd_notify::NotifyState;
 use slotmap::SlotMap;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use wire::control::{Change, Refusal, Removal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, SessionReport};
 use wire::settings::Settings;
@@ -42,6 +41,7 @@ use crate::net::listen::{Listener, ListenerId};
 use crate::net::probe::Probes;
 use crate::net::tcp::{SessionId, Sessions};
 use crate::net::udp::{FlowId, Flows};
+use crate::notifier::{self, News, Notifier};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use crate::teller::{Long, Teller};
@@ -75,6 +75,7 @@ pub(crate) struct Daemon {
     scratch: Box<[u8]>,
     signals: Signals,
     log: Log,
+    notifier: Notifier,
     descriptors: Descriptors,
     model: Model,
     listeners: SlotMap<ListenerId, Listener>,
@@ -141,7 +142,7 @@ struct Watchdog {
 
 impl Daemon {
     /// Binds, restores the pool, and is ready to run. The caller holds the locks of the place.
-    pub(crate) fn new(config: &Config, signals: Signals, log: Log) -> Result<Self> {
+    pub(crate) fn new(config: &Config, signals: Signals, log: Log, notifier: Notifier) -> Result<Self> {
         let now = event::now();
         let descriptors = Descriptors::raise().context("the descriptor limit")?;
         anyhow::ensure!(
@@ -205,6 +206,7 @@ impl Daemon {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             signals,
             log,
+            notifier,
             descriptors,
             model,
             sessions: Sessions::new(
@@ -235,7 +237,7 @@ impl Daemon {
             last_save_until: None,
             signalled: false,
             unpolled: Repeated::default(),
-            watchdog: sd_notify::watchdog_enabled().map(|limit| Watchdog { every: limit / 2, next: now }),
+            watchdog: notifier::watchdog_pause().map(|every| Watchdog { every, next: now }),
             full_turns: 0,
         };
         daemon.relisten(listeners, now);
@@ -268,6 +270,7 @@ impl Daemon {
     /// # Errors
     /// When the loop itself failed, or the pool as it was last is not in the state file. The log has it too.
     pub(crate) fn run(mut self) -> Result<()> {
+        self.notifier.tell(News::Ready);
         let result = loop {
             match self.turn() {
                 Ok(true) => {}
@@ -283,6 +286,7 @@ impl Daemon {
             Ok(()) => info!("balancer stopped"),
             Err(error) => error!(error = format!("{error:#}"), "balancer stopped"),
         }
+        self.notifier.finish();
         result
     }
 
@@ -592,7 +596,7 @@ impl Daemon {
     fn stop(&mut self, at: Instant, now: Instant) {
         let limit = at.saturating_duration_since(now);
         info!(sessions = self.sessions.len() + self.flows.len(), limit_ms = limit.as_millis() as u64, "stopping");
-        notify(&[NotifyState::Stopping]);
+        self.notifier.tell(News::Stopping);
         for id in self.listeners.keys().collect::<Vec<_>>() {
             self.unlisten(id, !limit.is_zero(), now);
         }
@@ -613,14 +617,28 @@ impl Daemon {
                 Signal::Terminate => {
                     let again = std::mem::replace(&mut self.signalled, true);
                     info!(again, "told to stop by a signal");
-                    let stop = Request::Stop { now: again, drain_ms: None };
-                    if let Ok((_, effects)) = self.model.apply(&stop, None, now) {
-                        self.carry_out(&effects, now);
-                    }
+                    self.stop_by_signal(again, now);
                 }
+                Signal::Quit if self.model.phase() == Phase::Stopping => info!("SIGQUIT: it stops already"),
+                Signal::Quit => {
+                    self.signalled = true;
+                    info!("told to stop by SIGQUIT");
+                    self.stop_by_signal(false, now);
+                }
+                Signal::OpenLog if self.log.open_again() => info!("SIGUSR1: the log is opened again"),
+                Signal::OpenLog => info!("SIGUSR1: the log is no file that could be opened again"),
+                Signal::Upgrade => info!("SIGUSR2 does nothing: it is kept for an upgrade without a pause"),
+                Signal::Nothing(signal) => debug!(%signal, "a signal that means nothing here"),
             }
         }
         Ok(())
+    }
+
+    fn stop_by_signal(&mut self, at_once: bool, now: Instant) {
+        let stop = Request::Stop { now: at_once, drain_ms: None };
+        if let Ok((_, effects)) = self.model.apply(&stop, None, now) {
+            self.carry_out(&effects, now);
+        }
     }
 
     fn on_saved(&mut self, now: Instant) {
@@ -708,7 +726,7 @@ impl Daemon {
         }
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) {
             watchdog.next = now + watchdog.every;
-            notify(&[NotifyState::Watchdog]);
+            self.notifier.tell(News::Alive);
         }
     }
 
@@ -801,11 +819,4 @@ enum Follow {
     Signals,
     Threads,
     Watch,
-}
-
-/// Tells the service manager, if there is one.
-pub(crate) fn notify(news: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(news) {
-        warn!(%error, "the service manager could not be told");
-    }
 }

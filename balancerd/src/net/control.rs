@@ -1,18 +1,20 @@
 //! The control socket: who may speak, frames in and out, and patience with whoever is slow. It knows nothing of what
 //! the requests mean.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AT_FDCWD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
 };
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::Uid;
 use slotmap::SlotMap;
 use tracing::{debug, warn};
@@ -42,7 +44,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 64;
 
 /// Who may use the socket: its owner, its group and nobody else.
-const SOCKET_MODE: u32 = 0o660;
+const SOCKET_MODE: Mode = Mode::from_bits_truncate(0o660);
 
 /// The control socket and its connections.
 pub(crate) struct Control {
@@ -114,7 +116,8 @@ impl Control {
         let address = UnixAddr::new(path).map_err(|errno| failed(errno.into()))?;
         bind(descriptor.as_raw_fd(), &address).map_err(|errno| failed(errno.into()))?;
         // Nobody can connect before listen(), so nobody connects before the mode is right.
-        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+        // Where others may write they may have laid a link there since the bind: the mode of what it leads to stays.
+        fchmodat(AT_FDCWD, path, SOCKET_MODE, FchmodatFlags::NoFollowSymlink).map_err(|errno| failed(errno.into()))?;
         listen(&descriptor, Backlog::new(BACKLOG).map_err(|errno| failed(errno.into()))?)
             .map_err(|errno| failed(errno.into()))?;
         let metadata = fs::symlink_metadata(path).map_err(failed)?;

@@ -269,7 +269,7 @@ pub(crate) fn check(side: &ClientSide) -> Result<(), String> {
     if *side == ClientSide::default() {
         return Ok(());
     }
-    tried(|socket| options::set_listener(socket, side))
+    tried(&side.socket, |socket| options::set_listener(socket, side))
 }
 
 /// The same of a socket towards a server. What asks for a capability or a device is met at the connect: it may come later.
@@ -280,14 +280,24 @@ pub(crate) fn check_servers(side: &ServerSide) -> Result<(), String> {
     if side.socket == SocketSettings::default() {
         return Ok(());
     }
-    tried(|socket| options::set_named(socket, &side.socket))
+    tried(&side.socket, |socket| options::set_named(socket, &side.socket))
 }
 
-fn tried(set: impl Fn(&OwnedFd) -> Result<(), (&'static str, Errno)>) -> Result<(), String> {
+fn tried(settings: &SocketSettings, set: impl Fn(&OwnedFd) -> Result<(), (&'static str, Errno)>) -> Result<(), String> {
+    // Asked for one that is not loaded, the kernel would run a program that loads it, and this thread would wait for that.
+    if settings.congestion.as_ref().is_some_and(|name| !is_loaded(name)) {
+        return Err(format!("congestion: {}", words(Errno::ENOENT)));
+    }
     let failed = |errno: Errno| format!("a socket to try options on: {}", errno.desc());
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).map_err(failed)?;
     set(&socket).map_err(|(option, errno)| format!("{option}: {}", words(errno)))
+}
+
+/// Whether the kernel has this congestion control at hand; a kernel that does not tell has to be asked for it.
+fn is_loaded(congestion: &str) -> bool {
+    let loaded = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    loaded.map_or(true, |loaded| loaded.split_whitespace().any(|name| name == congestion))
 }
 
 fn backlog(side: &ClientSide) -> Backlog {

@@ -4,16 +4,18 @@
 mod kept;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use nix::fcntl::OFlag;
 use wire::Settings;
 
 use crate::event::Waker;
+use crate::planted;
 pub(crate) use kept::Kept;
 
 /// A file longer than this is none of ours: a server takes some 50 bytes.
@@ -47,19 +49,31 @@ pub(crate) enum StateError {
 pub(crate) fn load(path: &Path) -> Result<Kept, StateError> {
     let read = |source| StateError::Read { path: path.to_path_buf(), source };
     let broken = |fault| StateError::Broken { path: path.to_path_buf(), fault };
-    let length = match fs::metadata(path) {
+    let mut file = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
-        Err(error) => return Err(read(error)),
-        Ok(found) if !found.is_file() => return Err(broken("it is no regular file".to_owned())),
-        Ok(found) => found.len(),
+        opened => opened.map_err(read)?,
+    };
+    let length = match file.metadata().map_err(read)? {
+        found if !found.is_file() => return Err(broken("it is no regular file".to_owned())),
+        found => found.len(),
     };
     if length > LENGTH_LIMIT {
         return Err(broken(format!("it has {length} bytes, which no state file has")));
     }
-    let bytes = fs::read(path).map_err(read)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(read)?;
     let text = String::from_utf8(bytes)
         .map_err(|error| broken(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to())))?;
     Kept::parse(&text).map_err(broken)
+}
+
+/// Opens the file to read it, and waits for nobody where it is a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = planted::flags(path)? | OFlag::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| planted::told(path, error))?;
+    planted::check(path, &file)?;
+    Ok(file)
 }
 
 /// Writes the file: a crash at any moment leaves the old or the new one.
