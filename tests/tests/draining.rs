@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::balancer::{WAIT, remove};
 use tests::config::{pool, service};
 use tests::questions::{state, weight};
-use tests::{Balancer, Client, Server, Setup, loopback, wait};
+use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, wait};
 use wire::control::{Removal, ServerValues};
 use wire::report::{EndReason, ServerState, SessionReport, Skip};
 use wire::settings::{AdminState, DEFAULT_POOL, ServerSettings};
@@ -326,6 +326,51 @@ fn kill_ends_one_session_and_no_other() {
         let refusal = balancer.change(Change::Kill { session: number }, false);
         assert_eq!(refusal, Err(Refusal::NoSession { session: number }));
     }
+}
+
+#[test]
+fn sessions_are_numbered_from_1_up_and_a_number_means_one_of_them() {
+    let (server, resolver) = (Server::start(), DatagramServer::start());
+    let (listen, datagrams) = (loopback::free(), loopback::free());
+    let text = service("web", listen, "web")
+        + &pool("web", "", [&server])
+        + &tests::config::datagrams(datagrams, "")
+        + &tests::config::datagram_pool("", [&resolver]);
+    let balancer = Setup::new().config(&text).options("--log-level debug").start();
+    let numbers = || {
+        let mut numbers: Vec<u64> = balancer.sessions(None).iter().map(|session| session.session).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let mut clients: Vec<Client> = Vec::new();
+    for number in 1..=3 {
+        clients.push(Client::connect_from(loopback::client(number), listen));
+        assert_eq!(clients.last().expect("one").server(), server.address());
+    }
+    let flow = DatagramClient::new(datagrams);
+    assert_eq!(flow.ask(b"who"), resolver.address());
+    assert_eq!(numbers(), [1, 2, 3, 4], "flows and others are numbered together");
+    // Keys of slots that are no numbers: the first slot, as it was and is.
+    for number in [0, 5, 1 << 32, (1 << 32) + 1, (1 << 32) + 2, 1 << 30, (1 << 31) + 1] {
+        let refusal = balancer.change(Change::Kill { session: number }, false);
+        assert_eq!(refusal, Err(Refusal::NoSession { session: number }));
+    }
+    assert_eq!(numbers(), [1, 2, 3, 4]);
+    assert_eq!(balancer.ctl("kill 2").status.code(), Some(0));
+    clients.remove(1).assert_ended();
+    clients.iter().for_each(|client| assert_eq!(client.exchange(b"x"), b"x"));
+    balancer.wait_for_log("session=2");
+    assert_eq!(balancer.ctl("kill 4").status.code(), Some(0));
+    assert_eq!(numbers(), [1, 3]);
+    clients.push(Client::connect_from(loopback::client(2), listen));
+    assert_eq!(clients.last().expect("one").server(), server.address());
+    assert_eq!(flow.ask(b"who"), resolver.address());
+    assert_eq!(numbers(), [1, 3, 5, 6], "a number is not given again");
+    let json: Value = serde_json::from_slice(&balancer.ctl("sessions --json").stdout).expect("JSON");
+    let mut told: Vec<u64> =
+        json["sessions"].as_array().expect("a list").iter().filter_map(|session| session["session"].as_u64()).collect();
+    told.sort_unstable();
+    assert_eq!(told, [1, 3, 5, 6]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! PROXY protocol headers: who a client is, from balancers before this one and to servers behind it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -466,8 +467,11 @@ fn those_who_wait_are_listed_and_can_be_ended() {
     wait_for_ended(&balancer, EndReason::Killed, 1);
     assert_eq!(served.exchange(b"x"), b"x");
     assert!(!balancer.ctl(&format!("kill {number}")).status.success(), "it is gone");
+    let numbers = || balancer.sessions(None).into_iter().map(|session| session.session).collect::<BTreeSet<_>>();
+    let before = numbers();
     waiting[1].send(&header);
     assert_eq!(waiting[1].server(), server.address());
+    assert_eq!(numbers(), before, "who is introduced keeps the number");
 }
 
 #[test]
@@ -608,6 +612,8 @@ fn a_header_has_a_checksum_and_an_id_of_its_own_if_asked() {
         let id = header[31..31 + length].to_vec();
         assert!((10..=128).contains(&length) && id.is_ascii());
         assert_eq!(header, checked(source, listen, &vector(5, &id)));
+        let session = balancer.sessions(None).into_iter().find(|session| session.client == source).expect("listed");
+        assert!(id.ends_with(format!("-{}", session.session).as_bytes()), "it is the number that people know it by");
         ids.push(id);
     }
     ids.sort_unstable();

@@ -485,7 +485,7 @@ pub struct RemovalReport {
 /// A live session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReport {
-    /// Its number.
+    /// Its number: from 1 up, given once in the life of a balancer.
     pub session: u64,
     /// What it speaks: with `udp` it is a flow.
     pub transport: Transport,

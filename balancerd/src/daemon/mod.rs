@@ -308,7 +308,8 @@ impl Daemon {
                 Some(Source::Session(id, side)) => {
                     let served = catch_unwind(AssertUnwindSafe(|| self.sessions.ready(id, side, ready, cx)));
                     if served.is_err() {
-                        error!(?id, "a fault in the balancer: its session is closed, the others go on");
+                        let session = self.sessions.number(id);
+                        error!(session, "a fault in the balancer: its session is closed, the others go on");
                         // Where the fault left it may be a place that cannot be ended in order either.
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end(id, EndReason::Fault, cx)));
                     }
@@ -316,7 +317,8 @@ impl Daemon {
                 Some(Source::Newcomer(id)) => {
                     let served = catch_unwind(AssertUnwindSafe(|| self.sessions.newcomer_ready(id, cx)));
                     if served.is_err() {
-                        error!(?id, "a fault in the balancer: a client whose header was read is closed");
+                        let session = self.sessions.newcomer_number(id);
+                        error!(session, "a fault in the balancer: a client whose header was read is closed");
                         let _ = catch_unwind(AssertUnwindSafe(|| self.sessions.end_newcomer(id, EndReason::Fault, cx)));
                     }
                 }
@@ -334,7 +336,8 @@ impl Daemon {
                 Some(Source::Flow(id)) => {
                     let served = catch_unwind(AssertUnwindSafe(|| self.flows.ready(id, ready, cx)));
                     if served.is_err() {
-                        error!(?id, "a fault in the balancer: its flow is ended, the others go on");
+                        let session = self.flows.number(id);
+                        error!(session, "a fault in the balancer: its flow is ended, the others go on");
                         let _ = catch_unwind(AssertUnwindSafe(|| self.flows.end(id, EndReason::Fault, cx)));
                     }
                 }

@@ -91,6 +91,8 @@ pub(crate) struct Model {
     active: u64,
     /// Those of them that are flows.
     flows: u64,
+    /// Numbers that were given to sessions, flows or not.
+    numbered: u64,
     /// When which server that leaves within a time has to be looked at.
     timers: BTreeSet<(Instant, ServerId)>,
     /// When which server that starts slowly gets its next part.
@@ -230,6 +232,7 @@ impl Model {
             said: Arc::default(),
             active: 0,
             flows: 0,
+            numbered: 0,
             timers: BTreeSet::new(),
             ramps: BTreeSet::new(),
             next_ramp: None,
@@ -342,6 +345,12 @@ impl Model {
     pub(crate) fn session_limit(&self) -> usize {
         let wanted = self.max_sessions.map_or(usize::MAX, |limit| usize::try_from(limit.get()).unwrap_or(usize::MAX));
         self.vitals.session_limit.min(wanted)
+    }
+
+    /// The number of the next session, flow or not. None is given twice.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
     }
 
     /// The server for a client of a service that is none of those `tried`, and its address.

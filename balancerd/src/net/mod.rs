@@ -5,6 +5,7 @@ pub(crate) mod conn;
 mod connect;
 pub(crate) mod control;
 pub(crate) mod listen;
+mod numbers;
 mod options;
 pub(crate) mod probe;
 pub(crate) mod proxy;

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use slotmap::{Key as _, KeyData, SlotMap};
+use slotmap::SlotMap;
 use tracing::{debug, info, warn};
 use wire::address::canonical;
 use wire::report::{EndReason, SessionReport, Waiting};
@@ -20,6 +20,7 @@ use wire::settings::Transport;
 use super::Context;
 use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
 use super::listen::{Accepted, Endpoint, Listener};
+use super::numbers::Numbers;
 use super::options;
 use crate::event::{self, Deadlines, Ends, Key, Ready, Repeated};
 use crate::model::{ConnectFailure, Direction, Model, ServerId, ServiceId, SessionFilter, milliseconds};
@@ -48,6 +49,7 @@ const ENDS_PER_TURN: u64 = 128;
 /// Every session, and what is common to them.
 pub(crate) struct Sessions {
     slots: SlotMap<SessionId, Session>,
+    numbers: Numbers<SessionId>,
     deadlines: Deadlines<SessionId>,
     timeouts: Timeouts,
     kernel_pipes: KernelPipes,
@@ -89,6 +91,7 @@ impl Sessions {
     ) -> Self {
         Self {
             slots: SlotMap::with_key(),
+            numbers: Numbers::new(),
             deadlines: Deadlines::new(),
             timeouts,
             kernel_pipes: KernelPipes::new(most_kernel_pipes),
@@ -211,31 +214,38 @@ impl Sessions {
     fn open(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
         let Arrival { service, client, peer, header_by } = arrival;
         if let Some(until) = header_by {
-            self.meet(Newcomer::new(service, client, peer, cx.now, until), cx);
+            let number = cx.model.next_number();
+            self.meet(Newcomer::new(number, service, client, peer, cx.now, until), cx);
             return;
         }
         let mut inward = Pipe::new(cx.model.may_splice(service));
         match inward.take_in(&client, cx.scratch) {
-            Ok(()) => self.begin(Known { service, peer, client: End::new(client), inward, origin: None }, cx),
+            Ok(()) => {
+                let client = End::new(client);
+                self.begin(Known { number: None, service, peer, client, inward, origin: None }, cx);
+            }
             Err(error) => self.turn_away(service, peer, client, broken(Side::Client, &error), cx),
         }
     }
 
     /// Picks the server of a client and begins to connect.
     fn begin(&mut self, known: Known, cx: &mut Context<'_>) {
-        let Known { service, peer, client, inward, origin } = known;
+        let Known { number, service, peer, client, inward, origin } = known;
         match self.connect(service, peer, Vec::new(), inward.wants_write(), cx) {
             Ok(attempt) => {
                 let send_proxy = attempt.send_proxy;
                 let may_splice = cx.model.may_splice(service);
                 let mut session = Session::new(client, inward, attempt, service, peer, may_splice, cx.now);
                 session.origin = origin;
+                session.number = number.unwrap_or_else(|| cx.model.next_number());
                 let replay = cx.model.server_side(session.server_id).replay;
                 if replay > 0 {
                     session.record(replay as usize);
                 }
                 self.introductions.introduce(&mut session, send_proxy);
+                let number = session.number;
                 let id = self.slots.insert(session);
+                self.numbers.insert(number, id);
                 self.schedule(id, cx);
                 self.unsettled.push(id);
             }
@@ -392,14 +402,27 @@ impl Sessions {
     pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
         match self.newcomers.of_number(number) {
             Some(id) => self.end_newcomer(id, reason, cx),
-            None => self.end(SessionId::from(KeyData::from_ffi(number)), reason, cx),
+            None => {
+                if let Some(id) = self.numbers.find(number) {
+                    self.end(id, reason, cx);
+                }
+            }
         }
     }
 
     /// Whether there is a session with this number.
     pub(crate) fn has_number(&self, number: u64) -> bool {
-        let is_session = self.slots.contains_key(SessionId::from(KeyData::from_ffi(number)));
-        is_session || self.newcomers.of_number(number).is_some()
+        self.numbers.find(number).is_some() || self.newcomers.of_number(number).is_some()
+    }
+
+    /// The number of a session.
+    pub(crate) fn number(&self, id: SessionId) -> Option<u64> {
+        self.slots.get(id).map(|session| session.number)
+    }
+
+    /// The number of a session whose header has not come yet.
+    pub(crate) fn newcomer_number(&self, id: NewcomerId) -> Option<u64> {
+        self.newcomers.number(id)
     }
 
     /// The live sessions that are meant, the longest idle first.
@@ -414,8 +437,8 @@ impl Sessions {
         let sessions = self.slots.iter().filter(|(_, it)| is_meant(it));
         let newcomers = self.newcomers.iter().filter(|(_, it)| is_coming(it));
         let mut meant: Vec<(Instant, Listed<'_>)> = sessions
-            .map(|(id, session)| (session.last_moved(), Listed::Session(id, session)))
-            .chain(newcomers.map(|(id, newcomer)| (newcomer.began, Listed::Newcomer(id, newcomer))))
+            .map(|(_, session)| (session.last_moved(), Listed::Session(session)))
+            .chain(newcomers.map(|(_, newcomer)| (newcomer.began, Listed::Newcomer(newcomer))))
             .collect();
         meant.sort_by_key(|(moved, _)| *moved);
         meant.truncate(filter.limit);
@@ -540,7 +563,7 @@ impl Sessions {
         let server = session.server_id;
         session.replay(cx.model.may_splice(session.service));
         let (tried, has_first_words) = (session.replayed().to_vec(), session.has_first_words());
-        debug!(client = %session.peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
+        debug!(session = session.number, client = %session.peer, server = %cx.model.server_address(server), %reason, "the client's words go to another server");
         cx.model.session_moved_on(server, cx.now);
         self.go_elsewhere(id, tried, has_first_words, Some(reason), cx);
     }
@@ -648,10 +671,12 @@ impl Sessions {
 
     fn remove(&mut self, id: SessionId, server: Option<ServerId>, reason: EndReason, cx: &mut Context<'_>) {
         let Some(mut session) = self.slots.remove(id) else { return };
+        self.numbers.remove(session.number);
         session.pass_on_a_reset(reason);
         session.release(&mut self.kernel_pipes);
         let age = cx.now - session.began;
         debug!(
+            session = session.number,
             client = %session.peer,
             server = server.map(|server| tracing::field::display(cx.model.server_address(server))),
             %reason,
@@ -707,6 +732,8 @@ struct Arrival {
 
 /// A client that has no session yet, and of which it is known who it is.
 struct Known {
+    /// If it has one already.
+    number: Option<u64>,
     service: ServiceId,
     peer: SocketAddr,
     client: End,
@@ -717,16 +744,16 @@ struct Known {
 
 /// Somebody on the list of sessions.
 enum Listed<'a> {
-    Session(SessionId, &'a Session),
-    Newcomer(NewcomerId, &'a Newcomer),
+    Session(&'a Session),
+    Newcomer(&'a Newcomer),
 }
 
 impl Listed<'_> {
     fn report(self, model: &Model, now: Instant) -> SessionReport {
         match self {
-            Self::Session(id, session) => report(id, session, model, now),
-            Self::Newcomer(id, newcomer) => SessionReport {
-                session: newcomer::number(id),
+            Self::Session(session) => report(session, model, now),
+            Self::Newcomer(newcomer) => SessionReport {
+                session: newcomer.number,
                 transport: Transport::Tcp,
                 service: model.service_name(newcomer.service).to_owned(),
                 pool: model.serving(newcomer.service).map_or_else(String::new, |(_, name)| name.to_owned()),
@@ -744,10 +771,10 @@ impl Listed<'_> {
     }
 }
 
-fn report(id: SessionId, session: &Session, model: &Model, now: Instant) -> SessionReport {
+fn report(session: &Session, model: &Model, now: Instant) -> SessionReport {
     let (bytes_in, bytes_out) = session.moved();
     SessionReport {
-        session: id.data().as_ffi(),
+        session: session.number,
         transport: Transport::Tcp,
         service: model.service_name(session.service).to_owned(),
         pool: model.pool_name(session.server_id).to_owned(),

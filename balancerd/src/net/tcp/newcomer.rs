@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
-use slotmap::{Key as _, KeyData, SlotMap};
+use slotmap::SlotMap;
 use tracing::debug;
 use wire::address::canonical;
 use wire::report::EndReason;
@@ -16,6 +16,7 @@ use super::session::{End, Side, broken};
 use super::{Known, Sessions};
 use crate::event::{Interest, Key};
 use crate::model::ServiceId;
+use crate::net::numbers::Numbers;
 use crate::net::proxy::{HEADER_LIMIT, Header, Malformed, decode};
 use crate::net::{Context, is_transient};
 
@@ -29,12 +30,10 @@ slotmap::new_key_type! {
 /// first is closed.
 const PART_OF_SESSIONS: usize = 4;
 
-/// Set in the number of a newcomer, in none of a session: there the index of the slot leaves these bits free (`source`).
-const MARK: u64 = 1 << 31;
-
 /// Who waits.
 pub(super) struct Newcomers {
     slots: SlotMap<NewcomerId, Newcomer>,
+    numbers: Numbers<NewcomerId>,
     /// Whose time is up when; each is here once.
     deadlines: BTreeSet<(Instant, NewcomerId)>,
     pub(super) key: fn(NewcomerId) -> Key,
@@ -43,7 +42,7 @@ pub(super) struct Newcomers {
 impl Newcomers {
     /// None yet. `key` says what they are called at the poller.
     pub(super) fn new(key: fn(NewcomerId) -> Key) -> Self {
-        Self { slots: SlotMap::with_key(), deadlines: BTreeSet::new(), key }
+        Self { slots: SlotMap::with_key(), numbers: Numbers::new(), deadlines: BTreeSet::new(), key }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -55,8 +54,9 @@ impl Newcomers {
     }
 
     pub(super) fn insert(&mut self, newcomer: Newcomer) -> NewcomerId {
-        let until = newcomer.until;
+        let (until, number) = (newcomer.until, newcomer.number);
         let id = self.slots.insert(newcomer);
+        self.numbers.insert(number, id);
         self.deadlines.insert((until, id));
         id
     }
@@ -68,6 +68,7 @@ impl Newcomers {
     pub(super) fn remove(&mut self, id: NewcomerId) -> Option<Newcomer> {
         let newcomer = self.slots.remove(id)?;
         self.deadlines.remove(&(newcomer.until, id));
+        self.numbers.remove(newcomer.number);
         Some(newcomer)
     }
 
@@ -87,21 +88,22 @@ impl Newcomers {
         self.deadlines.first().filter(|_| self.len() > most).map(|(_, id)| *id)
     }
 
-    /// The one with this number, as [`number`] gave it.
+    /// The one with this number.
     pub(super) fn of_number(&self, number: u64) -> Option<NewcomerId> {
-        let id = NewcomerId::from(KeyData::from_ffi(number & !MARK));
-        (number & MARK != 0 && self.slots.contains_key(id)).then_some(id)
+        self.numbers.find(number)
     }
-}
 
-/// The number of a newcomer among those of the sessions.
-pub(super) fn number(id: NewcomerId) -> u64 {
-    id.data().as_ffi() | MARK
+    /// The number of one.
+    pub(super) fn number(&self, id: NewcomerId) -> Option<u64> {
+        self.slots.get(id).map(|newcomer| newcomer.number)
+    }
 }
 
 /// A connection whose client is not known yet.
 #[derive(Debug)]
 pub(super) struct Newcomer {
+    /// That of the session that it becomes, too.
+    pub(super) number: u64,
     pub(super) end: End,
     pub(super) service: ServiceId,
     /// Who relays the connection.
@@ -127,8 +129,15 @@ pub(super) enum Heard {
 }
 
 impl Newcomer {
-    pub(super) fn new(service: ServiceId, client: TcpStream, peer: SocketAddr, began: Instant, until: Instant) -> Self {
-        Self { end: End::new(client), service, peer, began, until, said: Vec::new() }
+    pub(super) fn new(
+        number: u64,
+        service: ServiceId,
+        client: TcpStream,
+        peer: SocketAddr,
+        began: Instant,
+        until: Instant,
+    ) -> Self {
+        Self { number, end: End::new(client), service, peer, began, until, said: Vec::new() }
     }
 
     /// Reads once.
@@ -193,10 +202,10 @@ impl Sessions {
     fn on_heard(&mut self, newcomer: Newcomer, heard: Heard, cx: &mut Context<'_>) {
         match heard {
             Heard::Header(header, words) => {
-                let Newcomer { end: client, service, peer, .. } = newcomer;
+                let Newcomer { number, end: client, service, peer, .. } = newcomer;
                 let source = header.addresses.map_or(peer, |addresses| canonical(addresses.source));
                 let destination = header.addresses.map(|addresses| canonical(addresses.destination));
-                debug!(client = %source, by = %peer, "a client was introduced");
+                debug!(session = number, client = %source, by = %peer, "a client was introduced");
                 if let Err(reason) = cx.model.newcomer_is(service, source.ip()) {
                     self.turn_away(service, source, client.stream, reason, cx);
                     return;
@@ -204,10 +213,11 @@ impl Sessions {
                 let origin = Origin { destination, unique_id: header.unique_id };
                 let inward = Pipe::with(words, cx.model.may_splice(service));
                 let origin = Some(Box::new(origin));
-                self.introduced.push(Known { service, peer: source, client, inward, origin });
+                let number = Some(number);
+                self.introduced.push(Known { number, service, peer: source, client, inward, origin });
             }
             Heard::Malformed(fault) => {
-                debug!(peer = %newcomer.peer, %fault, "no PROXY protocol header");
+                debug!(session = newcomer.number, peer = %newcomer.peer, %fault, "no PROXY protocol header");
                 self.newcomer_ended(newcomer, EndReason::BadHeader, cx);
             }
             Heard::Ended(reason) => self.newcomer_ended(newcomer, reason, cx),
@@ -223,9 +233,9 @@ impl Sessions {
     }
 
     fn newcomer_ended(&mut self, newcomer: Newcomer, reason: EndReason, cx: &mut Context<'_>) {
-        let Newcomer { service, peer, end, .. } = newcomer;
+        let Newcomer { number, service, peer, end, .. } = newcomer;
         drop(end);
-        debug!(%peer, %reason, "a connection ended before its header was there");
+        debug!(session = number, %peer, %reason, "a connection ended before its header was there");
         cx.model.newcomer_ended(service, reason);
         self.ended += 1;
         self.complain(reason, peer, cx.now);
@@ -249,7 +259,7 @@ mod tests {
         let (near, peer) = listener.accept().expect("accepted");
         near.set_nonblocking(true).expect("set");
         let start = now();
-        (far, Newcomer::new(ServiceId::default(), near, peer, start, start + Duration::from_secs(5)))
+        (far, Newcomer::new(1, ServiceId::default(), near, peer, start, start + Duration::from_secs(5)))
     }
 
     fn hear(newcomer: &mut Newcomer) -> Heard {
@@ -311,6 +321,7 @@ mod tests {
         let mut ids = Vec::new();
         for seconds in [30, 10, 20] {
             let (far, mut newcomer) = pair();
+            newcomer.number = seconds;
             newcomer.until = start + Duration::from_secs(seconds);
             streams.push(far);
             ids.push(newcomers.insert(newcomer));
@@ -324,8 +335,7 @@ mod tests {
         assert_eq!(newcomers.surplus(0), Some(ids[2]), "one is always let in");
         newcomers.remove(ids[2]);
         assert_eq!(newcomers.surplus(0), None);
-        assert_eq!(newcomers.of_number(number(ids[0])), Some(ids[0]));
-        assert_eq!(newcomers.of_number(number(ids[1])), None);
-        assert_eq!(newcomers.of_number(ids[0].data().as_ffi()), None, "that is a session's");
+        assert_eq!((newcomers.of_number(30), newcomers.number(ids[0])), (Some(ids[0]), Some(30)));
+        assert_eq!((newcomers.of_number(10), newcomers.number(ids[1])), (None, None), "it has ended");
     }
 }

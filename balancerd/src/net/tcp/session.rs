@@ -69,6 +69,8 @@ pub(super) struct Attempt {
 /// A session.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// What people know it by. Its owner gives it.
+    pub(super) number: u64,
     pub(super) client: End,
     pub(super) server: End,
     phase: Phase,
@@ -231,6 +233,7 @@ impl Session {
             peer,
             origin: None,
             to_end: None,
+            number: 0,
             began: now,
             connected_at: now,
             kept_alive: false,

@@ -29,6 +29,8 @@ pub(super) struct FlowKey {
 /// A flow. `S` is its socket towards the server.
 #[derive(Debug)]
 pub(super) struct Flow<S> {
+    /// What people know it by. Its owner gives it.
+    pub(super) number: u64,
     pub(super) key: FlowKey,
     /// The client: as a PROXY protocol header said, or the peer.
     pub(super) client: SocketAddr,
@@ -106,6 +108,7 @@ impl<S> Flow<S> {
             socket,
             registered: Interest::NONE,
             listener,
+            number: 0,
             began: now,
             moved: now,
             guess: now,

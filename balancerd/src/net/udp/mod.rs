@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use slotmap::{Key as _, KeyData, SlotMap};
+use slotmap::SlotMap;
 use tracing::debug;
 use wire::address::canonical;
 use wire::flow::{HeaderScope, PathMtu};
@@ -73,9 +73,6 @@ const LAST_PER_TURN: u32 = 64;
 /// one, takes some fifteen microseconds each, and sessions end in the same turn; what is left waits for the next one, behind
 /// the sockets that are ready.
 const FLOWS_PER_TURN: usize = 128;
-
-/// Tells the numbers of flows from those of other sessions: no slab comes near so many slots.
-const MARK: u64 = 1 << 30;
 
 /// Every flow, the listeners that they come by, and what is common to them.
 pub(crate) struct Flows {
@@ -386,7 +383,7 @@ impl Flows {
         };
         let server = flow.server;
         flow.listener = arrival.listener;
-        let header = header(id, flow, arrival, run);
+        let header = header(flow, arrival, run);
         let in_each = arrival.handling.policy.send_proxy_in == HeaderScope::EachDatagram;
         let most = arrival.most_in_fragments(&self.notices);
         let sent = if header.is_empty() || in_each {
@@ -426,8 +423,10 @@ impl Flows {
         cx.model.flow_began(service, client.ip(), server, cx.now);
         let mut flow = Flow::new(key, client, service, server, socket, listener, cx.now);
         flow.looked_after = self.to_look_at.change();
+        flow.number = cx.model.next_number();
+        let number = flow.number;
         let id = self.table.insert(flow, &handling.flows);
-        debug!(%client, server = %cx.model.server_address(server), "flow began");
+        debug!(session = number, %client, server = %cx.model.server_address(server), "flow began");
         self.wait_for_answers(id, cx)?;
         Ok(id)
     }
@@ -672,25 +671,26 @@ impl Flows {
 
     /// Ends the flow with this number, if there is one.
     pub(crate) fn end_number(&mut self, number: u64, reason: EndReason, cx: &mut Context<'_>) {
-        if let Some(id) = self.of_number(number) {
+        if let Some(id) = self.table.of_number(number) {
             self.end(id, reason, cx);
         }
     }
 
     /// Whether there is a flow with this number.
     pub(crate) fn has_number(&self, number: u64) -> bool {
-        self.of_number(number).is_some()
+        self.table.of_number(number).is_some()
     }
 
-    fn of_number(&self, number: u64) -> Option<FlowId> {
-        let id = FlowId::from(KeyData::from_ffi(number & !MARK));
-        (number & MARK != 0 && self.table.get(id).is_some()).then_some(id)
+    /// The number of a flow.
+    pub(crate) fn number(&self, id: FlowId) -> Option<u64> {
+        self.table.get(id).map(|flow| flow.number)
     }
 
     /// Ends one flow, if it is still there.
     pub(crate) fn end(&mut self, id: FlowId, reason: EndReason, cx: &mut Context<'_>) {
         let Some(flow) = self.table.remove(id) else { return };
         debug!(
+            session = flow.number,
             client = %flow.client,
             server = %cx.model.server_address(flow.server),
             %reason,
@@ -714,22 +714,17 @@ impl Flows {
         let mut meant: Vec<_> = self.table.iter().filter(|(_, flow)| is_meant(flow)).collect();
         meant.sort_by_key(|(_, flow)| flow.moved);
         meant.truncate(filter.limit);
-        meant.into_iter().map(|(id, flow)| report(id, flow, model, now)).collect()
+        meant.into_iter().map(|(_, flow)| report(flow, model, now)).collect()
     }
 }
 
-/// The number of a flow among those of the sessions.
-fn number(id: FlowId) -> u64 {
-    id.data().as_ffi() | MARK
-}
-
 /// The header that stands before the next datagram of a flow, if one does. `run` is this run of the balancer.
-fn header<S>(id: FlowId, flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> {
+fn header<S>(flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> {
     let in_first = arrival.handling.policy.send_proxy_in == HeaderScope::FirstDatagram;
     match arrival.handling.send_proxy {
         Some(how) if !(in_first && flow.is_introduced) => {
             let has_id = matches!(how, SendProxy::V2 { unique_id: true, .. });
-            let unique_id = has_id.then(|| format!("{run:016x}-{:x}", number(id)).into_bytes());
+            let unique_id = has_id.then(|| format!("{run:016x}-{}", flow.number).into_bytes());
             let addresses = Addresses { source: flow.client, destination: flow.key.asked };
             encode_datagram(how, Some(addresses), unique_id.as_deref())
         }
@@ -737,9 +732,9 @@ fn header<S>(id: FlowId, flow: &Flow<S>, arrival: Arrival, run: u64) -> Vec<u8> 
     }
 }
 
-fn report<S>(id: FlowId, flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {
+fn report<S>(flow: &Flow<S>, model: &Model, now: Instant) -> SessionReport {
     SessionReport {
-        session: number(id),
+        session: flow.number,
         transport: Transport::Udp,
         service: model.service_name(flow.service).to_owned(),
         pool: model.pool_name(flow.server).to_owned(),

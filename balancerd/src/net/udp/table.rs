@@ -12,6 +12,7 @@ use wire::flow::FlowSettings;
 
 use super::flow::{Flow, FlowKey};
 use crate::event::Deadlines;
+use crate::net::numbers::Numbers;
 
 slotmap::new_key_type! {
     /// A flow, as long as it lives. A later one in the same slot has another generation.
@@ -22,6 +23,7 @@ slotmap::new_key_type! {
 #[derive(Debug)]
 pub(super) struct Table<S> {
     slots: SlotMap<FlowId, Flow<S>>,
+    numbers: Numbers<FlowId>,
     /// The keys stand in the slots: here they would be the larger part of an idle flow.
     by_key: HashTable<FlowId>,
     /// With a secret of its own: who knew it could choose ports that all fall into one place.
@@ -33,6 +35,7 @@ impl<S> Table<S> {
     pub(super) fn new() -> Self {
         Self {
             slots: SlotMap::with_key(),
+            numbers: Numbers::new(),
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             deadlines: Deadlines::new(),
@@ -69,8 +72,9 @@ impl<S> Table<S> {
     pub(super) fn insert(&mut self, mut flow: Flow<S>, settings: &FlowSettings) -> FlowId {
         debug_assert!(self.find(&flow.key).is_none(), "the key is free");
         flow.guess = flow.deadline(settings);
-        let (hash, guess) = (self.hasher.hash_one(flow.key), flow.guess);
+        let (hash, guess, number) = (self.hasher.hash_one(flow.key), flow.guess, flow.number);
         let id = self.slots.insert(flow);
+        self.numbers.insert(number, id);
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_key.insert_unique(hash, id, |id| hasher.hash_one(slots[*id].key));
         self.look(id, guess);
@@ -90,7 +94,14 @@ impl<S> Table<S> {
     /// A flow ends.
     pub(super) fn remove(&mut self, id: FlowId) -> Option<Flow<S>> {
         self.close(id);
-        self.slots.remove(id)
+        let flow = self.slots.remove(id)?;
+        self.numbers.remove(flow.number);
+        Some(flow)
+    }
+
+    /// The flow with this number.
+    pub(super) fn of_number(&self, number: u64) -> Option<FlowId> {
+        self.numbers.find(number)
     }
 
     /// The earliest time at which [`Table::due`] may have something.
