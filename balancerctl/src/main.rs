@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     let mut at_writes = SigSet::empty();
     at_writes.add(Signal::SIGXFSZ);
     let _ = at_writes.thread_block();
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
     let output = output::Output::new(cli.json);
     match command::run(&cli, &output) {
         Ok(Verdict::Done) => ExitCode::SUCCESS,

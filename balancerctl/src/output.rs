@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use serde::Serialize;
+use wire::printable;
 
 use crate::failure::Failure;
 
@@ -27,7 +29,7 @@ impl Output {
         if self.json {
             return Ok(());
         }
-        print(text)
+        print(printable(&text.to_string()))
     }
 
     /// For people, the beginning of a line, or what is written over it.
@@ -68,19 +70,31 @@ impl Output {
 
     /// A line on standard error that changes nothing about the answer. Nobody is told when it cannot be written.
     pub(crate) fn note(&self, text: impl Display) {
-        let _ = writeln!(io::stderr(), "balancerctl: {text}");
+        let _ = writeln!(io::stderr(), "balancerctl: {}", printable(&text.to_string()));
     }
 
     /// Says why a command failed: one line on standard error, and for programs one on standard output.
     pub(crate) fn failure(&self, failure: &Failure) {
         if failure.begins_with_its_place() {
-            let _ = writeln!(io::stderr(), "{failure}");
+            let _ = writeln!(io::stderr(), "{}", printable(&failure.to_string()));
         } else {
             self.note(failure);
         }
         // The failure is what counts now, not whether somebody still reads.
         let _ = self.value(&failure.report());
     }
+}
+
+/// Says why a command line makes no sense, or what was asked for of it. The program ends with that.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    // clap's own colours stay where there is nothing else that is none of ours.
+    if error.use_stderr() && std::env::args_os().any(|word| word.to_string_lossy().contains(char::is_control)) {
+        let _ = write!(io::stderr(), "{}", printable(&text));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// `println!` would panic when the reader has gone, as `head` does.

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use wire::printable;
 
 use arguments::Arguments;
 use background::{Half, Starter};
@@ -43,7 +44,10 @@ use notifier::Notifier;
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     if let Some(path) = &arguments.check {
         return check(path, arguments.json);
     }
@@ -60,12 +64,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says why the command line makes no sense, or what was asked for of it. The program ends with that.
+fn usage(error: &clap::Error) -> ExitCode {
+    // clap's own colours stay where there is nothing else that is none of ours.
+    if error.use_stderr() && std::env::args_os().any(|word| word.to_string_lossy().contains(char::is_control)) {
+        complain(error.render().to_string().trim_end().to_owned());
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 /// Says something at standard error, which may be closed, or a pipe that nobody reads: no end hangs for that.
 fn complain(text: impl Display + Send + 'static) {
     let (done, written) = mpsc::channel();
     let write = move || {
         // Not eprintln: it panics where standard error is closed.
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", printable(&text.to_string()));
         let _ = done.send(());
     };
     if thread::Builder::new().spawn(write).is_ok() {
@@ -97,7 +112,7 @@ fn check(path: &Path, json: bool) -> ExitCode {
     let text = if json {
         serde_json::to_string(&file.settings).expect("texts and numbers")
     } else {
-        format!("{} is valid: {}", path.display(), file.summary())
+        printable(&format!("{} is valid: {}", path.display(), file.summary())).into_owned()
     };
     match print(format!("{text}\n").as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

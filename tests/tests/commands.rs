@@ -529,3 +529,23 @@ fn a_reader_that_goes_is_no_fault_of_what_is_printed() {
         );
     }
 }
+
+#[test]
+fn control_characters_of_arguments_reach_no_terminal() {
+    let raw = "/nowhere/\u{1b}[31mred\u{7}\u{9b}1m";
+    let daemon =
+        [vec!["--check", raw], vec!["--listen", raw], vec!["--listen", "127.0.0.1:0", "--log", raw], vec![raw]]
+            .map(|words| (balancerd(""), words));
+    let control =
+        [vec![raw], vec!["add", raw, "80"], vec!["--socket", raw, "status"], vec!["check", raw], vec!["import", raw]]
+            .map(|words| (balancerctl(""), words));
+    let directory = tempfile::tempdir().expect("a directory");
+    for (mut command, words) in daemon.into_iter().chain(control) {
+        let socket = directory.path().join("control.sock");
+        let output = command.env("BALANCER_SOCKET", socket).args(words).output().expect("it runs");
+        assert_ne!(output.status.code(), Some(0), "{command:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("red"), "{command:?}: {said:?}");
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{command:?}: {said:?}");
+    }
+}

@@ -334,6 +334,22 @@ fn a_stranger_is_turned_away_by_the_socket_and_by_the_daemon() {
 }
 
 #[test]
+fn strangers_that_knock_again_and_again_are_one_line_of_the_log_and_a_number() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can become somebody else");
+        return;
+    }
+    let balancer = Balancer::start();
+    fs::set_permissions(balancer.directory(), fs::Permissions::from_mode(0o755)).expect("set");
+    fs::set_permissions(balancer.socket(), fs::Permissions::from_mode(0o666)).expect("set");
+    for _ in 0..5 {
+        assert_turned_away(&as_nobody(&balancer, "list"), 1, "user 65534 may not steer this balancer");
+    }
+    balancer.wait_for_log("further control connections were refused suppressed=4");
+    assert_eq!(balancer.log().matches("a control connection was refused").count(), 1, "{}", balancer.log());
+}
+
+#[test]
 fn a_peer_that_goes_before_its_answer_harms_nobody() {
     let server = Server::start();
     let balancer = Balancer::of([&server]);

@@ -5,7 +5,7 @@
 //! use, [`place`] the paths that both programs must agree on, [`settings`] what a balancer is set to, [`health`],
 //! [`dns`], [`connection`] and [`flow`] the parts of that which say how servers are checked, how sockets are and how
 //! datagrams go, [`difference`] in what two settings differ, [`event`] what has happened to servers, [`quantity`] how
-//! people write times and sizes. Nothing here knows how a request is carried out: that is balancerd's model.
+//! people write times and sizes, [`printable`] what a terminal is spared. Nothing here knows how a request is carried out: that is balancerd's model.
 
 pub mod address;
 pub mod client;
@@ -20,6 +20,7 @@ pub mod frame;
 pub mod health;
 mod named;
 pub mod place;
+mod printable;
 pub mod quantity;
 pub mod report;
 pub mod settings;
@@ -29,4 +30,5 @@ pub use control::{Change, Refusal, Request, Response};
 pub use encoding::EncodingError;
 pub use frame::{Decoder, FrameError, VERSION};
 pub use place::{Environment, PlaceError, Places};
+pub use printable::printable;
 pub use settings::Settings;

@@ -23,7 +23,7 @@ use wire::frame::{Decoder, REQUEST_LIMIT, frame, greeting};
 
 use super::Context;
 use super::conn::{Conn, Input};
-use crate::event::{Interest, Key, Ready};
+use crate::event::{Interest, Key, Ready, Repeated};
 
 slotmap::new_key_type! {
     /// A control connection, as long as it lives.
@@ -57,6 +57,10 @@ pub(crate) struct Control {
     short_until: Option<Instant>,
     peers: SlotMap<ControlId, Peer>,
     key: fn(ControlId) -> Key,
+    /// Strangers that were refused, connections that found no room, and those that could not be accepted.
+    strangers: Repeated,
+    crowd: Repeated,
+    shortage: Repeated,
 }
 
 /// A connection and how far it is.
@@ -130,6 +134,9 @@ impl Control {
             short_until: None,
             peers: SlotMap::with_key(),
             key,
+            strangers: Repeated::default(),
+            crowd: Repeated::default(),
+            shortage: Repeated::default(),
         })
     }
 
@@ -141,7 +148,9 @@ impl Control {
                 return;
             }
             Err(error) => {
-                warn!(%error, "a control connection could not be accepted");
+                if self.shortage.on_event(cx.now) {
+                    warn!(%error, "a control connection could not be accepted");
+                }
                 self.short_until = Some(cx.now + SHORTAGE_PAUSE);
                 return;
             }
@@ -152,7 +161,9 @@ impl Control {
         let refusal = self.refusal(&stream);
         // Whoever may not speak displaces nobody.
         if self.peers.len() >= MOST_CONNECTIONS && (refusal.is_some() || !self.make_room()) {
-            warn!("too many control connections: a new one is closed");
+            if self.crowd.on_event(cx.now) {
+                warn!("too many control connections: a new one is closed");
+            }
             return;
         }
         let mut peer = Peer {
@@ -164,7 +175,9 @@ impl Control {
         };
         peer.conn.send(greeting());
         if let Some(refusal) = refusal {
-            warn!(%refusal, "a control connection was refused");
+            if self.strangers.on_event(cx.now) {
+                warn!(%refusal, "a control connection was refused");
+            }
             peer.answer(framed(&Response::Refused(refusal)));
             peer.stage = Stage::Closing;
         }
@@ -250,7 +263,8 @@ impl Control {
     /// The earliest time at which [`Control::expire`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let impatient = self.peers.values().filter(|peer| peer.tries_patience()).map(|peer| peer.active + PATIENCE);
-        impatient.chain(self.short_until).min()
+        let told = [&self.strangers, &self.crowd, &self.shortage].into_iter().filter_map(Repeated::next_deadline);
+        impatient.chain(self.short_until).chain(told).min()
     }
 
     /// Closes those who took too long.
@@ -264,6 +278,15 @@ impl Control {
         });
         if self.short_until.is_some_and(|until| until <= now) {
             self.short_until = None;
+        }
+        if let Some(suppressed) = self.strangers.expire(now) {
+            warn!(suppressed, "further control connections were refused");
+        }
+        if let Some(suppressed) = self.crowd.expire(now) {
+            warn!(suppressed, "too many control connections: further new ones were closed");
+        }
+        if let Some(suppressed) = self.shortage.expire(now) {
+            warn!(suppressed, "further control connections could not be accepted");
         }
     }
 
