@@ -2,6 +2,7 @@
 //! stalls the loop: lines that find no room are dropped and counted.
 
 mod file;
+mod logfmt;
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -20,6 +21,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, time};
 
 use file::LogFile;
+use logfmt::Logfmt;
 
 /// Lines that wait for the log's thread.
 const MOST_WAITING_LINES: usize = 8192;
@@ -81,7 +83,7 @@ impl Log {
             }
         };
         let dropped = writer.error_counter();
-        let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).fmt_fields(Logfmt);
         // What cannot be written is counted. Nothing is told at standard error, which may be a pipe that nobody reads.
         let format = format.log_internal_errors(false);
         let begun = match target {

@@ -88,7 +88,7 @@ impl Notifier {
                 Some(desk)
             }
             Err(error) => {
-                warn!(socket = ?name, %error, "the service manager is not told how the balancer is: NOTIFY_SOCKET makes no sense");
+                warn!(socket = %name.display(), %error, "the service manager is not told how the balancer is: NOTIFY_SOCKET makes no sense");
                 None
             }
         };

@@ -114,9 +114,9 @@ fn each_change_is_an_event_that_others_can_take() {
     let server = servers[1].address();
     let down = |number: u32| {
         let words = "from=up reason=\"connection refused\" up=1 of=2";
-        format!("server is down number={number} pool=\"default\" server={server} {words}")
+        format!("server is down number={number} pool=default server={server} {words}")
     };
-    let up = |number: u32| format!("server is up number={number} pool=\"default\" server={server} from=down up=2 of=2");
+    let up = |number: u32| format!("server is up number={number} pool=default server={server} from=down up=2 of=2");
     servers[1].refuse();
     wait::until("one event", || events(&balancer, "") == [down(1)]);
     servers[1].listen();

@@ -250,7 +250,8 @@ fn the_files_of_net_share_only_what_is_for_all_of_them() {
     for source in net {
         for path in source.references().iter().filter(|path| path.first().is_some_and(|first| first == "net")) {
             let Some(other) = path.get(1).filter(|name| parts.contains(name)) else { continue };
-            let shared = ["conn", "connect", "listen", "numbers", "options", "proxy"].contains(&other.as_str());
+            let shared =
+                ["asker", "conn", "connect", "listen", "numbers", "options", "proxy"].contains(&other.as_str());
             let may = shared || source.module.get(1) == Some(other);
             assert!(may, "{} uses {}", source.path, path.join("::"));
         }

@@ -161,7 +161,7 @@ fn a_broken_file_changes_nothing_and_its_fault_is_told_everywhere_until_a_good_o
         assert!(said.contains(&format!("{}{place}", path.display())) && said.contains(words), "{text}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(balancer.status().reload_failure.as_ref(), Some(&said));
-        balancer.wait_for_log(&said);
+        balancer.wait_for_log(&format!("error={}", wire::logfmt(&said)));
         let output = balancer.ctl("reload");
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(String::from_utf8(output.stderr).expect("text"), format!("balancerctl: {said}\n"));

@@ -5,7 +5,7 @@
 //! use, [`place`] the paths that both programs must agree on, [`settings`] what a balancer is set to, [`health`],
 //! [`dns`], [`connection`] and [`flow`] the parts of that which say how servers are checked, how sockets are and how
 //! datagrams go, [`difference`] in what two settings differ, [`event`] what has happened to servers, [`quantity`] how
-//! people write times and sizes, [`printable`] what a terminal is spared. Nothing here knows how a request is carried out: that is balancerd's model.
+//! people write times and sizes, [`printable`] what a terminal is spared, [`logfmt`] how values stand in a line of the log. Nothing here knows how a request is carried out: that is balancerd's model.
 
 pub mod address;
 pub mod client;
@@ -18,6 +18,7 @@ pub mod event;
 pub mod flow;
 pub mod frame;
 pub mod health;
+mod logfmt;
 mod named;
 pub mod place;
 mod printable;
@@ -29,6 +30,7 @@ pub use client::{Client, ClientError};
 pub use control::{Change, Refusal, Request, Response};
 pub use encoding::EncodingError;
 pub use frame::{Decoder, FrameError, VERSION};
+pub use logfmt::logfmt;
 pub use place::{Environment, PlaceError, Places};
 pub use printable::printable;
 pub use settings::Settings;

@@ -1,6 +1,7 @@
 //! An event as a line, in the words and the style of balancerd's log.
 
 use wire::event::HealthEvent;
+use wire::logfmt;
 use wire::report::HealthState;
 
 use crate::quantity::count;
@@ -13,9 +14,10 @@ pub(crate) fn event(event: &HealthEvent) -> String {
         HealthState::Down => "server is down",
         HealthState::Ejected => "server is ejected: its clients fail",
     };
-    let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" reason={reason:?}"));
+    let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" reason={}", logfmt(reason)));
     let out = out_ms.map_or_else(String::new, |out| format!(" out_ms={out}"));
-    format!("{time} {what} number={number} pool={pool:?} server={server} from={from}{reason}{out} up={up} of={of}")
+    let pool = logfmt(pool);
+    format!("{time} {what} number={number} pool={pool} server={server} from={from}{reason}{out} up={up} of={of}")
 }
 
 /// What stands in the place of events that are missing.
@@ -43,14 +45,14 @@ mod tests {
         };
         assert_eq!(
             event(&ejected),
-            "2026-11-21T20:53:08.123456Z server is ejected: its clients fail number=7 pool=\"web\" server=10.0.0.1:80 \
+            "2026-11-21T20:53:08.123456Z server is ejected: its clients fail number=7 pool=web server=10.0.0.1:80 \
              from=up reason=\"5 failed connects in a row\" out_ms=1000 up=2 of=3"
         );
         let (from, to) = (HealthState::Ejected, HealthState::Up);
         let up = HealthEvent { from, to, reason: None, out_ms: None, up: 3, ..ejected };
         assert_eq!(
             event(&up),
-            "2026-11-21T20:53:08.123456Z server is up number=7 pool=\"web\" server=10.0.0.1:80 from=ejected up=3 of=3"
+            "2026-11-21T20:53:08.123456Z server is up number=7 pool=web server=10.0.0.1:80 from=ejected up=3 of=3"
         );
     }
 

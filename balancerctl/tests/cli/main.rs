@@ -505,7 +505,7 @@ fn events_that_are_missing_are_not_hidden() {
     assert_eq!(
         text(&output.stdout),
         "12 events before these: dropped, the balancer does not keep so many\n\
-         2026-11-21T20:53:08.123456Z server is up number=13 pool=\"web\" server=10.0.0.1:80 from=down up=2 of=2\n"
+         2026-11-21T20:53:08.123456Z server is up number=13 pool=web server=10.0.0.1:80 from=down up=2 of=2\n"
     );
     let fake = Fake::answering(&events(13..14, 12));
     let output = run("events --json", &fake.socket());

@@ -24,18 +24,20 @@ use anyhow::{Context as _, Result};
 use slotmap::SlotMap;
 use tracing::{debug, error, info, warn};
 use wire::control::{Change, Refusal, Removal, Request, Response};
+use wire::difference::{Difference, differences};
 use wire::report::{EndReason, HealthState, Phase, SessionReport};
 use wire::settings::Settings;
 
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::event::{self, Events, Interest, Poller, Repeated, Signal, Signals, Waker, Watch};
+use crate::event::{self, Events, Interest, Poller, Repeated, Sent, Signal, Signals, Waker, Watch};
 use crate::loader::{self, Loader};
 use crate::log::{self, Log};
 use crate::model::{
     Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
 };
 use crate::net::Context;
+use crate::net::asker::Asker;
 use crate::net::control::{Control, ControlId};
 use crate::net::listen::{Listener, ListenerId};
 use crate::net::probe::Probes;
@@ -67,6 +69,9 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listeners that the first line of the log names.
 const MOST_NAMED: usize = 8;
+
+/// Values that a line of the log names of those that a change or a file has changed.
+const MOST_DIFFERENCES: usize = 20;
 
 /// The whole daemon.
 pub(crate) struct Daemon {
@@ -434,14 +439,25 @@ impl Daemon {
     /// Asks the model, carries out what follows, and answers: at once, when the change is saved, or when its ring is made.
     fn apply(&mut self, id: ControlId, request: Request, remade: Option<Remade>, listeners: Bound, now: Instant) {
         self.model.vitals.log_lines_dropped = self.log.dropped_lines();
+        let change = match &request {
+            Request::Change { change, dry_run: false } => Some(change),
+            _ => None,
+        };
+        let before = change.map(|change| self.model.part_of(change));
         let (mut response, effects) = match self.model.apply(&request, remade, now) {
             Ok(applied) => applied,
             Err(remake) => return self.remake(id, request, remake, now),
         };
-        if matches!(request, Request::Change { .. }) && !effects.is_empty() {
-            info!(%request, "carried out");
+        let asker = self.control.asker(id);
+        let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
+        let program = asker.and_then(|asker| asker.program.as_deref());
+        if let Some(before) = before.filter(|_| !effects.is_empty()) {
+            let now = change.map(|change| self.model.part_of(change)).unwrap_or_default();
+            let changed = told(&differences(&before, &now));
+            info!(%request, changed, uid, pid, program, "carried out");
         }
         if matches!(response, Response::Stopping(_)) {
+            info!(%request, uid, pid, program, "told to stop");
             self.control.hold(id);
         }
         if let Some(Effect::ListSessions(filter)) = effects.first() {
@@ -611,24 +627,30 @@ impl Daemon {
     }
 
     fn on_signals(&mut self, now: Instant) -> io::Result<()> {
-        while let Some(signal) = self.signals.read()? {
+        while let Some(Sent { signal, uid, pid }) = self.signals.read()? {
+            let Asker { uid, pid, program } = Asker::new(uid, pid);
             match signal {
                 Signal::HangUp if self.config_file.is_none() => {
                     info!("SIGHUP: there is no file to read again; the log follows its name by itself");
                 }
-                Signal::HangUp => self.reload_unasked(Asked::BySignal, now),
+                Signal::HangUp => {
+                    info!(uid, pid, program, "SIGHUP: the configuration file is read again");
+                    self.reload_unasked(Asked::BySignal, now);
+                }
                 Signal::Terminate => {
                     let again = std::mem::replace(&mut self.signalled, true);
-                    info!(again, "told to stop by a signal");
+                    info!(again, uid, pid, program, "told to stop by a signal");
                     self.stop_by_signal(again, now);
                 }
                 Signal::Quit if self.model.phase() == Phase::Stopping => info!("SIGQUIT: it stops already"),
                 Signal::Quit => {
                     self.signalled = true;
-                    info!("told to stop by SIGQUIT");
+                    info!(uid, pid, program, "told to stop by SIGQUIT");
                     self.stop_by_signal(false, now);
                 }
-                Signal::OpenLog if self.log.open_again() => info!("SIGUSR1: the log is opened again"),
+                Signal::OpenLog if self.log.open_again() => {
+                    info!(uid, pid, program, "SIGUSR1: the log is opened again");
+                }
                 Signal::OpenLog => info!("SIGUSR1: the log is no file that could be opened again"),
                 Signal::Upgrade => info!("SIGUSR2 does nothing: it is kept for an upgrade without a pause"),
                 Signal::Nothing(signal) => debug!(%signal, "a signal that means nothing here"),
@@ -794,6 +816,15 @@ impl Daemon {
         }
         true
     }
+}
+
+/// What has changed, for a line of the log: some of it, and how much more there is.
+fn told(differences: &[Difference]) -> Option<String> {
+    let mut told: Vec<String> = differences.iter().take(MOST_DIFFERENCES).map(ToString::to_string).collect();
+    if let Some(more) = differences.len().checked_sub(MOST_DIFFERENCES).filter(|more| *more > 0) {
+        told.push(format!("and {more} more"));
+    }
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// Logs that the health of a server has changed.

@@ -8,11 +8,12 @@ use tracing::{debug, info, warn};
 use wire::control::{FileText, Refusal, Request, Response};
 use wire::report::Phase;
 
-use super::Daemon;
 use super::listening::{Bound, bind, not_bound};
+use super::{Daemon, told};
 use crate::event::{Interest, News, Watch};
 use crate::loader::{Order, Outcome, Text};
 use crate::model::{Effect, PoolId, Prepared, Remade, Remake};
+use crate::net::asker::Asker;
 use crate::net::control::ControlId;
 use crate::source::Source;
 
@@ -61,7 +62,26 @@ pub(super) enum Asked {
     ByWatch,
 }
 
+impl Asked {
+    /// For the log.
+    fn word(self) -> &'static str {
+        match self {
+            Self::By(_) => "command",
+            Self::BySignal => "signal",
+            Self::ByWatch => "watch",
+        }
+    }
+}
+
 impl Daemon {
+    /// Who asked, if they are still there. A signal's line has named its sender.
+    fn asker_of(&self, asked: Asked) -> Option<&Asker> {
+        match asked {
+            Asked::By(id) => self.control.asker(id),
+            Asked::BySignal | Asked::ByWatch => None,
+        }
+    }
+
     /// Begins to read the file again, or to look at another text.
     pub(super) fn reload(
         &mut self,
@@ -205,16 +225,24 @@ impl Daemon {
         self.watch(watched, now);
         self.model.vitals.reload_failure = None;
         if !effects.is_empty() || reloading.asked != Asked::ByWatch {
-            info!(file = reloading.name, changes = report.changes.len(), "configuration file read");
+            let (by, asker) = (reloading.asked.word(), self.asker_of(reloading.asked));
+            let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
+            let program = asker.and_then(|asker| asker.program.as_deref());
+            let (changes, changed) = (report.changes.len(), told(&report.changes));
+            info!(file = reloading.name, changes, changed, by, uid, pid, program, "configuration file read");
         }
         Ok((Response::Reloaded(report), effects))
     }
 
     fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
         // News of a directory may come often; the same fault is told once.
-        let told = self.model.vitals.reload_failure == Some(refusal.to_string()) && reloading.asked == Asked::ByWatch;
-        if !reloading.dry_run && !told {
-            warn!(file = reloading.name, error = %refusal, "the configuration file was not taken: everything stays as it is");
+        let is_known =
+            self.model.vitals.reload_failure == Some(refusal.to_string()) && reloading.asked == Asked::ByWatch;
+        if !reloading.dry_run && !is_known {
+            let (by, asker) = (reloading.asked.word(), self.asker_of(reloading.asked));
+            let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
+            let program = asker.and_then(|asker| asker.program.as_deref());
+            warn!(file = reloading.name, error = %refusal, by, uid, pid, program, "the configuration file was not taken: everything stays as it is");
             self.model.vitals.reload_failure = Some(refusal.to_string());
         }
         if let Asked::By(id) = reloading.asked {

@@ -16,6 +16,6 @@ pub(crate) use deadlines::Deadlines;
 pub(crate) use ends::Ends;
 pub(crate) use poller::{Events, Interest, Key, Poller, Ready};
 pub(crate) use repeated::Repeated;
-pub(crate) use signal::{Signal, Signals};
+pub(crate) use signal::{Sent, Signal, Signals};
 pub(crate) use waker::Waker;
 pub(crate) use watch::{News, Watch};

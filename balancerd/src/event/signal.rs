@@ -23,6 +23,14 @@ pub(crate) enum Signal {
     Nothing(Number),
 }
 
+/// A signal that came, and who sent it. The kernel's own are of the process 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) signal: Signal,
+    pub(crate) uid: u32,
+    pub(crate) pid: i32,
+}
+
 /// What the signals mean that are taken.
 const MEANINGS: [(Number, Signal); 6] = [
     (Number::SIGTERM, Signal::Terminate),
@@ -63,13 +71,15 @@ impl Signals {
     }
 
     /// The next signal that came, if one did.
-    pub(crate) fn read(&self) -> io::Result<Option<Signal>> {
+    pub(crate) fn read(&self) -> io::Result<Option<Sent>> {
         let Some(information) = self.0.read_signal()? else { return Ok(None) };
         let meaning = |number: Number| {
             let known = MEANINGS.into_iter().find(|(known, _)| *known == number);
             known.map_or(Signal::Nothing(number), |(_, meaning)| meaning)
         };
-        Ok(Number::try_from(information.ssi_signo.cast_signed()).ok().map(meaning))
+        let signal = Number::try_from(information.ssi_signo.cast_signed()).ok().map(meaning);
+        let (uid, pid) = (information.ssi_uid, information.ssi_pid.cast_signed());
+        Ok(signal.map(|signal| Sent { signal, uid, pid }))
     }
 }
 

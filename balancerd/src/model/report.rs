@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use wire::address::canonical;
-use wire::control::{MAX_LISTED_SESSIONS, Refusal};
+use wire::control::{Change, MAX_LISTED_SESSIONS, Refusal};
 use wire::difference::{Difference, differences};
 use wire::event::EventsReport;
 use wire::report::{
     DigestReport, EndReason, ExplainReport, HealthState, Hex, ListReport, PoolReport, ServerState, SettingsReport,
     Skip, SkippedReport, StatusReport,
 };
-use wire::settings::{DEFAULT_POOL, Policy, Settings};
+use wire::settings::{DEFAULT_POOL, Policy, PoolSettings, Settings};
 
 use super::pool::{Bound, Pool, key_of, key_text};
 use super::sharing::deviations_of;
@@ -47,6 +47,34 @@ impl Model {
             reload_failure: vitals.reload_failure.clone(),
             deviations: self.deviations(),
         }
+    }
+
+    /// The part of the settings that a change is about: the server, the pool without its servers, the service.
+    pub(crate) fn part_of(&self, change: &Change) -> Settings {
+        let (mut part, mut server_of) = (Settings::default(), None);
+        let (pool, service) = match change {
+            Change::Add { pool, server, .. }
+            | Change::Remove { pool, server, .. }
+            | Change::Set { pool, server, .. } => {
+                server_of = Some(canonical(*server));
+                (Some(pool), None)
+            }
+            Change::AddPool { pool, .. } | Change::RemovePool { pool } | Change::SetPool { pool, .. } => {
+                (Some(pool), None)
+            }
+            Change::AddService { service, .. } | Change::RemoveService { service } => (None, Some(service)),
+            _ => (None, None),
+        };
+        if let Some(pool) = pool.and_then(|name| self.pool_named(name).ok()).map(|id| &self.pools[id]) {
+            let member = server_of.and_then(|address| pool.members.get(&address)).map(|id| &self.servers[*id]);
+            let member = member.filter(|server| server.leaving.is_none());
+            let servers = member.map(|server| (server.address, server.settings)).into_iter().collect();
+            part.pools.insert(pool.name.clone(), PoolSettings { servers, ..pool.settings.clone() });
+        }
+        if let Some(service) = service.and_then(|name| self.service_named(name).ok()).map(|id| &self.services[id]) {
+            part.services.insert(service.name.clone(), service.settings.clone());
+        }
+        part
     }
 
     /// The list of a pool. Of a large ring it is completed beside the loop, with the effect that says so.

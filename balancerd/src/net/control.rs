@@ -22,6 +22,7 @@ use wire::control::{Refusal, Request, Response};
 use wire::frame::{Decoder, REQUEST_LIMIT, frame, greeting};
 
 use super::Context;
+use super::asker::Asker;
 use super::conn::{Conn, Input};
 use crate::event::{Interest, Key, Ready, Repeated};
 
@@ -65,6 +66,7 @@ pub(crate) struct Control {
 
 /// A connection and how far it is.
 struct Peer {
+    asker: Asker,
     conn: Conn<UnixStream>,
     decoder: Decoder<Request>,
     stage: Stage,
@@ -166,7 +168,10 @@ impl Control {
             }
             return;
         }
+        let credentials = getsockopt(&stream, sockopt::PeerCredentials);
+        let asker = credentials.map_or(Asker::new(u32::MAX, 0), |peer| Asker::new(peer.uid(), peer.pid()));
         let mut peer = Peer {
+            asker,
             conn: Conn::new(stream),
             decoder: Decoder::new(REQUEST_LIMIT),
             stage: Stage::Taking { more: false },
@@ -176,7 +181,8 @@ impl Control {
         peer.conn.send(greeting());
         if let Some(refusal) = refusal {
             if self.strangers.on_event(cx.now) {
-                warn!(%refusal, "a control connection was refused");
+                let Asker { uid, pid, program } = &peer.asker;
+                warn!(%refusal, uid, pid, program, "a control connection was refused");
             }
             peer.answer(framed(&Response::Refused(refusal)));
             peer.stage = Stage::Closing;
@@ -253,6 +259,11 @@ impl Control {
         let is_told = poll(&mut told, PollTimeout::ZERO).is_ok_and(|count| count > 0);
         let has_gone = PollFlags::POLLHUP | PollFlags::POLLERR;
         is_told && told[0].revents().is_some_and(|told| told.intersects(has_gone))
+    }
+
+    /// Who is there.
+    pub(crate) fn asker(&self, id: ControlId) -> Option<&Asker> {
+        self.peers.get(id).map(|peer| &peer.asker)
     }
 
     /// Closes one connection.

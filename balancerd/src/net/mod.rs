@@ -1,6 +1,7 @@
 //! The shell: owns the sockets, and turns readiness into calls of the model. What follows from them goes back to the
 //! daemon as a value; nothing here calls it.
 
+pub(crate) mod asker;
 pub(crate) mod conn;
 mod connect;
 pub(crate) mod control;
