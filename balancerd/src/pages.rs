@@ -17,6 +17,18 @@ const FILES: [(&str, &str); 4] = [
     ("$XDG_STATE_HOME/balancer/control.state", "The servers that commands added to another user's balancer."),
 ];
 
+/// The signals that mean something, and what.
+const SIGNALS: [(&str, &str); 5] = [
+    (
+        "SIGTERM, SIGINT",
+        "End in order: no new sessions, the others may go on for the drain time. The second one ends at once.",
+    ),
+    ("SIGQUIT", "End in order, however often it comes. A SIGTERM after it ends at once."),
+    ("SIGHUP", "Read the configuration file again."),
+    ("SIGUSR1", "Open the log again. It is not needed to rotate a log, which follows its name by itself."),
+    ("SIGUSR2", "Nothing but a line in the log: it is kept for an upgrade without a pause."),
+];
+
 /// A page.
 ///
 /// # Errors
@@ -59,6 +71,10 @@ fn man() -> io::Result<Vec<u8>> {
     for (path, what) in FILES {
         rest.control("TP", []).text([roman(path)]).text([roman(what)]);
     }
+    rest.control("SH", ["SIGNALS"]);
+    for (signal, what) in SIGNALS {
+        rest.control("TP", []).text([roman(signal)]).text([roman(what)]);
+    }
     rest.control("SH", ["SEE ALSO"]).text([roman("balancerctl(1)")]);
     rest.to_writer(&mut page)?;
     Ok(page)
@@ -74,6 +90,7 @@ mod tests {
         assert!(page.contains(".TH balancerd 8"), "{page}");
         assert!(page.contains(".SH EXAMPLES") && page.contains("balancerd \\-\\-listen 0.0.0.0:80"), "{page}");
         assert!(!page.contains(".SH EXTRA"), "{page}");
+        assert!(page.contains(".SH SIGNALS") && page.contains("SIGUSR1"), "{page}");
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! No call of the loop's thread blocks: a disk, a service manager, a reader of the log that hangs holds nobody up.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use tests::balancer::balancerd;
 use tests::hold::Hold;
-use tests::{Balancer, Client, Server, Setup, config, loopback, wait};
+use tests::{Balancer, Client, Process, Server, Setup, config, loopback, wait};
 use wire::control::{Change, ServerValues};
 use wire::settings::DEFAULT_POOL;
+use wire::{Request, Response};
 
 /// A client that was there before, one that comes now, and an operator: all are served.
 fn assert_serves(balancer: &Balancer, client: &Client, server: &Server) {
@@ -201,4 +205,30 @@ fn a_log_that_is_a_pipe_without_a_reader_holds_nobody_up() {
     drop((client, reader));
     balancer.signal(Signal::SIGTERM);
     assert_eq!(balancer.wait_for_end().code(), Some(0));
+}
+
+#[test]
+fn an_end_with_an_error_waits_for_nobody_who_reads_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("run/control.sock");
+    // The reader stays there and reads nothing; the pipe is full.
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    let full = writer.try_clone().expect("a copy");
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
+    while (&full).write(&[b'x'; 4096]).is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).expect("set");
+    let mut command = balancerd("--listen 127.0.0.1:0");
+    command.arg("--socket").arg(&socket).arg("--state").arg(directory.path().join("state"));
+    let mut process = Process::spawn(command.stdout(Stdio::null()).stderr(writer));
+    let mut control = wait::for_some("it listens", || wire::Client::connect(&socket).ok());
+    // What is changed cannot be saved, which is an error at the end.
+    std::fs::remove_dir_all(directory.path().join("state")).expect("removed");
+    let change = tests::balancer::add("10.0.0.1:80".parse().expect("an address"), 1);
+    let Response::Changed(report) = control.call(&Request::Change { change, dry_run: false }).expect("an answer")
+    else {
+        panic!("it is made")
+    };
+    assert!(report.unsaved.is_some());
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait().code(), Some(1));
 }
