@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_of_version_4() {
+    fn golden_bytes_of_version_5() {
         let add = Request::Change {
             change: Change::Add {
                 pool: "web".to_owned(),
@@ -380,7 +380,7 @@ mod tests {
             dry_run: false,
         };
         let bytes = [
-            b"\x06\0\0\0BALC\x04\0".as_slice(),
+            b"\x06\0\0\0BALC\x05\0".as_slice(),
             b"\x29\0\0\0",            // 41 bytes follow
             b"\x02\0\0\0",            // Request::Change
             b"\0\0\0\0",              // Change::Add
