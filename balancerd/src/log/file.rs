@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,13 +73,15 @@ impl Write for LogFile {
 }
 
 /// Opens the file to write behind its end. A pipe that nobody reads, or a terminal without a carrier, lets others wait until
-/// somebody comes: here a pipe keeps lines for its reader, as many as it has room for, and nobody waits.
+/// somebody comes. A pipe is opened for both here: so it keeps lines for a reader that comes later, or again, as many as it has
+/// room for, and nobody waits.
 fn open(path: &Path) -> io::Result<File> {
     let flags = planted::flags(path)? | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(MODE).custom_flags(flags.bits());
     let file = match options.open(path) {
         Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => options.read(true).open(path),
+        Ok(file) if file.metadata()?.file_type().is_fifo() => options.read(true).open(path),
         opened => opened,
     };
     let file = file.map_err(|error| planted::told(path, error))?;
@@ -94,6 +96,8 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -106,6 +110,23 @@ mod tests {
         file.write_all(b"two\n").expect("written");
         assert_eq!(std::fs::read(&old).expect("there"), b"one\n");
         assert_eq!(std::fs::read(&path).expect("there"), b"two\n");
+    }
+
+    #[test]
+    fn a_pipe_keeps_its_lines_for_a_reader_also_when_it_is_opened_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let again = Arc::new(AtomicBool::new(false));
+        let mut file = LogFile::open(&path, Arc::clone(&again)).expect("opened");
+        for line in [b"one\n", b"two\n"] {
+            file.write_all(line).expect("written");
+            again.store(true, Ordering::Relaxed);
+        }
+        let mut lines = [0; 16];
+        let count = File::open(&path).expect("opened").read(&mut lines).expect("read");
+        assert_eq!(&lines[..count], b"one\ntwo\n");
+        file.write_all(b"a reader that has gone is no fault\n").expect("written");
     }
 
     #[test]
