@@ -70,6 +70,9 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Listeners that the first line of the log names.
 const MOST_NAMED: usize = 8;
 
+/// Signals that one turn takes; whoever sends them without a pause holds nobody up.
+const SIGNALS_PER_TURN: usize = 8;
+
 /// Values that a line of the log names of those that a change or a file has changed.
 const MOST_DIFFERENCES: usize = 20;
 
@@ -627,7 +630,8 @@ impl Daemon {
     }
 
     fn on_signals(&mut self, now: Instant) -> io::Result<()> {
-        while let Some(Sent { signal, uid, pid }) = self.signals.read()? {
+        for _ in 0..SIGNALS_PER_TURN {
+            let Some(Sent { signal, uid, pid }) = self.signals.read()? else { break };
             let Asker { uid, pid, program } = Asker::new(uid, pid);
             match signal {
                 Signal::HangUp if self.config_file.is_none() => {
