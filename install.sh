@@ -32,6 +32,8 @@ Usage: ./install.sh [OPTIONS]
   --user NAME     The user that the service runs as (root only; without it: balancer)
   --group NAME    The group whose members may use balancerctl (root only; without it: as the user)
   --destdir DIR   For packagers: everything below DIR as if that were /; no user is made
+  --debug-info    Install the debug information of the programs, too, in files of their own (bin/.debug), where
+                  debuggers find it. The programs themselves are stripped of it either way
   --uninstall     Remove what was installed below the prefix; state and changed settings stay
   --purge         With --uninstall: remove state, settings and a user that this script made, too
   --help          This text
@@ -69,6 +71,7 @@ systemd=yes
 service_user=
 service_group=
 destdir=
+debug_info=no
 purge=no
 
 while [ $# -gt 0 ]; do
@@ -99,6 +102,7 @@ while [ $# -gt 0 ]; do
     --uninstall) action=uninstall ;;
     --demo) action=demo ;;
     --purge) purge=yes ;;
+    --debug-info) debug_info=yes ;;
     --no-systemd) systemd=no ;;
     --help | -h)
         help
@@ -110,6 +114,7 @@ while [ $# -gt 0 ]; do
 done
 
 [ "$purge" = no ] || [ "$action" = uninstall ] || die '--purge goes with --uninstall'
+[ "$debug_info" = no ] || [ "$action" = install ] || die '--debug-info goes with an installation'
 
 root=no
 [ "$(id -u)" -ne 0 ] || root=yes
@@ -157,6 +162,7 @@ prefix=$(absolute "$prefix")
 # --- where things lie -------------------------------------------------------------------------------------------------
 
 manifest=$prefix/share/balancer/manifest
+documents=$prefix/share/doc/balancer
 if [ "$root" = yes ]; then
     unit=$prefix/lib/systemd/system/balancer.service
     state=/var/lib/balancer
@@ -170,8 +176,9 @@ yes/usr | yes/usr/local) etc=/etc ;;
 *) etc=$prefix/etc ;;
 esac
 settings=$etc/default/balancer
-# Beside the place of a configuration file, which only people put there.
-example=$etc/balancer/balancer.toml.example
+# The unit's configuration file, which only people put there, and an example beside its place.
+config=$etc/balancer/balancer.toml
+example=$config.example
 
 systemctl_() {
     if [ "$root" = yes ]; then systemctl "$@"; else systemctl --user "$@"; fi
@@ -253,8 +260,8 @@ write_unit() {
 
 write_system_unit() {
     cat <<UNIT
-# install.sh made this file and replaces it. Change the service with \`systemctl edit balancer\`, and where it listens in
-# $settings.
+# install.sh made this file and replaces it. What it serves stands in $config, where that file is there, else in
+# $settings. Everything else: \`systemctl edit balancer\`.
 
 [Unit]
 Description=Layer-4 load balancer
@@ -268,9 +275,9 @@ StartLimitIntervalSec=0
 Type=notify
 Environment=BALANCER_LISTEN=$listen
 EnvironmentFile=-$settings
-ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --socket /run/balancer/control.sock --state /var/lib/balancer --log journald \$BALANCER_OPTIONS
-# The configuration file that BALANCER_OPTIONS may name is read again; without one it is only logged.
-ExecReload=/bin/kill -HUP \$MAINPID
+ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --config-if-exists "$config" --socket /run/balancer/control.sock --state /var/lib/balancer --log journald \$BALANCER_OPTIONS
+# Returns when the file has been read: with an error, and its reason in the journal, where it was not taken.
+ExecReload="$prefix/bin/balancerctl" --socket /run/balancer/control.sock reload
 Restart=on-failure
 RestartSec=1s
 # balancerd says that its loop turns; one that stands still for so long is killed and started again.
@@ -330,8 +337,8 @@ UNIT
 
 write_user_unit() {
     cat <<UNIT
-# install.sh made this file and replaces it. Change the service with \`systemctl --user edit balancer\`, and where it
-# listens in $settings.
+# install.sh made this file and replaces it. What it serves stands in $config, where that file is there, else in
+# $settings. Everything else: \`systemctl --user edit balancer\`.
 
 [Unit]
 Description=Layer-4 load balancer
@@ -342,9 +349,9 @@ StartLimitIntervalSec=0
 Type=notify
 Environment=BALANCER_LISTEN=$listen
 EnvironmentFile=-$settings
-ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --log journald \$BALANCER_OPTIONS
-# The configuration file that BALANCER_OPTIONS may name is read again; without one it is only logged.
-ExecReload=/bin/kill -HUP \$MAINPID
+ExecStart="$prefix/bin/balancerd" --listen \${BALANCER_LISTEN} --config-if-exists "$config" --log journald \$BALANCER_OPTIONS
+# Returns when the file has been read: with an error, and its reason in the journal, where it was not taken.
+ExecReload="$prefix/bin/balancerctl" reload
 Restart=on-failure
 RestartSec=1s
 WatchdogSec=30s
@@ -374,7 +381,8 @@ write_settings() {
     cat <<SETTINGS
 $SETTINGS_MARK
 
-# Where clients connect. [::]:80 takes IPv4 clients too.
+# Where clients connect, as long as there is no file $config; with it, only what it says holds.
+# [::]:80 takes IPv4 clients too.
 BALANCER_LISTEN=$listen
 
 # Further options, as \`balancerd --help\` has them, separated by blanks. With a longer --drain-timeout than 30s, raise
@@ -392,7 +400,7 @@ prepare() {
     : >"$stage/files"
     for program in balancerd balancerctl; do
         [ -x "$from/$program" ] || die "$from/$program is not there; build first, or leave --from out"
-        stage_file 755 "$prefix/bin/$program" cat "$from/$program"
+        stage_program "$program"
     done
 
     mkdir "$stage/man"
@@ -420,9 +428,36 @@ prepare() {
     [ -f "$HERE/packaging/balancer.toml" ] || die "$HERE/packaging/balancer.toml is not there; it belongs to install.sh"
     stage_file 644 "$example" cat "$HERE/packaging/balancer.toml"
 
+    # In the same folders as here, so that the links between them hold.
+    for page in "$HERE"/*.md "$HERE"/LICENSE "$HERE"/bench/README.md "$HERE"/docs/*.md "$HERE"/docs/*/*.svg; do
+        [ -f "$page" ] || die "$page is not there; it belongs to install.sh"
+        stage_file 644 "$documents/${page#"$HERE"/}" cat "$page"
+    done
+    stage_file 644 "$documents/packaging/balancer.toml" cat "$HERE/packaging/balancer.toml"
+
     if [ "$systemd" = yes ]; then
         stage_file 644 "$unit" write_unit
     fi
+}
+
+# stage_program NAME: without the debug information, which is five sixths of it, and that in a file of its own if wanted.
+stage_program() {
+    if ! command -v strip >/dev/null 2>&1 || ! command -v objcopy >/dev/null 2>&1; then
+        [ "$debug_info" = no ] || die 'strip and objcopy are missing: apt-get install binutils; or leave --debug-info out'
+        warn "strip is missing (apt-get install binutils): $1 is installed with its debug information, six times as large"
+        stage_file 755 "$prefix/bin/$1" cat "$from/$1"
+        return
+    fi
+    stripped=$stage/$1
+    strip -o "$stripped" "$from/$1" || die "$from/$1 could not be stripped"
+    if [ "$debug_info" = yes ]; then
+        # The name that the program remembers is the file's own, and debuggers look for it in .debug beside the program.
+        debug=$stage/$1.debug
+        objcopy --only-keep-debug "$from/$1" "$debug" || die "the debug information of $from/$1 could not be copied"
+        objcopy --add-gnu-debuglink="$debug" "$stripped" || die "$from/$1 could not be linked to its debug information"
+        stage_file 644 "$prefix/bin/.debug/$1.debug" cat "$debug"
+    fi
+    stage_file 755 "$prefix/bin/$1" cat "$stripped"
 }
 
 # stage_file MODE PATH COMMAND...: the file has what the command prints.
@@ -602,7 +637,7 @@ say_what_is_next() {
     if systemd_runs && systemctl_ is-active --quiet balancer.service; then
         say "the balancer that runs is still the one from before: $systemctl_name restart balancer, when its sessions may end"
     else
-        say "next: look at $settings, then: $systemctl_name enable --now balancer"
+        say "next: write $config (beside it is an example), or look at $settings; then: $systemctl_name enable --now balancer"
     fi
     if [ "$root" = yes ] && [ "$service_group" != root ]; then
         say "who may use balancerctl besides root: adduser NAME $service_group"
@@ -615,15 +650,17 @@ uninstall() {
     stage=$(mktemp -d)
     trap 'rm -rf "$stage"' EXIT
     [ "$purge" = no ] || refuse_if_state_is_in_use
+    installed=no
     if ! [ -f "$destdir$manifest" ]; then
         warn "nothing is installed below $destdir$prefix: $destdir$manifest is not there"
     else
+        installed=yes
         refuse_if_in_service
         remove_files
     fi
     if [ "$purge" = yes ] && [ -z "$destdir" ]; then
         purge_
-    elif [ -z "$destdir" ] && [ -d "$state" ]; then
+    elif [ -z "$destdir" ] && [ -d "$state" ] && [ "$installed" = yes ] && state_is_ours; then
         say "kept $state; --uninstall --purge removes it"
     fi
 }
@@ -691,15 +728,34 @@ remove_settings() {
     fi
 }
 
-# State and user are those of the machine, or of the person: another installation may be using them.
-purge_() {
-    remove_settings
+# Where else than below this prefix is an installation that has its state in $state, too? Prints that prefix.
+other_installation() {
     for other in /usr /usr/local "${HOME:-/nonexistent}/.local"; do
-        if [ -f "$other/share/balancer/manifest" ]; then
-            say "kept $state: there is another installation in $other"
+        if [ "$other" != "$prefix" ] && [ -f "$other/share/balancer/manifest" ]; then
+            printf '%s\n' "$other"
             return
         fi
     done
+    false
+}
+
+# Whether nothing speaks against the state being that of the installation that was removed: the state is that of the
+# machine, or of the person, and below another prefix than the usual one nobody can tell whose it is.
+state_is_ours() {
+    case $root$prefix in
+    yes/usr | yes/usr/local) ;;
+    no"${HOME:-/nonexistent}/.local") ;;
+    *) return 1 ;;
+    esac
+    ! other_installation >/dev/null
+}
+
+purge_() {
+    remove_settings
+    if other=$(other_installation); then
+        say "kept $state: there is another installation in $other"
+        return
+    fi
     if [ -d "$state" ]; then
         rm -rf -- "$state"
         say "removed $state"

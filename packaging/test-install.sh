@@ -17,7 +17,13 @@ chmod 755 "$work"
 # A copy, because another user may not be able to read the checkout.
 mkdir -p "$work/programs" "$work/source/packaging"
 cp "$PROGRAMS/balancerd" "$PROGRAMS/balancerctl" "$work/programs/"
-cp "$HERE/install.sh" "$HERE/Cargo.toml" "$work/source/"
+cp "$HERE"/*.md "$HERE/install.sh" "$HERE/Cargo.toml" "$HERE/LICENSE" "$work/source/"
+cp -R "$HERE/docs" "$work/source/"
+mkdir "$work/source/bench"
+cp "$HERE/bench/README.md" "$work/source/bench/"
+# What is to be installed of the programs: they, without their debug information.
+mkdir "$work/stripped"
+for program in balancerd balancerctl; do strip -o "$work/stripped/$program" "$PROGRAMS/$program"; done
 cp "$HERE/packaging/balancer.toml" "$work/source/packaging/"
 chmod -R a+rX "$work/programs" "$work/source"
 
@@ -66,7 +72,7 @@ round() {
     for path in bin/balancerd bin/balancerctl share/man/man1/balancerctl.1 share/man/man1/balancerctl-add.1 \
         share/bash-completion/completions/balancerctl share/zsh/site-functions/_balancerctl \
         share/fish/vendor_completions.d/balancerctl.fish etc/default/balancer \
-        etc/balancer/balancer.toml.example share/balancer/manifest; do
+        etc/balancer/balancer.toml.example share/balancer/manifest share/doc/balancer/docs/operating.md; do
         [ -f "$dest$prefix/$path" ] || fail "$path is missing"
     done
     "$dest$prefix/bin/balancerctl" --version >/dev/null
@@ -89,9 +95,33 @@ round() {
     [ "$(id -u)" -ne 0 ] || chown --reference="$home" "$dest$prefix/bin/balancerctl.tmp"
     mv "$dest$prefix/bin/balancerctl.tmp" "$dest$prefix/bin/balancerctl"
     "$@" --prefix "$prefix" --from "$work/programs" --destdir "$home/root" >"$work/said"
-    cmp "$work/programs/balancerctl" "$dest$prefix/bin/balancerctl" || fail 'a changed program was not replaced'
-    cmp "$work/programs/balancerctl" - <&3 || fail 'a program that was open has changed'
+    cmp "$work/stripped/balancerctl" "$dest$prefix/bin/balancerctl" || fail 'a changed program was not replaced'
+    cmp "$work/stripped/balancerctl" - <&3 || fail 'a program that was open has changed'
     exec 3<&-
+    # Every link of the documents leads to something that is installed.
+    documents=$dest$prefix/share/doc/balancer
+    find "$documents" -name '*.md' | while IFS= read -r page; do
+        grep -o '](\([^)#:]*\)[^):]*)' "$page" | sed 's/^](\([^)#]*\).*/\1/' | while IFS= read -r link; do
+            case $link in
+            '' | /*) ;;
+            *) [ -e "$(dirname "$page")/$link" ] || printf '%s: %s\n' "${page#"$documents"/}" "$link" ;;
+            esac
+        done
+    done >"$work/dead-links"
+    [ ! -s "$work/dead-links" ] || fail "documents name what is not installed: $(cat "$work/dead-links")"
+
+    # The debug information is in files of its own, where it is wanted, and they are those of these programs.
+    "$@" --prefix "$prefix" --from "$work/programs" --destdir "$home/root" --debug-info >"$work/said"
+    for program in balancerd balancerctl; do
+        "$dest$prefix/bin/$program" --version >/dev/null
+        debug=$dest$prefix/bin/.debug/$program.debug
+        readelf -S "$debug" 2>/dev/null | grep -q '[.]symtab' || fail "$debug has no symbols"
+        ! readelf -S "$dest$prefix/bin/$program" | grep -q '[.]symtab' || fail "$program is not stripped"
+        readelf --string-dump=.gnu_debuglink "$dest$prefix/bin/$program" | grep -Fq "$program.debug" ||
+            fail "$program does not name its debug information"
+    done
+    "$@" --prefix "$prefix" --from "$work/programs" --destdir "$home/root" >"$work/said"
+    [ ! -e "$dest$prefix/bin/.debug/balancerd.debug" ] || fail 'debug information is left without --debug-info'
 
     # Somebody else's file beside ours is not ours, and a configuration is its owner's.
     for path in share/man/man1/mine.1 etc/balancer/balancer.toml; do
@@ -180,8 +210,21 @@ machine() {
     # A balancer as the service would run: that user, the settings' options, with state to be kept.
     install -d -o balancer -g balancer /var/lib/balancer /run/balancer
     as_service='setpriv --reuid=balancer --regid=balancer --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all'
-    $as_service /usr/local/bin/balancerd --listen 127.0.0.1:0 --socket /run/balancer/control.sock --state /var/lib/balancer --background
+    unit_says() { sed -n "s/^$1=//p" /usr/local/lib/systemd/system/balancer.service; }
+    start=$(unit_says ExecStart | sed 's/[$]{BALANCER_LISTEN}/127.0.0.1:0/; s/ [$]BALANCER_OPTIONS//; s/--log journald/--background/')
+    reload=$(unit_says ExecReload)
+    eval "$as_service $start"
     /usr/local/bin/balancerctl add 192.0.2.1 80 >/dev/null
+    refuses 'balancer.toml' eval "$as_service $reload"
+    # The file is used once it is there, and a reload ends with what came of it.
+    printf '[service.web]\nlisten = "127.0.0.1:0"\npool = "web"\n[pool.web]\n' >/etc/balancer/balancer.toml
+    eval "$as_service $reload" >/dev/null
+    /usr/local/bin/balancerctl service list | grep -q '^web ' || fail 'the file is not used'
+    printf 'nonsense = 1\n' >>/etc/balancer/balancer.toml
+    refuses 'nonsense' eval "$as_service $reload"
+    /usr/local/bin/balancerctl service list | grep -q '^web ' || fail 'a broken file changed something'
+    rm /etc/balancer/balancer.toml
+    /usr/local/bin/balancerctl add 192.0.2.1 80 --pool web >/dev/null
     refuses 'a balancer runs' sh "$HERE/install.sh" --uninstall --purge
     /usr/local/bin/balancerctl stop --now >/dev/null
     sh "$HERE/install.sh" --uninstall >"$work/said"
@@ -206,4 +249,5 @@ fi
 refuses 'is not an option' sh "$HERE/install.sh" --nonsense
 refuses 'needs a value' sh "$HERE/install.sh" --prefix
 refuses 'goes with --uninstall' sh "$HERE/install.sh" --purge
+refuses 'goes with an installation' sh "$HERE/install.sh" --uninstall --debug-info
 fact 'mistakes are named'

@@ -20,7 +20,7 @@ use crate::net::tcp::Timeouts;
 /// removed with balancerctl while it runs, and are there again after a restart.
 #[derive(Debug, Parser)]
 #[command(name = "balancerd", version, override_usage = USAGE, after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("task").args(["listen", "config", "check", "generate"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("task").args(["listen", "config", "config_if_exists", "check", "generate"]).required(true).multiple(true))]
 pub(crate) struct Arguments {
     /// Where clients connect: an IP address and a port. Port 0 lets the kernel choose; the IPv6
     /// address :: takes IPv4 clients too.
@@ -32,12 +32,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// The configuration file if it is there when the balancer starts; --listen then has no effect. Without the file
+    /// --listen says what is served, until a reload finds the file.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    config_if_exists: Option<PathBuf>,
+
     /// Read a configuration file, say whether it is valid, and end.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "config", "background"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "config", "config_if_exists", "background"])]
     pub(crate) check: Option<PathBuf>,
 
     /// With --check: print what the file says as one line of JSON.
-    #[arg(long, requires = "check", conflicts_with_all = ["listen", "config", "background"])]
+    #[arg(long, requires = "check", conflicts_with_all = ["listen", "config", "config_if_exists", "background"])]
     pub(crate) json: bool,
 
     /// The control socket. By default /run/balancer/control.sock for root, $XDG_RUNTIME_DIR/balancer/control.sock for
@@ -124,7 +129,7 @@ impl Arguments {
         let absolute = |path: &PathBuf| {
             anyhow::ensure!(
                 !path.as_os_str().is_empty(),
-                "--config, --socket, BALANCER_SOCKET or --state is an empty path"
+                "--config, --config-if-exists, --socket, BALANCER_SOCKET or --state is an empty path"
             );
             // A daemon in the background leaves this directory.
             std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
@@ -133,7 +138,8 @@ impl Arguments {
         let (socket, state) = (socket.transpose()?, state.transpose()?);
         Ok(Config {
             listen: self.listen,
-            file: self.config.as_ref().map(absolute).transpose()?,
+            file: self.config.as_ref().or(self.config_if_exists.as_ref()).map(absolute).transpose()?,
+            file_may_be_missing: self.config_if_exists.is_some(),
             places: Places::find(socket.as_deref(), state.as_deref(), &Environment::current())?,
             timeouts: Timeouts::new(self.connect_timeout, self.idle_timeout),
             drain: self.drain_timeout,
@@ -200,6 +206,8 @@ mod tests {
             "balancerd --listen [::]:80",
             "balancerd --config a",
             "balancerd --listen [::]:80 --config a",
+            "balancerd --listen [::]:80 --config-if-exists a",
+            "balancerd --config-if-exists a",
             "balancerd --check a",
             "balancerd --check a --json",
             "balancerd --generate man",
@@ -210,6 +218,8 @@ mod tests {
             "balancerd",
             "balancerd --background",
             "balancerd --check a --config a",
+            "balancerd --check a --config-if-exists a",
+            "balancerd --config a --config-if-exists a",
             "balancerd --listen [::]:80 --check a",
             "balancerd --config a --json",
         ] {

@@ -14,6 +14,7 @@ use ring::Ring;
 use wire::control::{FileText, Refusal};
 use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSettings, Settings};
 
+use crate::config::Config;
 use crate::config::file::{self, File};
 use crate::event::Waker;
 use crate::model::{PassedOver, Prepared, Remade, Remake, ServerId, Starting, prepare};
@@ -154,7 +155,7 @@ fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> 
 ///
 /// # Errors
 /// When it cannot be read, or makes no sense.
-pub(crate) fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
+fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
     with_own(file::read(path).map_err(|error| bad(&error))?, own, &path.display().to_string())
 }
 
@@ -179,8 +180,50 @@ fn with_own(mut file: File, own: &Settings, name: &str) -> Result<File, Refusal>
     Ok(file)
 }
 
+/// What arguments and file say at the start, and what the arguments say beside the file at each reload.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// Arguments and file.
+    pub(crate) settings: Settings,
+    /// Whether the file is to be watched.
+    pub(crate) watch: bool,
+    /// The file was there.
+    pub(crate) has_file: bool,
+    /// What the arguments add to the file.
+    pub(crate) own: Settings,
+}
+
+/// Reads what the balancer is to serve at its start.
+///
+/// # Errors
+/// When the file cannot be read or makes no sense, or nothing says what to serve.
+pub(crate) fn said_at_start(config: &Config) -> Result<Said, Refusal> {
+    let arguments = said_by_arguments(config.listen, config.points_per_weight);
+    let Some(path) = &config.file else {
+        return Ok(Said { settings: arguments.clone(), watch: false, has_file: false, own: arguments });
+    };
+    let own = if config.file_may_be_missing { Settings::default() } else { arguments.clone() };
+    match file::read(path) {
+        Err(error) if config.file_may_be_missing && error.is_missing() => {
+            if config.listen.is_none() {
+                let fault = format!(
+                    "{}: it is not there, and without --listen nothing else says what to serve",
+                    path.display()
+                );
+                return Err(Refusal::BadFile { fault });
+            }
+            Ok(Said { settings: arguments, watch: false, has_file: false, own })
+        }
+        read => {
+            let File { settings, watch } =
+                with_own(read.map_err(|error| bad(&error))?, &own, &path.display().to_string())?;
+            Ok(Said { settings, watch, has_file: true, own })
+        }
+    }
+}
+
 /// What the arguments say: a service on the pool `default`, if there is an address to listen at.
-pub(crate) fn said_by_arguments(listen: Option<SocketAddr>, points_per_weight: NonZeroU32) -> Settings {
+fn said_by_arguments(listen: Option<SocketAddr>, points_per_weight: NonZeroU32) -> Settings {
     let mut settings = Settings::default();
     if let Some(listen) = listen {
         let service = ServiceSettings::new(vec![listen], DEFAULT_POOL);

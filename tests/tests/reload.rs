@@ -104,6 +104,50 @@ fn everything_changes_at_once_under_load_and_no_request_fails() {
 }
 
 #[test]
+fn a_file_that_may_be_missing_is_used_as_soon_as_it_is_there_and_then_alone() {
+    let servers = Server::several(2);
+    let setup = Setup::new();
+    let option = format!("--config-if-exists {}", setup.config_path().display());
+    let mut balancer = setup.options(&option).start();
+    let by_argument = balancer.address();
+    assert!(listens(by_argument), "without the file the address of the arguments holds");
+    assert_eq!(balancer.status().config_file, None);
+    let refusal = balancer.reload().expect_err("there is no file yet");
+    assert!(refusal.to_string().contains("balancer.toml: it cannot be opened"), "{refusal}");
+    assert!(listens(by_argument));
+
+    let listen = loopback::free();
+    balancer.configure(&web(listen, "", &servers[..1]));
+    balancer.reload().expect("the file is there now");
+    assert!(!listens(by_argument), "the file holds alone");
+    assert_eq!(Client::connect(listen).server(), servers[0].address());
+    let path = balancer.setup().config_path();
+    assert_eq!(balancer.status().config_file.map(PathBuf::from), Some(path.clone()));
+
+    // A file that has been used and is gone is a mistake, not a wish for what the arguments say.
+    fs::remove_file(&path).expect("removed");
+    balancer.reload().expect_err("the file is gone");
+    assert_eq!(Client::connect(listen).server(), servers[0].address());
+
+    balancer.configure(&web(listen, "", &servers[1..]));
+    balancer.crash();
+    balancer.restart();
+    assert_eq!(Client::connect(listen).server(), servers[1].address());
+    assert!(!listens(by_argument), "the file holds alone after a start, too");
+}
+
+#[test]
+fn a_file_that_may_be_missing_must_be_right_when_it_is_there() {
+    let setup = Setup::new();
+    fs::write(setup.config_path(), "[balancer]\nnonsense = 1\n").expect("written");
+    let option = format!("--config-if-exists {}", setup.config_path().display());
+    let setup = setup.options(&option);
+    let output = setup.run();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("balancer.toml:2:"), "{output:?}");
+}
+
+#[test]
 fn a_file_that_did_not_change_changes_nothing() {
     let servers = Server::several(3);
     let (balancer, _) = configured("max_load = 1.5", &servers);

@@ -95,6 +95,13 @@ pub(crate) enum FileError {
     },
 }
 
+impl FileError {
+    /// Whether there is no such file.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Reads a file. It waits for no writer of a pipe and asks no device.
 ///
 /// # Errors

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) listen: Option<SocketAddr>,
     /// The configuration file, absolute.
     pub(crate) file: Option<PathBuf>,
+    /// At the start the file may be missing: then `listen` says what is served, and otherwise the file alone.
+    pub(crate) file_may_be_missing: bool,
     /// Where its files are.
     pub(crate) places: Places,
     /// How long sessions may wait.

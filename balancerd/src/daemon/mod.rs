@@ -31,7 +31,7 @@ use wire::settings::Settings;
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Sent, Signal, Signals, Waker, Watch};
-use crate::loader::{self, Loader};
+use crate::loader::{self, Loader, Said};
 use crate::log::{self, Log};
 use crate::model::{
     Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
@@ -161,13 +161,14 @@ impl Daemon {
         let poller = Poller::new().context("epoll")?;
         poller.set(&signals, Source::Signals.key(), &mut Interest::NONE.clone(), Interest::READ).context("signals")?;
 
+        let told = loader::said_at_start(config).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         let vitals = Vitals {
             pid: std::process::id(),
             started: now,
             started_at: log::time_of_day(),
             session_limit: descriptors.sessions(1),
             drain_timeout: config.drain,
-            config_file: config.file.as_ref().map(|file| file.display().to_string()),
+            config_file: config.file.as_ref().filter(|_| told.has_file).map(|file| file.display().to_string()),
             reload_failure: None,
             state_file: config.places.state.display().to_string(),
             log: log.target().to_string(),
@@ -175,13 +176,7 @@ impl Daemon {
             longest_turn: Duration::ZERO,
             log_lines_dropped: 0,
         };
-        let own = loader::said_by_arguments(config.listen, config.points_per_weight);
-        let (said, watched) = match &config.file {
-            Some(file) => loader::read(file, &own)
-                .map(|file| (file.settings, file.watch))
-                .map_err(|refusal| anyhow::anyhow!("{refusal}"))?,
-            None => (own.clone(), false),
-        };
+        let Said { settings: said, watch: watched, has_file, own } = told;
         let kept = state::load(&config.places.state)?;
         let (before, present) = kept.apply(&said);
         let prepared =
@@ -263,7 +258,7 @@ impl Daemon {
         let named = daemon.named_listeners();
         info!(
             listen = named,
-            config = config.file.as_ref().map(|file| tracing::field::display(file.display())),
+            config = config.file.as_ref().filter(|_| has_file).map(|file| tracing::field::display(file.display())),
             socket = %config.places.socket.display(),
             servers = settings.pools.values().map(|pool| pool.servers.len()).sum::<usize>(),
             descriptors = descriptors.limit,

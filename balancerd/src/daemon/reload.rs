@@ -224,6 +224,8 @@ impl Daemon {
         self.relisten(listeners, now);
         self.watch(watched, now);
         self.model.vitals.reload_failure = None;
+        // It may have been missing at the start.
+        self.model.vitals.config_file = self.config_file.as_ref().map(|file| file.display().to_string());
         if !effects.is_empty() || reloading.asked != Asked::ByWatch {
             let (by, asker) = (reloading.asked.word(), self.asker_of(reloading.asked));
             let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
