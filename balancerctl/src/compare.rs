@@ -37,7 +37,7 @@ pub(crate) struct PoolCompared {
     pub(crate) policy: Sides<Policy>,
     pub(crate) key: Sides<String>,
     pub(crate) max_load: Sides<String>,
-    /// The servers that serve only while no other is up.
+    /// The servers that serve only while every other is down or full.
     pub(crate) backups: Sides<Vec<SocketAddr>>,
     pub(crate) digest: Sides<Hex>,
     /// The share of clients that the two send to different servers while all are up; nothing where that cannot be said.

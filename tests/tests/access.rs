@@ -482,3 +482,70 @@ fn a_reload_ends_the_sessions_of_clients_that_are_let_in_no_more_and_no_others()
     balancer.wait_for_ends(EndReason::Denied, 1);
     assert_eq!(stays.exchange(b"stays"), b"stays");
 }
+
+/// So many clients that have gone before they are accepted, every other one with a reset.
+fn gone(balancer: &Balancer, numbers: impl IntoIterator<Item = u32>) {
+    for number in numbers {
+        let client = balancer.client_number(number);
+        if number % 2 == 0 {
+            client.reset();
+        }
+    }
+}
+
+#[test]
+fn clients_that_have_gone_while_they_waited_take_no_turn_of_the_rate() {
+    for keys in ["", "accept_proxy = [\"127.0.0.0/8\"]"] {
+        let server = Server::start();
+        let (balancer, _) = limited(&format!("sessions_per_second = 1\n{keys}"), std::slice::from_ref(&server));
+        let header = if keys.is_empty() { "" } else { "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" };
+        let live = || {
+            let client = balancer.client_number(1);
+            client.send(header.as_bytes());
+            client.send(&7_u32.to_le_bytes());
+            client
+        };
+        let first = live();
+        assert_served(&first, 7, &server);
+        wait_for_waiting(&balancer, "web", Waiting::Rate);
+        // With a turn each, the next one would wait for longer than any test does.
+        gone(&balancer, 0..100);
+        let next = live();
+        assert_served(&next, 7, &server);
+        let ended = |reason| balancer.ended(reason);
+        wait::until("they are counted", || {
+            ended(EndReason::ClientReset) + ended(EndReason::ClientClosed) + ended(EndReason::BadHeader) == 100
+        });
+        assert_eq!(ended(EndReason::ClientReset), 50);
+        // One whose end has only just come may be one that listens.
+        assert!(server.accepted() < 10, "{}", server.accepted());
+    }
+}
+
+#[test]
+fn clients_that_have_gone_while_they_waited_take_no_place_of_their_address() {
+    let server = Server::start();
+    let (balancer, _) = limited("sessions_per_client = 1\nmax_sessions = 1", std::slice::from_ref(&server));
+    let first = arrivals(&balancer, [3]).remove(0);
+    assert_served(&first, 3, &server);
+    gone(&balancer, [1; 4]);
+    wait::a_moment();
+    let live = arrivals(&balancer, [1]).remove(0);
+    drop(first);
+    assert_served(&live, 1, &server);
+    assert_eq!((server.accepted(), balancer.ended(EndReason::ClientLimit)), (2, 0));
+    assert_eq!(balancer.ended(EndReason::ClientClosed), 5);
+}
+
+#[test]
+fn a_client_that_has_ended_its_side_with_a_question_is_served_though_it_waited() {
+    let server = Server::start();
+    let (balancer, _) = limited("max_sessions = 1", std::slice::from_ref(&server));
+    let first = arrivals(&balancer, [3]).remove(0);
+    assert_served(&first, 3, &server);
+    let asking = arrivals(&balancer, [5]).remove(0);
+    asking.shut();
+    wait::a_moment();
+    drop(first);
+    assert_served(&asking, 5, &server);
+}

@@ -402,6 +402,26 @@ fn at_a_limit_new_flows_are_refused_and_counted_and_the_old_ones_go_on() {
 }
 
 #[test]
+fn flows_of_a_full_pool_go_to_its_backups_and_are_dropped_as_full_when_those_are_full_too() {
+    let (server, backup) = (DatagramServer::start(), DatagramServer::start());
+    let one =
+        |server: &DatagramServer, keys| format!("{{ address = \"{}\", max_sessions = 1{keys} }}", server.address());
+    for keys in ["", "policy = \"round-robin\"", "flows_on_return = \"move\""] {
+        let servers = format!("[{}, {}]", one(&server, ""), one(&backup, ", backup = true"));
+        let text = datagrams(loopback::free(), "flow_timeout = \"1s\"");
+        let pool = format!("[pool.default]\n{keys}\nservers = {servers}\n");
+        let balancer = Setup::new().config(&(text + &pool)).start();
+        let clients: Vec<_> = (0..3).map(|number| balancer.datagrams_of(number)).collect();
+        assert_eq!((clients[0].ask(b"one"), clients[1].ask(b"two")), (server.address(), backup.address()), "{keys}");
+        assert_refused(&balancer, &clients[2], DropReason::Full);
+        assert_eq!(balancer.dropped(DropReason::NoServer), 0);
+        assert_eq!((clients[0].ask(b"one"), clients[1].ask(b"two")), (server.address(), backup.address()), "{keys}");
+        wait::until("there is room", || balancer.service().active == 0);
+        assert_eq!(clients[2].ask(b"three"), server.address(), "{keys}");
+    }
+}
+
+#[test]
 fn a_rate_refuses_more_than_so_many_new_flows_in_a_second() {
     let server = DatagramServer::start();
     let balancer = Balancer::of_datagrams("sessions_per_second = 5", "", [&server]);

@@ -8,7 +8,7 @@ use tests::questions::{served_at, state};
 use tests::{Balancer, Client, Server, Setup, loopback, wait};
 use wire::Change;
 use wire::control::{PoolValues, Removal, ServerValues};
-use wire::report::{EndReason, Skip};
+use wire::report::{EndReason, Skip, SkippedReport};
 use wire::settings::{AdminState, Policy};
 
 fn addresses<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Vec<SocketAddr> {
@@ -326,11 +326,43 @@ fn the_session_limit_of_a_server_holds_under_every_policy() {
         let counts = counted(kept.iter().map(|(_, server)| *server));
         assert!(counts.len() == 3 && counts.values().all(|count| *count == 2), "{name}: {counts:?}");
         balancer.client_number(3).assert_ended();
-        wait::until("it is counted", || balancer.ended(EndReason::NoServer) == 1);
+        wait::until("it is counted", || balancer.ended(EndReason::Full) == 1);
         let (last, free) = (kept.len() - 1, kept[5].1);
         let kept: Vec<_> = kept.into_iter().take(last).collect();
         balancer.wait_for_sessions(5);
         assert_eq!(held(&balancer, [3])[0].1, free, "{name}");
+        for (client, _) in &kept {
+            assert_eq!(client.exchange(b"x"), b"x");
+        }
+    }
+}
+
+#[test]
+fn a_full_pool_goes_on_with_its_backups_and_closes_clients_as_full_when_those_are_full_too_under_every_policy() {
+    for name in Policy::ALL {
+        let (servers, backup) = (Server::several(2), Server::start());
+        let one = |server: &Server, keys| format!("{{ address = \"{}\", max_sessions = 1{keys} }}, ", server.address());
+        let lines = servers.iter().map(|server| one(server, "")).collect::<String>() + &one(&backup, ", backup = true");
+        let text = format!("[pool.web]\npolicy = \"{name}\"\nservers = [{lines}]\n");
+        let balancer = Setup::new().config(&(service("web", loopback::free(), "web") + &text)).start();
+        let mut kept = held(&balancer, 0..2);
+        assert_eq!(counted(kept.iter().map(|(_, server)| *server)).len(), 2, "{name}");
+        let explained = balancer.explain_at("web", loopback::client(2), 0);
+        assert_eq!(explained.server, Some(backup.address()), "{name}");
+        let full = |skipped: &SkippedReport| skipped.reason == Skip::Full;
+        assert_eq!(explained.skipped.iter().filter(|skipped| full(skipped)).count(), 2, "{name}: {explained:?}");
+        kept.extend(held(&balancer, [2]));
+        assert_eq!(kept[2].1, backup.address(), "{name}");
+        let explained = balancer.explain_at("web", loopback::client(3), 0);
+        assert_eq!((explained.server, explained.next.len(), explained.skipped.len()), (None, 0, 3), "{name}");
+        balancer.client_number(3).assert_ended();
+        balancer.wait_for_ends(EndReason::Full, 1);
+        assert_eq!(balancer.ended(EndReason::NoServer), 0, "{name}");
+        balancer.wait_for_log("every server that takes clients is full");
+        let (left, free) = kept.remove(0);
+        drop(left);
+        balancer.wait_for_sessions(2);
+        assert_eq!(held(&balancer, [4])[0].1, free, "{name}: a server that is no backup has room again");
         for (client, _) in &kept {
             assert_eq!(client.exchange(b"x"), b"x");
         }

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use tests::questions::weight;
-use tests::{Balancer, Client, Server, wait};
+use tests::{Balancer, Client, DatagramServer, Server, wait};
 use wire::connection::ClientSide;
 use wire::control::{Change, PoolValues};
-use wire::report::EndReason;
+use wire::report::{DropReason, EndReason};
 use wire::settings::ServiceSettings;
 
 /// A second service on the pool `default`, whose clients' connections are so; where it listens.
@@ -146,16 +146,33 @@ fn connections_come_from_the_sources_in_turn() {
     }
     assert_eq!(*seen.lock().expect("alive"), sources.into_iter().collect::<BTreeSet<_>>());
 
-    // One that this machine does not have is our shortage, and no fault of the server.
+    // One that this machine does not have is no shortage of ports, and no fault of the server.
     set_pool(&balancer, PoolValues { source: Some(vec![IpAddr::from([192, 0, 2, 1])]), ..PoolValues::default() });
     for _ in 0..6 {
         balancer.client().assert_ended();
     }
-    wait::until("they are counted", || balancer.ended(EndReason::Shortage) == 6);
+    wait::until("they are counted", || balancer.ended(EndReason::NoSource) == 6);
     let listed = balancer.listed(server.address());
     assert_eq!((listed.connect_failures, listed.health.ejections), (0, 0));
-    assert_eq!(balancer.status().port_shortages, 6);
-    balancer.wait_for_log("no free source port");
+    assert_eq!((balancer.status().port_shortages, balancer.ended(EndReason::Shortage)), (0, 0));
+    balancer.wait_for_log("source=192.0.2.1");
+    assert!(balancer.log().contains("the pool's source is not an address of this machine"));
+    assert!(!balancer.log().contains("no free source port"));
+}
+
+#[test]
+fn a_source_that_is_not_here_is_named_by_checks_and_for_datagrams_too() {
+    let server = DatagramServer::start();
+    let keys = "source = \"192.0.2.1\"\ncheck = \"udp\"\ncheck_send = \"x\"\ncheck_interval = \"100ms\"";
+    let balancer = Balancer::of_datagrams("", keys, [&server]);
+    balancer.wait_for_log("a check was left out: the pool's source is not an address of this machine");
+    let client = balancer.datagrams();
+    client.send(b"x");
+    wait::until("it is counted", || balancer.dropped(DropReason::NoSource) == 1);
+    assert_eq!((balancer.dropped(DropReason::Shortage), balancer.status().port_shortages, server.count()), (0, 0, 0));
+    let lines = balancer.log();
+    let its = lines.lines().filter(|line| line.contains("source=192.0.2.1")).count();
+    assert_eq!(its, 2, "one of checks and one of datagrams, since repeated ones are counted: {lines}");
 }
 
 #[test]

@@ -62,6 +62,10 @@ pub enum EndReason {
     Complete,
     /// The listener that it came by was closed.
     Unlistened,
+    /// Every server that takes clients had as many sessions as it may have.
+    Full,
+    /// The `source` of the pool is not an address of this machine.
+    NoSource,
 }
 
 named!(
@@ -89,6 +93,8 @@ named!(
     MaxAge = "max-age",
     Complete = "complete",
     Unlistened = "unlistened",
+    Full = "full",
+    NoSource = "no-source",
 );
 
 /// Sessions that ended, by reason; a reason that never came is absent.
@@ -104,7 +110,7 @@ pub enum DropReason {
     Denied,
     /// It would have begun a flow, and the client had as many as one may have.
     ClientLimit,
-    /// It would have begun a flow, and the service, or all together, had as many as there may be.
+    /// It would have begun a flow, and the service, all together, or each server had as many as there may be.
     Full,
     /// It would have begun a flow, and the service had as many new ones in this second as it may have.
     Rate,
@@ -124,6 +130,8 @@ pub enum DropReason {
     Unreachable,
     /// The kernel did not send it for another reason.
     SendFailed,
+    /// The `source` of the pool is not an address of this machine.
+    NoSource,
 }
 
 named!(
@@ -141,6 +149,7 @@ named!(
     TooLong = "too-long",
     Unreachable = "unreachable",
     SendFailed = "send-failed",
+    NoSource = "no-source",
 );
 
 /// Datagrams: those that went on, and those that did not, by reason.
@@ -351,7 +360,7 @@ pub struct ServerReport {
     pub ramp: f64,
     /// Whether it takes new sessions, as far as people have a say.
     pub state: ServerState,
-    /// Whether it serves only while no other server is up.
+    /// Whether it serves only while every other server is down or full.
     pub backup: bool,
     /// Whether it is up, and how that is known.
     pub health: HealthReport,

@@ -42,7 +42,7 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "N")]
     max_sessions: Option<NonZeroU64>,
 
-    /// It serves only while no other server of the pool is up
+    /// It serves only while every other server of the pool is down or full
     #[arg(long)]
     backup: bool,
 
@@ -76,7 +76,7 @@ Examples:
   balancerctl add web3.example.com 80     A host name: its address today is added
   balancerctl add 10.0.0.3 80 --dry-run   What would it move?
   balancerctl add 10.0.0.4 80 --pool web  To another pool than \"default\"
-  balancerctl add 10.0.9.1 80 --backup    One for the time when no other is up
+  balancerctl add 10.0.9.1 80 --backup    One for when all others are down or full
   balancerctl add 10.0.0.5 80 --check-address 10.0.0.5:8081
                                           Its health is told elsewhere";
 
@@ -152,7 +152,7 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "N|none", group = "values")]
     max_sessions: Option<OrNone<NonZeroU64>>,
 
-    /// Whether it serves only while no other server of the pool is up
+    /// Whether it serves only while every other server of the pool is down or full
     #[arg(long, value_name = "true|false", group = "values", value_parser = clap::value_parser!(bool))]
     backup: Option<bool>,
 

@@ -37,7 +37,7 @@ pub(crate) fn explain(report: &ExplainReport) -> String {
             Skip::Loaded => "loaded: it has more than its part of the sessions",
             Skip::Down => "down: its checks say so",
             Skip::Ejected => "ejected: its clients failed, and it is left out for a while",
-            Skip::Backup => "backup: it serves when no other server is up",
+            Skip::Backup => "backup: it serves when every other server is down or full",
         };
         lines.push(("skipped", format!("{}, {reason}", skipped.server)));
     }

@@ -174,8 +174,9 @@ impl Model {
             true if policy.on_loss == OnLoss::Move => self.pick(service, client, &[server])?.0,
             false if follows && entry.takes_part() => {
                 let pick = pool.pick(client, &[], &self.servers, &mut self.rng);
-                // Its own has no room for one more session, which this one is not.
-                pick.server.filter(|_| !pick.passed.contains(&server))?
+                // Its own has no room for one more session, which this one is not. Nor has any other but the backups.
+                let overflows = |to: &ServerId| self.servers[*to].settings.backup && !entry.settings.backup;
+                pick.server.filter(|to| !pick.passed.contains(&server) && !overflows(to))?
             }
             _ => return None,
         };

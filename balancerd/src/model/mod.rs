@@ -369,10 +369,27 @@ impl Model {
         Some((id, self.servers[id].address))
     }
 
+    /// Whether a service has no server for a client only since all of them that take clients are full.
+    pub(crate) fn servers_are_full(&self, service: ServiceId) -> bool {
+        let pool = self.services.get(service).and_then(|service| self.pools.get(service.pool));
+        pool.is_some_and(Pool::picks_anybody)
+    }
+
     /// A client came to a service. Why it is sent away, if it is; either way it counts as a session that ends.
     pub(crate) fn session_began(&mut self, service: ServiceId, client: IpAddr, now: Instant) -> Result<(), EndReason> {
         self.active += 1;
         self.services[service].admit(client, now)
+    }
+
+    /// Whether clients of a service may have waited in the kernel's queue since a limit kept them there: it has one, or the
+    /// balancer has hardly any room left.
+    pub(crate) fn makes_clients_wait(&self, service: ServiceId) -> bool {
+        self.services[service].has_limit() || self.active + 1 >= self.vitals.session_limit as u64
+    }
+
+    /// A client was accepted that had gone by then: it takes no turn, no place, and none of its address's sessions.
+    pub(crate) fn came_and_went(&mut self, service: ServiceId, reason: EndReason) {
+        self.services[service].came_and_went(reason);
     }
 
     /// How long the header of a connection to a service from this address may take, if it has to begin with one.

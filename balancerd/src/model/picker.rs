@@ -26,6 +26,8 @@ pub(super) struct Picker {
     weight: u64,
     /// The sum of their sessions.
     active: u64,
+    /// How many of them have room for another session.
+    with_room: usize,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,10 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    fn has_room(self) -> bool {
+        self.limit.is_none_or(|limit| self.active < limit.get())
+    }
+
     fn scaled(self) -> u32 {
         self.weight * self.part
     }
@@ -70,7 +76,7 @@ impl Picker {
             Policy::RandomTwoChoices => Kind::TwoChoices(TwoChoices::new()),
             Policy::WeightedRandom => Kind::Random(WeightedRandom::new()),
         };
-        Self { kind, standings: SparseSecondaryMap::new(), up: 0, all: false, weight: 0, active: 0 }
+        Self { kind, standings: SparseSecondaryMap::new(), up: 0, all: false, weight: 0, active: 0, with_room: 0 }
     }
 
     /// One of many servers at once. `ring` has them all, as their standings say, if it is to be one.
@@ -151,12 +157,15 @@ impl Picker {
         };
         let sums = |standing: Option<Standing>| {
             let its = standing.filter(|standing| standing.up || self.all);
-            its.map_or((0, 0), |standing| (u64::from(standing.scaled()), standing.active))
+            its.map_or((0, 0, 0), |standing| {
+                (u64::from(standing.scaled()), standing.active, usize::from(standing.has_room()))
+            })
         };
         let before = before.map(|(_, before)| before);
-        let ((old_weight, old_active), (weight, active)) = (sums(before), sums(standing));
+        let ((old_weight, old_active, had_room), (weight, active, has_room)) = (sums(before), sums(standing));
         self.weight = self.weight + weight - old_weight;
         self.active = self.active + active - old_active;
+        self.with_room = self.with_room + has_room - had_room;
         let up = |standing: Option<Standing>| usize::from(standing.is_some_and(|standing| standing.up));
         self.up = self.up + up(standing) - up(before);
     }
@@ -167,7 +176,7 @@ impl Picker {
             return;
         }
         self.all = all;
-        (self.weight, self.active) = (0, 0);
+        (self.weight, self.active, self.with_room) = (0, 0, 0);
         let standings: Vec<_> =
             self.standings.iter().map(|(id, (address, standing))| (id, *address, *standing)).collect();
         for (id, address, standing) in standings {
@@ -175,6 +184,7 @@ impl Picker {
             self.place(address, id, its);
             self.weight += its.map_or(0, |its| u64::from(its.scaled()));
             self.active += its.map_or(0, |its| its.active);
+            self.with_room += usize::from(its.is_some_and(Standing::has_room));
         }
     }
 
@@ -196,16 +206,19 @@ impl Picker {
     /// A server has another number of sessions now.
     pub(super) fn on_load(&mut self, id: ServerId, active: u64) {
         let Some((_, standing)) = self.standings.get_mut(id) else { return };
+        let had_room = standing.has_room();
         let before = std::mem::replace(&mut standing.active, active);
         if standing.up || self.all {
             self.active = self.active + active - before;
+            self.with_room = self.with_room + usize::from(standing.has_room()) - usize::from(had_room);
             if let Kind::Least(heap) = &mut self.kind {
                 heap.sessions(id, active);
             }
         }
     }
 
-    /// A server that `may` be picked; `load` is how many sessions one has.
+    /// A server that `may` be picked; `load` is how many sessions one has. Where all that are picked are full, one of them
+    /// is asked, and none picked: a look at each would cost as much as the pool is large, for every client that comes.
     pub(super) fn pick(
         &mut self,
         key: Key,
@@ -213,6 +226,10 @@ impl Picker {
         load: impl Fn(ServerId) -> u64,
         mut may: impl FnMut(ServerId) -> bool,
     ) -> Option<ServerId> {
+        if self.with_room == 0 {
+            self.ask_one(key, rng, may);
+            return None;
+        }
         match &mut self.kind {
             Kind::Ring(ring) => {
                 let first = ring.pick(key)?.tag;
@@ -231,6 +248,35 @@ impl Picker {
             }
             Kind::TwoChoices(choices) => choices.pick(rng, load, may),
             Kind::Random(random) => random.pick(rng, may),
+        }
+    }
+
+    /// Asks the one that would be picked if each had room, so that whoever counts those that are passed over hears of it.
+    fn ask_one(&mut self, key: Key, rng: &mut fastrand::Rng, mut may: impl FnMut(ServerId) -> bool) {
+        let mut ask = |id| {
+            may(id);
+            true
+        };
+        match &mut self.kind {
+            Kind::Ring(ring) => {
+                if let Some(first) = ring.pick(key) {
+                    ask(first.tag);
+                }
+            }
+            Kind::RoundRobin(turns) => {
+                turns.pick(ask);
+            }
+            Kind::Least(heap) => {
+                if let Some(full) = heap.passed_over() {
+                    ask(full);
+                }
+            }
+            Kind::TwoChoices(choices) => {
+                choices.pick(rng, |_| 0, ask);
+            }
+            Kind::Random(random) => {
+                random.pick(rng, ask);
+            }
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Pool {
     pub(super) members: BTreeMap<SocketAddr, ServerId>,
     /// Those that take part and are no backups.
     pub(super) picker: Picker,
-    /// The backups that take part: they serve while nobody else is up.
+    /// The backups that take part: they serve while nobody else is up, or all others are full.
     pub(super) backups: Picker,
 }
 
@@ -46,8 +46,8 @@ pub(super) struct Pool {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pick {
     pub(super) server: Option<ServerId>,
-    /// Those that would have been it, had they not had as many sessions as they may have. Of least connections only the
-    /// first one: the others are not looked at.
+    /// Those that would have been it, had they not had as many sessions as they may have. Of least connections, and where
+    /// all are full, only the first one: the others are not looked at.
     pub(super) passed: Vec<ServerId>,
 }
 
@@ -70,7 +70,8 @@ impl Pool {
         }
     }
 
-    /// Those that serve now: the backups while there are some and nobody else.
+    /// Those that serve now, as far as that does not depend on how many sessions they have: the backups while there are
+    /// some and nobody else.
     pub(super) fn serving(&self) -> &Picker {
         if self.backups_serve() { &self.backups } else { &self.picker }
     }
@@ -100,8 +101,8 @@ impl Pool {
         (self.settings.slow_start_ms > 0).then(|| Duration::from_millis(self.settings.slow_start_ms))
     }
 
-    /// The server for a client, of those that are not among the `tried`. One that is full is no reason to go to the
-    /// backups, only that nobody else is up, or that all who are were tried.
+    /// The server for a client, of those that are not among the `tried`: a backup where each of the others is down, was
+    /// tried, or is full.
     pub(super) fn pick(
         &mut self,
         client: SocketAddr,
@@ -110,8 +111,18 @@ impl Pool {
         rng: &mut fastrand::Rng,
     ) -> Pick {
         let key = key_of(self.settings.key, client);
-        let backups = self.backups.picked() > 0 && all_tried(&self.picker, tried);
-        self.pick_of(backups, key, tried, servers, rng)
+        let mut pick = self.pick_of(false, key, tried, servers, rng);
+        if pick.server.is_none() && self.backups.picked() > 0 {
+            let of_backups = self.pick_of(true, key, tried, servers, rng);
+            pick.server = of_backups.server;
+            pick.passed.extend(of_backups.passed);
+        }
+        pick
+    }
+
+    /// Whether a server takes part and is picked, with room for another session or without.
+    pub(super) fn picks_anybody(&self) -> bool {
+        self.picker.picked() + self.backups.picked() > 0
     }
 
     fn pick_of(

@@ -14,6 +14,7 @@ use wire::report::{
 };
 use wire::settings::{DEFAULT_POOL, Policy, PoolSettings, Settings};
 
+use super::picker::Picker;
 use super::pool::{Bound, Pool, key_of, key_text};
 use super::sharing::deviations_of;
 use super::{Effect, Model, PoolId, ServerId, SessionFilter, milliseconds};
@@ -220,17 +221,17 @@ impl Model {
         let hashes = pool.settings.policy == Policy::ConsistentHash;
         let key = key_of(pool.settings.key, client);
         let serving = pool.serving();
-        let mut upcoming = serving.upcoming(key);
-        upcoming.retain(|id| serving.uses_all() || self.servers[*id].is_up());
-        let first = Bound::new(pool.factor(), serving, &[], &self.servers);
-        let anybody = upcoming.iter().any(|id| first.has_room(&self.servers[*id]));
-        let second = if anybody { None } else { Bound::of_takers(pool.factor(), serving, &[], &self.servers) };
-        let bound = second.unwrap_or(first);
-        let (takers, crowded): (Vec<ServerId>, Vec<ServerId>) =
-            upcoming.into_iter().partition(|id| bound.has_room(&self.servers[*id]));
+        let (mut takers, mut crowded) = self.ranked(pool, serving, key);
+        let overflows = takers.is_empty() && !pool.backups_serve() && pool.backups.picked() > 0;
+        let mut draws = serving.draws();
+        if overflows {
+            let (backups, full) = self.ranked(pool, &pool.backups, key);
+            takers = backups;
+            crowded.extend(full);
+            draws = pool.backups.draws();
+        }
         let address = |id: &ServerId| self.servers[*id].address;
         let mut order = takers.iter().map(address);
-        let draws = serving.draws();
         Ok(ExplainReport {
             client: client.ip(),
             service: service.map(ToOwned::to_owned),
@@ -242,11 +243,22 @@ impl Model {
             point: serving.ring().and_then(|ring| ring.point_of(key)).map(Hex),
             server: if draws { None } else { order.next() },
             next: order.take(if draws { usize::MAX } else { EXPLAINED_SUCCESSORS }).collect(),
-            skipped: self.skipped(pool, &crowded),
+            skipped: self.skipped(pool, &crowded, pool.backups_serve() || overflows),
         })
     }
 
-    fn skipped(&self, pool: &Pool, crowded: &[ServerId]) -> Vec<SkippedReport> {
+    /// Those of a picker that a client would get, one after the other, and those that have no room for it.
+    fn ranked(&self, pool: &Pool, picker: &Picker, key: ring::Key) -> (Vec<ServerId>, Vec<ServerId>) {
+        let mut upcoming = picker.upcoming(key);
+        upcoming.retain(|id| picker.uses_all() || self.servers[*id].is_up());
+        let first = Bound::new(pool.factor(), picker, &[], &self.servers);
+        let anybody = upcoming.iter().any(|id| first.has_room(&self.servers[*id]));
+        let second = if anybody { None } else { Bound::of_takers(pool.factor(), picker, &[], &self.servers) };
+        let bound = second.unwrap_or(first);
+        upcoming.into_iter().partition(|id| bound.has_room(&self.servers[*id]))
+    }
+
+    fn skipped(&self, pool: &Pool, crowded: &[ServerId], backups_serve: bool) -> Vec<SkippedReport> {
         let of_state = pool.members.values().filter_map(|id| {
             let server = &self.servers[*id];
             let reason = match (server.state(), server.health.state()) {
@@ -256,9 +268,7 @@ impl Model {
                 (ServerState::Ready, _) if pool.serving().uses_all() => return None,
                 (ServerState::Ready, HealthState::Down) => Skip::Down,
                 (ServerState::Ready, HealthState::Ejected) => Skip::Ejected,
-                (ServerState::Ready, HealthState::Up) if server.settings.backup && !pool.backups_serve() => {
-                    Skip::Backup
-                }
+                (ServerState::Ready, HealthState::Up) if server.settings.backup && !backups_serve => Skip::Backup,
                 (ServerState::Ready, HealthState::Up) => return None,
             };
             Some(SkippedReport { server: server.address, reason })

@@ -121,6 +121,20 @@ impl Service {
         self.settings.sessions_per_client.is_none_or(|limit| count < limit.get())
     }
 
+    /// Whether it limits how many clients are accepted.
+    pub(super) fn has_limit(&self) -> bool {
+        let settings = &self.settings;
+        settings.sessions_per_second.is_some()
+            || settings.max_sessions.is_some()
+            || settings.sessions_per_client.is_some()
+    }
+
+    /// A client had gone when it was accepted.
+    pub(super) fn came_and_went(&mut self, reason: EndReason) {
+        self.began();
+        self.traffic.ended(reason);
+    }
+
     fn began(&mut self) {
         self.traffic.began();
         self.traffic.total += 1;

@@ -5,10 +5,16 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 use wire::connection::ServerSide;
 
 use super::options;
+
+/// What the log says when the source of a pool is not here.
+pub(super) const NO_SOURCE: &str = "the pool's source is not an address of this machine, so no connection can come from it: \
+    `ip address` shows those it has";
 
 /// A connect that has begun.
 #[derive(Debug)]
@@ -80,6 +86,22 @@ fn of_sources<T>(
         }
     }
     result
+}
+
+/// The source of a pool's connections to `address` that is not an address of this machine, where a connect failed with
+/// `errno`: what the kernel says then is also what it says when ports run out. Asked only after a failure.
+pub(super) fn missing_source(errno: Errno, address: SocketAddr, side: &ServerSide) -> Option<IpAddr> {
+    if errno != Errno::EADDRNOTAVAIL {
+        return None;
+    }
+    let is_missing = |source: &IpAddr| {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let Ok(socket) = socket(family(address), SockType::Datagram, flags, None) else { return false };
+        // An address may be that of a device alone.
+        let _ = side.device.as_ref().map(|device| setsockopt(&socket, sockopt::BindToDevice, &device.into()));
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(*source, 0))) == Err(Errno::EADDRNOTAVAIL)
+    };
+    side.source.iter().copied().filter(|source| source.is_ipv4() == address.is_ipv4()).find(is_missing)
 }
 
 fn family(address: SocketAddr) -> AddressFamily {
@@ -169,7 +191,7 @@ mod tests {
     use std::net::TcpListener;
     use std::num::NonZeroU32;
 
-    use nix::sys::socket::{bind, getsockopt};
+    use nix::sys::socket::getsockopt;
     use wire::connection::SocketSettings;
 
     use super::*;

@@ -14,6 +14,7 @@ use rustix::net::sockopt::{
     set_ip_mtu_discover, set_ipv6_mtu_discover, socket_domain,
 };
 use wire::connection::{ClientSide, ServerSide, SocketSettings};
+use wire::report::EndReason;
 
 use crate::model::Line;
 
@@ -193,6 +194,23 @@ pub(super) fn line(socket: &TcpStream) -> Option<Line> {
         segments: words[SEGMENTS].into(),
         retransmitted: words[RETRANSMITTED].into(),
     })
+}
+
+/// How a client ended while it waited to be accepted, if it did: it was reset, or its end came `after` ago or earlier, and not
+/// a byte before it.
+pub(super) fn gone(socket: &TcpStream, after: Duration) -> Option<EndReason> {
+    /// TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h.
+    const CLOSE: u8 = 7;
+    const CLOSE_WAIT: u8 = 8;
+    // struct tcp_info of linux/tcp.h: milliseconds since the last acknowledgement, and so since the end, came.
+    const LAST_ACKNOWLEDGEMENT: usize = 14;
+    let words = raw::tcp_info(socket).ok()?;
+    match words[0].to_ne_bytes()[0] {
+        CLOSE => Some(EndReason::ClientReset),
+        CLOSE_WAIT if u128::from(words[LAST_ACKNOWLEDGEMENT]) < after.as_millis() => None,
+        CLOSE_WAIT => matches!(socket.peek(&mut [0]), Ok(0)).then_some(EndReason::ClientClosed),
+        _ => None,
+    }
 }
 
 /// Whether a peer has got all that was sent to it and the end, and has not ended itself: a close would tell it nothing.

@@ -7,6 +7,7 @@ mod stream;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use tracing::warn;
 
 use self::datagram::DatagramProbe;
 use self::stream::StreamProbe;
-use super::connect::is_ours;
+use super::connect::{NO_SOURCE, is_ours, missing_source};
 use super::{Context, words};
 use crate::event::{Deadlines, Interest, Key, Ready, Repeated};
 use crate::model::{CheckResult, Order, TargetId};
@@ -93,6 +94,7 @@ impl Probes {
     fn begin(&mut self, target: TargetId, order: Order, cx: &mut Context<'_>) {
         let within = Duration::from_millis(order.settings.timeout_ms);
         self.begun = self.begun.wrapping_add(1);
+        let (address, side) = (order.address, Arc::clone(&order.side));
         match Probe::begin(order, self.begun) {
             Ok(probe) => {
                 let deadline = cx.now + within;
@@ -101,6 +103,12 @@ impl Probes {
                 let slots = &self.slots;
                 self.deadlines.tidy(slots.len(), |_, id| slots.contains_key(id));
                 self.settle(id, cx);
+            }
+            Err(errno) if let Some(source) = missing_source(errno, address, &side) => {
+                if self.shortage.on_event(cx.now) {
+                    warn!(server = %address, %source, "a check was left out: {NO_SOURCE}");
+                }
+                cx.model.check_done(target, None, cx.now);
             }
             Err(errno) if is_ours(errno) => self.leave_out(target, &errno.into(), cx),
             Err(errno) => {

@@ -8,7 +8,7 @@ mod session;
 mod way;
 
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use slotmap::SlotMap;
@@ -18,7 +18,7 @@ use wire::report::{EndReason, SessionReport, Waiting};
 use wire::settings::Transport;
 
 use super::Context;
-use super::connect::{Begun, begin_connect, is_a_circle, is_ours};
+use super::connect::{Begun, NO_SOURCE, begin_connect, is_a_circle, is_ours, missing_source};
 use super::listen::{Accepted, Endpoint, Listener};
 use super::numbers::Numbers;
 use super::options;
@@ -40,6 +40,10 @@ slotmap::new_key_type! {
 
 /// One in so many sessions is asked at its end what its line was like. A question costs half a microsecond.
 const SAMPLED: u64 = 16;
+
+/// A client that waited because of a limit, ended without a word, and did so at least this long ago, has gone. Until then it
+/// may be one that only listens: a half-close and a close look the same from here.
+const GONE_AFTER: Duration = Duration::from_millis(100);
 
 /// Sessions that end in one turn for being idle or late with their header, or since their server is to have none any more.
 /// To close both sockets takes some twenty or thirty microseconds, and a turn is to stay below some 5 ms; what is left waits
@@ -74,9 +78,11 @@ pub(crate) struct Sessions {
     connects: usize,
     full: Repeated,
     no_server: Repeated,
+    servers_full: Repeated,
     shortage: Repeated,
     unreachable: Repeated,
     ports: Repeated,
+    sources: Repeated,
     headers: Repeated,
 }
 
@@ -108,9 +114,11 @@ impl Sessions {
             connects: 0,
             full: Repeated::default(),
             no_server: Repeated::default(),
+            servers_full: Repeated::default(),
             shortage: Repeated::default(),
             unreachable: Repeated::default(),
             ports: Repeated::default(),
+            sources: Repeated::default(),
             headers: Repeated::default(),
         }
     }
@@ -161,6 +169,14 @@ impl Sessions {
                 let peer = canonical(peer);
                 let (service, header_time) = (listener.service(), cx.model.header_time(listener.service(), peer.ip()));
                 let header_by = header_time.map(|time| cx.now + time);
+                if cx.model.makes_clients_wait(service)
+                    && let Some(reason) = options::gone(&client, GONE_AFTER)
+                {
+                    debug!(client = %peer, %reason, "a client had gone while it waited");
+                    cx.model.came_and_went(service, reason);
+                    self.ended += 1;
+                    return true;
+                }
                 let admitted = match header_by {
                     Some(_) => {
                         cx.model.newcomer_began(service, cx.now);
@@ -277,7 +293,16 @@ impl Sessions {
 
     /// The earliest time at which [`Sessions::expire`] has something to do.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let repeated = [&self.full, &self.no_server, &self.shortage, &self.unreachable, &self.ports, &self.headers];
+        let repeated = [
+            &self.full,
+            &self.no_server,
+            &self.servers_full,
+            &self.shortage,
+            &self.unreachable,
+            &self.ports,
+            &self.sources,
+            &self.headers,
+        ];
         let ends = (!self.to_end.is_empty()).then_some(now);
         let others = [self.deadlines.next(), self.newcomers.next_deadline(), self.kernel_pipes.next_deadline(), ends];
         repeated.into_iter().filter_map(Repeated::next_deadline).chain(others.into_iter().flatten()).min()
@@ -323,6 +348,9 @@ impl Sessions {
         if let Some(suppressed) = self.no_server.expire(cx.now) {
             warn!(suppressed, "no server is eligible: further clients were closed");
         }
+        if let Some(suppressed) = self.servers_full.expire(cx.now) {
+            warn!(suppressed, "every server that takes clients is full: further clients were closed");
+        }
         if let Some(suppressed) = self.shortage.expire(cx.now) {
             warn!(suppressed, "short of descriptors, ports or memory: further clients were affected");
         }
@@ -331,6 +359,9 @@ impl Sessions {
         }
         if let Some(suppressed) = self.ports.expire(cx.now) {
             warn!(suppressed, "further connects found no free source port");
+        }
+        if let Some(suppressed) = self.sources.expire(cx.now) {
+            warn!(suppressed, "further connects had no source: the pool's is not an address of this machine");
         }
         if let Some(suppressed) = self.headers.expire(cx.now) {
             info!(suppressed, "further connections did not begin with the PROXY protocol header that they have to");
@@ -610,7 +641,7 @@ impl Sessions {
         has_first_words: bool,
         cx: &mut Context<'_>,
     ) -> Result<Attempt, EndReason> {
-        let (tries, mut out_of_ports) = (cx.model.tries(service), false);
+        let (tries, mut ours) = (cx.model.tries(service), None);
         while tried.len() < tries {
             let Some((server, address)) = cx.model.pick(service, peer, &tried) else { break };
             let send_proxy = cx.model.send_proxy(server);
@@ -628,6 +659,13 @@ impl Sessions {
                     let server = End::new(stream);
                     return Ok(Attempt { server_id, server, with_words: waits_for_words, tried, send_proxy });
                 }
+                Err(errno) if let Some(source) = missing_source(errno, address, cx.model.server_side(server)) => {
+                    if self.sources.on_event(cx.now) {
+                        warn!(pool = cx.model.pool_name(server), %source, "{}", NO_SOURCE);
+                    }
+                    ours = Some(EndReason::NoSource);
+                    tried.push(server);
+                }
                 // Towards another server there may be some: a port is taken for one at a time.
                 Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) => {
                     cx.model.port_shortage();
@@ -635,7 +673,7 @@ impl Sessions {
                         let error = errno.desc();
                         warn!(server = %address, error, "no free source port: this machine is short of them, the server is not to blame");
                     }
-                    out_of_ports = true;
+                    ours = Some(EndReason::Shortage);
                     tried.push(server);
                 }
                 Err(errno) if is_ours(errno) => {
@@ -651,10 +689,11 @@ impl Sessions {
                 }
             }
         }
-        Err(match (tried.is_empty(), out_of_ports) {
+        Err(match (tried.is_empty(), ours) {
+            (true, _) if cx.model.servers_are_full(service) => EndReason::Full,
             (true, _) => EndReason::NoServer,
-            (false, true) => EndReason::Shortage,
-            (false, false) => EndReason::ConnectFailed,
+            (false, Some(reason)) => reason,
+            (false, None) => EndReason::ConnectFailed,
         })
     }
 
@@ -699,6 +738,9 @@ impl Sessions {
         match reason {
             EndReason::NoServer if self.no_server.on_event(now) => {
                 warn!(%client, "no server is eligible: the client was closed");
+            }
+            EndReason::Full if self.servers_full.on_event(now) => {
+                warn!(%client, "every server that takes clients is full: the client was closed");
             }
             EndReason::Shortage if self.shortage.on_event(now) => {
                 warn!(%client, "short of descriptors, ports or memory: the client was closed");

@@ -2,7 +2,7 @@
 //! were. Anybody can send as many as they like.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use wire::report::DropReason;
 
 use crate::event::Repeated;
+use crate::net::connect::NO_SOURCE;
 
 /// The kinds of lines, and how often each came lately.
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub(super) struct Complaints {
     shortage: Repeated,
     headers: Repeated,
     unreachable: Repeated,
+    sources: Repeated,
 }
 
 impl Complaints {
@@ -45,6 +47,13 @@ impl Complaints {
         }
     }
 
+    /// The source of a pool is not an address of this machine.
+    pub(super) fn on_no_source(&mut self, pool: &str, source: IpAddr, now: Instant) {
+        if self.sources.on_event(now) {
+            warn!(pool, %source, "{}", NO_SOURCE);
+        }
+    }
+
     /// The kernel has heard that datagrams do not come to a server.
     pub(super) fn on_unreachable(&mut self, server: SocketAddr, errno: Errno, now: Instant) {
         if self.unreachable.on_event(now) {
@@ -54,7 +63,7 @@ impl Complaints {
 
     /// The earliest time at which [`Complaints::expire`] has something to say.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let kinds = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable];
+        let kinds = [&self.refused, &self.no_server, &self.shortage, &self.headers, &self.unreachable, &self.sources];
         kinds.into_iter().filter_map(Repeated::next_deadline).min()
     }
 
@@ -71,6 +80,9 @@ impl Complaints {
         }
         if let Some(suppressed) = self.headers.expire(now) {
             info!(suppressed, "further datagrams did not begin with the PROXY protocol header that they have to");
+        }
+        if let Some(suppressed) = self.sources.expire(now) {
+            warn!(suppressed, "further datagrams had no source: the pool's is not an address of this machine");
         }
         if let Some(suppressed) = self.unreachable.expire(now) {
             info!(suppressed, "further datagrams for servers came back");

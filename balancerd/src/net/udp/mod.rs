@@ -30,7 +30,7 @@ use wire::report::{DropReason, EndReason, SessionReport};
 use wire::settings::{SendProxy, Transport};
 
 use super::Context;
-use super::connect::{connect_datagrams, is_a_circle, is_ours};
+use super::connect::{connect_datagrams, is_a_circle, is_ours, missing_source};
 use super::listen::Endpoint;
 use super::proxy::{Addresses, decode_datagram, encode_datagram};
 use crate::event::{Ends, Interest, Key, Ready};
@@ -359,7 +359,7 @@ impl Flows {
     /// A datagram for which a server is picked by itself.
     fn on_its_own(&mut self, mut arrival: Arrival, train: Train<'_>, cx: &mut Context<'_>) {
         let Some((server, _)) = cx.model.pick(arrival.service, arrival.client, &[]) else {
-            return self.refuse(arrival, DropReason::NoServer, train.len(), cx);
+            return self.refuse(arrival, no_server(arrival.service, cx), train.len(), cx);
         };
         arrival.key.server = Some(server);
         self.on_request(arrival, train, cx);
@@ -448,7 +448,7 @@ impl Flows {
         client: SocketAddr,
         cx: &mut Context<'_>,
     ) -> Result<(ServerId, UdpSocket), DropReason> {
-        let (mut tried, mut reason) = (Vec::new(), DropReason::NoServer);
+        let (mut tried, mut reason) = (Vec::new(), no_server(service, cx));
         for _ in 0..cx.model.tries(service) {
             let Some((server, _)) = cx.model.pick(service, client, &tried) else { break };
             match self.connect_to_picked(server, client, cx) {
@@ -469,7 +469,8 @@ impl Flows {
     ) -> Result<UdpSocket, DropReason> {
         self.connect_to(server, client, cx).map_err(|errno| {
             if is_ours(errno) {
-                return DropReason::Shortage;
+                let missing = missing_source(errno, cx.model.server_address(server), cx.model.server_side(server));
+                return if missing.is_some() { DropReason::NoSource } else { DropReason::Shortage };
             }
             self.tell_unreachable(server, errno, cx);
             DropReason::Unreachable
@@ -484,7 +485,9 @@ impl Flows {
         self.connects = self.connects.wrapping_add(1);
         let connected = connect_datagrams(address, cx.model.server_side(server), client, self.connects);
         let socket = connected.inspect_err(|errno| {
-            if *errno == Errno::EADDRNOTAVAIL || *errno == Errno::EADDRINUSE {
+            if let Some(source) = missing_source(*errno, address, cx.model.server_side(server)) {
+                self.complaints.on_no_source(cx.model.pool_name(server), source, cx.now);
+            } else if *errno == Errno::EADDRNOTAVAIL || *errno == Errno::EADDRINUSE {
                 cx.model.port_shortage();
             }
         })?;
@@ -501,7 +504,7 @@ impl Flows {
             return self.refuse(arrival, DropReason::Denied, train.len(), cx);
         }
         let Some((server, _)) = cx.model.pick(service, client, &[]) else {
-            return self.refuse(arrival, DropReason::NoServer, train.len(), cx);
+            return self.refuse(arrival, no_server(arrival.service, cx), train.len(), cx);
         };
         if self.one_way.get_mut(server).is_none() {
             match self.connect_to_picked(server, client, cx) {
@@ -716,6 +719,11 @@ impl Flows {
         meant.truncate(filter.limit);
         meant.into_iter().map(|(_, flow)| report(flow, model, now)).collect()
     }
+}
+
+/// Why datagrams of a service get no server: there is none, or each is full.
+fn no_server(service: ServiceId, cx: &Context<'_>) -> DropReason {
+    if cx.model.servers_are_full(service) { DropReason::Full } else { DropReason::NoServer }
 }
 
 /// The header that stands before the next datagram of a flow, if one does. `run` is this run of the balancer.

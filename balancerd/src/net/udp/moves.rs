@@ -12,7 +12,7 @@ use super::flow::{Flow, may_go_on};
 use super::{FLOWS_PER_TURN, FlowId, Flows};
 use crate::model::{Model, ServerId, ServiceId};
 use crate::net::Context;
-use crate::net::connect::is_ours;
+use crate::net::connect::{is_ours, missing_source};
 
 impl Flows {
     /// Who gets whom may be another one: looks at every flow, a part of them in each turn.
@@ -60,7 +60,13 @@ impl Flows {
             && onward.is_lost
         {
             // Nobody may ever look at it again. The next datagram begins another one, which tries what there is.
-            self.end(id, if is_ours(errno) { EndReason::Shortage } else { EndReason::ConnectFailed }, cx);
+            let (address, side) = (cx.model.server_address(onward.server), cx.model.server_side(onward.server));
+            let reason = match is_ours(errno) {
+                true if missing_source(errno, address, side).is_some() => EndReason::NoSource,
+                true => EndReason::Shortage,
+                false => EndReason::ConnectFailed,
+            };
+            self.end(id, reason, cx);
         }
     }
 
