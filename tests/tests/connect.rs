@@ -1,5 +1,6 @@
 //! Servers that do not answer: the next one of the ring gets the client, and what failed is counted.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
@@ -157,6 +158,38 @@ fn a_session_that_still_connects_costs_no_time_and_ends_with_its_server() {
     clients.iter().for_each(tests::Client::assert_ended);
     balancer.wait_for_ends(EndReason::Removed, 5);
     wait::until("the server is gone", || balancer.list().servers.is_empty());
+}
+
+#[test]
+fn a_client_that_resets_while_its_server_is_connected_gives_its_place_back_at_once() {
+    let full = Full::new();
+    // Later than any test waits.
+    let balancer = Setup::new().options("--connect-timeout 10m").start();
+    balancer.add(full.address());
+    for words in [&b""[..], b"hello", &[7; 100_000]] {
+        let client = balancer.client();
+        client.stream().set_nonblocking(true).expect("set");
+        let mut stream = client.stream();
+        let _ = stream.write(words);
+        balancer.wait_for_sessions(1);
+        balancer.assert_quiet();
+        client.reset();
+        balancer.wait_for_sessions(0);
+    }
+    balancer.wait_for_ends(EndReason::ClientReset, 3);
+    let listed = balancer.listed(full.address());
+    assert_eq!(
+        (listed.connect_failures, listed.connect_timeouts, listed.active),
+        (0, 0, 0),
+        "the server is not to blame"
+    );
+    // One that has only said its last may still want the answer.
+    let client = balancer.client();
+    client.send(b"hello");
+    client.shut();
+    balancer.wait_for_sessions(1);
+    balancer.assert_quiet();
+    assert_eq!(balancer.service().active, 1);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::event::{Interest, Key};
 use crate::model::ServiceId;
 use crate::net::numbers::Numbers;
 use crate::net::proxy::{HEADER_LIMIT, Header, Malformed, decode};
-use crate::net::{Context, is_transient};
+use crate::net::{Context, is_transient, options};
 
 slotmap::new_key_type! {
     /// A newcomer, as long as its header has not come.
@@ -234,6 +234,10 @@ impl Sessions {
 
     fn newcomer_ended(&mut self, newcomer: Newcomer, reason: EndReason, cx: &mut Context<'_>) {
         let Newcomer { number, service, peer, end, .. } = newcomer;
+        // Nobody has told this peer anything: an orderly end would be one that no server said.
+        if !matches!(reason, EndReason::ClientClosed | EndReason::ClientReset | EndReason::ClientLost) {
+            options::abort_at_close(&end.stream);
+        }
         drop(end);
         debug!(session = number, %peer, %reason, "a connection ended before its header was there");
         cx.model.newcomer_ended(service, reason);

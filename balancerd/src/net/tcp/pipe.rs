@@ -92,7 +92,9 @@ enum Flow {
     Open,
     /// The end was read. The sink is to be told when the rest is written.
     Ended,
-    /// Nothing more will be read or written, and the sink was told or is gone.
+    /// The sink has been told the end of the source, behind all bytes.
+    Told,
+    /// Nothing more will be read or written: the source or the sink broke.
     Done,
 }
 
@@ -137,7 +139,12 @@ impl Pipe {
 
     /// Whether all that came has been written and no more comes. The sink may still have to be told.
     pub(super) fn is_finished(&self) -> bool {
-        self.flow == Flow::Done || self.has_end_to_pass_on()
+        matches!(self.flow, Flow::Told | Flow::Done) || self.has_end_to_pass_on()
+    }
+
+    /// Whether the sink has, or gets by an orderly close, all that the source said and its own end behind it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.flow == Flow::Told || self.has_end_to_pass_on()
     }
 
     /// Whether the sink is to be told of the end now.
@@ -428,7 +435,7 @@ impl Pipe {
         if self.has_end_to_pass_on() {
             // An error here says that the sink is gone already; reading from it will tell.
             let _ = sink.shutdown(Shutdown::Write);
-            self.flow = Flow::Done;
+            self.flow = Flow::Told;
         }
     }
 }

@@ -94,6 +94,9 @@ pub(super) struct Session {
     /// Servers that broke before they said anything.
     replayed: Vec<ServerId>,
     last_moved: Instant,
+    /// What both sides had acknowledged in bytes, together, when the session would have been idle for too long, if they had
+    /// not acknowledged everything.
+    acknowledged: Option<u64>,
     /// Bytes that reached the server, and the client.
     moved: (u64, u64),
     /// The one guess that its owner holds of its deadline; a guess that is not this one is stale.
@@ -239,6 +242,7 @@ impl Session {
             kept_alive: false,
             replayed: Vec::new(),
             last_moved: now,
+            acknowledged: None,
             moved: (0, 0),
             guess: None,
         }
@@ -337,7 +341,7 @@ impl Session {
     ///
     /// | phase | client | server |
     /// |---|---|---|
-    /// | connecting | nothing: what it sends waits | writable |
+    /// | connecting | that it breaks: what it sends waits | writable |
     /// | relaying, nothing kept | readable, until its end was read | the same |
     /// | relaying, something kept for a side | - | that side writable, the other not readable |
     /// | relaying, the end of a side was read, nothing kept for it | that it breaks | the same |
@@ -348,7 +352,8 @@ impl Session {
             Side::Server => (&self.outward, &self.inward),
         };
         match (&self.phase, side) {
-            (Phase::Connecting { .. }, Side::Client) | (Phase::Draining(_), _) => Interest::NONE,
+            (Phase::Draining(_), _) => Interest::NONE,
+            (Phase::Connecting { .. }, Side::Client) => Interest::WATCH,
             (Phase::Connecting { .. }, Side::Server) => Interest::WRITE,
             (Phase::Relaying, _) => {
                 let (read, write) = (incoming.wants_read(), outgoing.wants_write());
@@ -496,14 +501,30 @@ impl Session {
         match self.phase {
             Phase::Connecting { .. } => Next::Retry(Errno::ETIMEDOUT),
             Phase::Draining(drain) => self.look_at_the_rest(drain, timeouts, now),
-            Phase::Relaying if self.too_old_at(timeouts).is_some_and(|at| at <= now) => Next::End(EndReason::MaxAge),
-            Phase::Relaying
-                if self.is_half_closed() && timeouts.half_closed.is_some_and(|limit| limit < timeouts.idle) =>
-            {
-                Next::End(EndReason::HalfClosedTimeout)
-            }
-            Phase::Relaying => Next::End(EndReason::IdleTimeout),
+            Phase::Relaying => self.expire_relaying(timeouts, now),
         }
+    }
+
+    fn expire_relaying(&mut self, timeouts: Timeouts, now: Instant) -> Next {
+        if self.too_old_at(timeouts).is_some_and(|at| at <= now) {
+            return Next::End(EndReason::MaxAge);
+        }
+        if self.is_being_delivered() {
+            self.last_moved = now;
+            return Next::Wait;
+        }
+        let half_closed = self.is_half_closed() && timeouts.half_closed.is_some_and(|limit| limit < timeouts.idle);
+        Next::End(if half_closed { EndReason::HalfClosedTimeout } else { EndReason::IdleTimeout })
+    }
+
+    /// Whether bytes that the kernel holds for a side may have been acknowledged since something moved here, or since this
+    /// was asked before: a peer that reads slowly is not idle. The first time nobody knows, and the answer is yes if there
+    /// are any: so a peer that takes nothing at all is given up after two idle timeouts at most.
+    fn is_being_delivered(&mut self) -> bool {
+        let ends = [&self.client, &self.server].into_iter();
+        let acknowledged = ends.filter_map(|end| options::unacknowledged(&end.stream)).reduce(u64::wrapping_add);
+        let before = std::mem::replace(&mut self.acknowledged, acknowledged);
+        before != acknowledged
     }
 
     /// Gives back what it was lent. It is over.
@@ -562,28 +583,42 @@ impl Session {
         }
     }
 
-    /// Makes the coming close of the sockets an abort for whoever would not learn of it otherwise: the peer of a connection
-    /// that was reset sees a reset, as it would without the balancer, and so does one that was told of the end before and
-    /// goes on itself, and one that does not get all that was read for it, and would take the end for that of the whole.
+    /// Makes the coming close of the sockets an abort, so that nobody takes a part for the whole:
+    ///
+    /// | how the session ends | client side | server side |
+    /// |---|---|---|
+    /// | both sides have ended | orderly | orderly |
+    /// | one side broke | reset, unless it is the one that broke | the same |
+    /// | no server took the client | orderly, as when it is turned away at once | - |
+    /// | by force | reset, unless the server's own end was passed on behind all of its bytes | reset, unless the same of the client |
+    ///
+    /// A side that was told of the other one's end and goes on itself is reset, too: a close would tell it nothing. By force
+    /// means by a command, a file, a check or a time. What the other side had still to say may be in its own kernel, on the
+    /// way, or unread in ours, so only an end that was read and passed on says that there was nothing.
     pub(super) fn pass_on_a_reset(&self, reason: EndReason) {
         if matches!(reason, EndReason::ClientClosed | EndReason::ServerClosed) {
             return;
         }
-        // One that was to be told of a reset is told of it, whatever ends its session before that.
+        // A side that was to be told of a reset is told of it, whatever ends its session before that.
         let reason = if let Phase::Draining(drain) = self.phase { drain.reason } else { reason };
-        match self.survivor(reason) {
-            Some(survivor) => options::abort_at_close(&survivor.stream),
-            None => {
-                let ends = [(&self.client, &self.outward), (&self.server, &self.inward)].into_iter();
-                ends.filter(|(end, pipe)| pipe.wants_write() || options::peer_goes_on(&end.stream))
-                    .for_each(|(end, _)| options::abort_at_close(&end.stream));
+        if let Some(survivor) = self.survivor(reason) {
+            options::abort_at_close(&survivor.stream);
+            return;
+        }
+        if !self.is_connected() && is_for_want_of_a_server(reason) {
+            return;
+        }
+        for (end, pipe) in [(&self.client, &self.outward), (&self.server, &self.inward)] {
+            if !pipe.is_complete() || options::peer_goes_on(&end.stream) {
+                options::abort_at_close(&end.stream);
             }
         }
     }
 
     fn on_connect(&mut self, side: Side, ready: Ready) -> Next {
         if side == Side::Client {
-            return Next::Wait;
+            // It waits for no longer. An end in order says nothing: it may still want the answer.
+            return if ready.failed { Next::End(broken(side, &error_of(&self.client.stream))) } else { Next::Wait };
         }
         // A connect that failed reports an error; one that is writable without it has succeeded.
         if ready.failed
@@ -601,11 +636,7 @@ impl Session {
             Side::Client => &self.client,
             Side::Server => &self.server,
         };
-        let error = match end.stream.take_error() {
-            Ok(Some(error)) | Err(error) => error,
-            Ok(None) => io::ErrorKind::ConnectionReset.into(),
-        };
-        self.on_break(side, &error, through);
+        self.on_break(side, &error_of(&end.stream), through);
     }
 
     fn pump(&mut self, from: Side, through: &mut Through<'_>, outcome: &mut Outcome, now: Instant) {
@@ -698,6 +729,19 @@ pub(super) fn broken(side: Side, error: &io::Error) -> EndReason {
         (Side::Server, true) => EndReason::ServerReset,
         (Side::Server, false) => EndReason::ServerLost,
     }
+}
+
+/// Why a socket broke that has reported a failure.
+fn error_of(stream: &TcpStream) -> io::Error {
+    match stream.take_error() {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}
+
+/// Whether a session that ends for this reason before a server answered is one that no server took.
+fn is_for_want_of_a_server(reason: EndReason) -> bool {
+    matches!(reason, EndReason::NoServer | EndReason::ConnectFailed | EndReason::Shortage)
 }
 
 fn is_abort(reason: EndReason) -> bool {

@@ -109,7 +109,7 @@ impl Scene {
 #[test]
 fn interests_are_those_of_the_table() {
     let mut scene = Scene::connecting();
-    assert_eq!(scene.interests(), (Interest::NONE, Interest::WRITE));
+    assert_eq!(scene.interests(), (Interest::WATCH, Interest::WRITE));
     scene.ready(Side::Server, WRITABLE);
     assert_eq!(scene.interests(), (Interest::READ, Interest::READ));
     scene.stuff();
@@ -122,6 +122,41 @@ fn interests_are_those_of_the_table() {
     scene.client.shutdown(Shutdown::Write).expect("half closed");
     scene.readable(Side::Client);
     assert_eq!(scene.interests(), (Interest::WATCH, Interest::READ));
+}
+
+#[test]
+fn a_peer_that_takes_what_the_kernel_holds_for_it_is_not_idle() {
+    let idle = Duration::from_secs(10);
+    for half_closed in [None, Some(Duration::from_secs(5))] {
+        let timeouts = Timeouts { half_closed, ..Timeouts::new(idle, idle) };
+        let mut scene = Scene::relaying();
+        // All that the kernel takes for the client, which does not read.
+        scene.server.set_nonblocking(true).expect("set");
+        while !scene.session.outward.wants_write() {
+            let _ = scene.server.write(&[7; 4096]);
+            scene.ready(Side::Server, READABLE);
+        }
+        let ask = |scene: &mut Scene| {
+            scene.now = scene.session.next_deadline(timeouts);
+            scene.session.expire(timeouts, &mut scene.kernel_pipes, scene.now)
+        };
+        assert_eq!(ask(&mut scene), Next::Wait, "the first time nobody knows");
+        for _ in 0..3 {
+            let before = options::unacknowledged(&scene.session.client.stream).expect("it is full");
+            let mut bytes = vec![0; 65_536];
+            while options::unacknowledged(&scene.session.client.stream) == Some(before) {
+                scene.client.read_exact(&mut bytes).expect("there is more");
+            }
+            assert_eq!(ask(&mut scene), Next::Wait, "it reads");
+        }
+        // What it has room for may still be on its way.
+        let patience = event::now() + Duration::from_secs(20);
+        let mut next = Next::Wait;
+        while next == Next::Wait && event::now() < patience {
+            next = ask(&mut scene);
+        }
+        assert_eq!(next, Next::End(EndReason::IdleTimeout), "it has ceased to read");
+    }
 }
 
 #[test]
