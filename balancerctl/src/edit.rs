@@ -121,6 +121,7 @@ impl<'s> Wanted<'s> {
                 || is_text
                 || (key == "key" && name.starts_with("subnet_"))
                 || (key == "send_proxy" && name.starts_with("send_proxy_") && name != "send_proxy_in")
+                || (key == "sessions_per_client" && name == "client_subnet_ipv6")
                 || (key == "accept_proxy" && ["proxy_timeout", "accept_proxy_in"].contains(&name))
         };
         // One that goes with another may differ by itself, too.

@@ -224,6 +224,9 @@ mod tests {
             ended: Ended::from([(EndReason::ClientClosed, 1)]),
             datagrams: DatagramReport::default(),
             receive_overflows: 0,
+            allowed_networks: 0,
+            denied_networks: 0,
+            proxy_networks: 0,
         }
     }
 

@@ -16,8 +16,9 @@ use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSetting
 
 use crate::config::Config;
 use crate::config::file::{self, File};
+use crate::config::list;
 use crate::event::Waker;
-use crate::model::{PassedOver, Prepared, Remade, Remake, ServerId, Starting, prepare};
+use crate::model::{AccessByService, Networks, PassedOver, Prepared, Remade, Remake, ServerId, Starting, prepare};
 
 /// The thread, and the way to it.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Order {
     pub(crate) starting: Starting,
     /// Who is passed over now.
     pub(crate) passed: PassedOver,
+    /// What services have for their access now.
+    pub(crate) access: AccessByService,
 }
 
 /// Where the text is.
@@ -143,12 +146,13 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>, refusal: impl FnOnce(Str
 }
 
 fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> {
-    let Order { source, before, present, starting, passed, .. } = order;
+    let Order { source, before, present, starting, passed, access, .. } = order;
     let File { settings, watch } = match &source {
         Text::File(path) => read(path, own)?,
         Text::Given(given) => parse(given, own)?,
     };
-    Ok((prepare(&before, &present, settings, starting, &passed)?, watch))
+    let prepared = prepare(&before, &present, settings, starting, &passed)?.with_lists(&access, networks)?;
+    Ok((prepared, watch))
 }
 
 /// What the file says, together with what the arguments say.
@@ -161,6 +165,14 @@ fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
 
 fn parse(given: &FileText, own: &Settings) -> Result<File, Refusal> {
     with_own(file::parse(&given.name, &given.text).map_err(|error| bad(&error))?, own, &given.name)
+}
+
+/// The networks of a list that a service names.
+///
+/// # Errors
+/// When it cannot be read, or has something else.
+pub(crate) fn networks(path: &str) -> Result<Networks, Refusal> {
+    list::read(Path::new(path)).map(|networks| Networks::of(&networks)).map_err(|error| bad(&error))
 }
 
 fn bad(error: &file::FileError) -> Refusal {

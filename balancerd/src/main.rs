@@ -102,7 +102,16 @@ fn print(bytes: &[u8]) -> Result<()> {
 
 /// Says whether a configuration file is valid. The line of an error begins with the file's name, for editors.
 fn check(path: &Path, json: bool) -> ExitCode {
-    let file = match config::file::read(path) {
+    let read = config::file::read(path).and_then(|file| {
+        let services = file.settings.services.values();
+        let lists = services.flat_map(|service| [&service.allow_file, &service.deny_file]).flatten();
+        lists
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .try_for_each(|list| config::list::read(Path::new(list)).map(drop))?;
+        Ok(file)
+    });
+    let file = match read {
         Ok(file) => file,
         Err(error) => {
             complain(error);

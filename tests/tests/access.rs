@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::Value;
-use tests::config::{pool, service};
-use tests::{Balancer, Client, Server, Setup, loopback, wait};
+use tests::config::{datagram_pool, datagrams, pool, service};
+use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, loopback, namespace, wait};
 use wire::Change;
-use wire::report::{EndReason, Waiting};
+use wire::report::{DropReason, EndReason, Waiting};
 
 /// A balancer of one service `web` with these keys, and its pool.
 fn limited(keys: &str, servers: &[Server]) -> (Balancer, impl Fn(&str) -> String + use<>) {
@@ -548,4 +548,135 @@ fn a_client_that_has_ended_its_side_with_a_question_is_served_though_it_waited()
     wait::a_moment();
     drop(first);
     assert_served(&asking, 5, &server);
+}
+
+#[test]
+fn a_client_of_ipv6_is_its_network_for_sessions_per_client_over_both_transports() {
+    namespace::inside("a_client_of_ipv6_is_its_network_for_sessions_per_client_over_both_transports", || {
+        let address = |text: &str| -> IpAddr { text.parse().expect("an address") };
+        for ip in ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1"] {
+            namespace::run(&format!("ip addr add {ip}/128 dev lo nodad"));
+        }
+        let listen = SocketAddr::new(address("::1"), 80);
+        let (server, other) = (Server::start(), DatagramServer::start());
+        let text = |keys: &str| {
+            let keys = format!("sessions_per_client = 2\n{keys}");
+            let pools = pool("web", "", [&server]) + &datagram_pool("", [&other]);
+            let udp = datagrams(listen, &keys);
+            format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n{keys}\n{udp}{pools}")
+        };
+        let balancer = Setup::new().config(&text("")).start();
+        let connect = |from: &str| Client::connect_from(address(from), listen);
+        let mut clients: Vec<Client> = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(connect).into();
+        clients.iter().for_each(|client| assert_eq!(client.server(), server.address()));
+        connect("2001:db8::3").assert_ended();
+        wait::until("it is counted", || balancer.ended_at("web", EndReason::ClientLimit) == 1);
+        let flow = |from: &str| DatagramClient::from(address(from), listen);
+        let flows = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(flow);
+        flows.iter().for_each(|client| assert_eq!(client.ask(b"x"), other.address()));
+        let refused = flow("2001:db8::3");
+        refused.send(b"x");
+        let dropped = || balancer.service_named("udp").datagrams.dropped_in.get(&DropReason::ClientLimit).copied();
+        wait::until("it is counted", || dropped() == Some(1));
+
+        // Those who are there are counted by what holds from then on.
+        reread(&balancer, &text("client_subnet_ipv6 = 128"));
+        clients.push(connect("2001:db8::3"));
+        assert_eq!(clients[3].server(), server.address());
+        assert_eq!(refused.ask(b"y"), other.address());
+        reread(&balancer, &text("client_subnet_ipv6 = 48"));
+        connect("2001:db8:0:1::1").assert_ended();
+        wait::until("it is counted", || balancer.ended_at("web", EndReason::ClientLimit) == 2);
+        let table = String::from_utf8(balancer.ctl("service list").stdout).expect("text");
+        assert!(table.contains("2 (IPv6 /48)"), "{table}");
+        drop(clients);
+        wait::until("they are gone", || balancer.service_named("web").active == 0);
+        assert_eq!(connect("2001:db8::3").server(), server.address());
+    });
+}
+
+#[test]
+fn networks_of_files_hold_are_read_again_and_are_told_by_their_number() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (allow, deny) = (path("allow.list"), path("deny.list"));
+    // All of them, and what they deny is but a part.
+    let many: String =
+        (0..100_000_u32).map(|number| format!("{}/28\n", Ipv4Addr::from_bits(0x1400_0000 + number * 16))).collect();
+    let own = |number: u32| loopback::client(number);
+    std::fs::write(&allow, "127.0.0.0/8 # here\n10.0.0.0/8, 10.1.0.0/16\n").expect("written");
+    std::fs::write(&deny, format!("{many}{}\n", own(1))).expect("written");
+    let keys = format!("allow_file = \"{allow}\"\ndeny = \"{}\"\ndeny_file = \"{deny}\"", own(2));
+    let (balancer, text) = limited(&keys, std::slice::from_ref(&server));
+    let check = |numbers: [bool; 3]| {
+        for (number, welcome) in (1..).zip(numbers) {
+            let client = balancer.client_number(number);
+            match welcome {
+                true => assert_eq!(client.server(), server.address()),
+                false => client.assert_ended(),
+            }
+            let refused = balancer.explain_at("web", own(number), 0).refused;
+            assert_eq!(refused, (!welcome).then_some(EndReason::Denied), "{number}");
+        }
+    };
+    check([false, false, true]);
+    let listed = String::from_utf8(balancer.ctl("service list").stdout).expect("text");
+    assert!(
+        listed.contains(&format!("the 3 networks of {allow}, but not 100002 networks, those of {deny} among them"))
+    );
+    assert!(balancer.ctl("status --json").stdout.len() < 10_000);
+    assert_eq!(balancer.service().denied_networks, 100_002);
+
+    // Who is let in no more is closed, and what is told of it is short.
+    let third = balancer.client_number(3);
+    assert_eq!(third.server(), server.address());
+    std::fs::write(&deny, format!("{many}{}\n", own(3))).expect("written");
+    let changes = balancer.reload().expect("it is taken").changes;
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    third.assert_ended();
+    check([true, false, false]);
+    assert!(balancer.reload().expect("it is taken").changes.is_empty(), "nothing is new");
+    let saved = balancer.ctl("save --dry-run");
+    assert!(saved.stdout.len() < 10_000, "{}", saved.stdout.len());
+
+    for (words, fault) in [
+        ("# fine\n10.0.0.0/33\n", ":2:1: expected a network such as 10.0.0.0/8"),
+        ("10.0.0.1/8", ":1:1: 10.0.0.1/8 has bits set behind its prefix"),
+    ] {
+        std::fs::write(&deny, words).expect("written");
+        let refusal = balancer.reload().expect_err("it is refused").to_string();
+        assert!(refusal.contains(&format!("{deny}{fault}")), "{refusal}");
+    }
+    std::fs::write(&allow, "# nobody").expect("written");
+    std::fs::write(&deny, "").expect("written");
+    let refusal = balancer.reload().expect_err("it is refused").to_string();
+    assert!(refusal.contains("would keep everybody out"), "{refusal}");
+    std::fs::remove_file(&allow).expect("removed");
+    let refusal = balancer.reload().expect_err("it is refused").to_string();
+    assert!(refusal.contains(&format!("{allow}: it cannot be opened")), "{refusal}");
+    check([true, false, false]);
+    balancer.configure(&text(&format!("deny_file = \"{deny}\"")));
+    balancer.reload().expect("a list of those who are denied may be empty");
+    check([true, true, true]);
+}
+
+#[test]
+fn long_lists_of_the_configuration_file_are_told_by_their_number() {
+    let server = Server::start();
+    let (balancer, text) = limited("", std::slice::from_ref(&server));
+    let lists = |last: u32| {
+        let network = |number: u32| format!("\"{}/24\"", Ipv4Addr::from_bits(0x0a00_0000 + number * 256));
+        (0..20_000).chain([last]).map(network).collect::<Vec<_>>().join(", ")
+    };
+    reread(&balancer, &text(&format!("deny = [{}]", lists(30_000))));
+    let listed = String::from_utf8(balancer.ctl("service list").stdout).expect("text");
+    assert!(listed.contains("web serves everybody but 20001 networks"), "{listed}");
+    assert!(balancer.ctl("status --json").stdout.len() < 10_000);
+    assert_eq!(balancer.client_number(1).server(), server.address());
+    let other = text(&format!("deny = [{}]", lists(40_000)));
+    let differs = balancer.diff(Some(&other)).expect("it is valid").changes;
+    let [change] = differs.as_slice() else { panic!("{differs:?}") };
+    let told = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with("20001 networks ("));
+    assert!(told(&change.from) && told(&change.to) && change.from != change.to, "{change:?}");
 }

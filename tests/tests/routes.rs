@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
-use tests::config::{datagram_pool, datagrams, service, weighted};
+use tests::config::{datagram_pool, datagrams, pool, service, weighted};
 use tests::datagrams::named;
 use tests::noise::Noise;
 use tests::{Balancer, Client, DatagramClient, DatagramServer, Server, Setup, namespace, wait};
@@ -397,4 +397,41 @@ fn a_client_that_says_nothing_is_no_session_where_accepts_are_deferred() {
     wait::a_moment();
     assert_eq!(client.server(), server.address());
     assert_eq!(balancer.service().total, 22);
+}
+
+#[test]
+fn a_service_with_freebind_listens_at_an_address_that_comes_later_and_without_it_the_start_says_what_to_do() {
+    namespace::inside(
+        "a_service_with_freebind_listens_at_an_address_that_comes_later_and_without_it_the_start_says_what_to_do",
+        || {
+            for ip in ["192.0.2.77", "2001:db8::77"] {
+                let listen = SocketAddr::new(ip.parse().expect("an address"), 80);
+                let server = Server::start();
+                let other = DatagramServer::start();
+                let text = |keys: &str| {
+                    let pools = pool("web", "", [&server]) + &datagram_pool("", [&other]);
+                    let udp = datagrams(listen, keys);
+                    format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n{keys}\n{udp}{pools}")
+                };
+                let output = Setup::new().config(&text("")).run();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success(), "{said}");
+                for word in [ip, "freebind", "net.ipv4.ip_nonlocal_bind"] {
+                    assert!(said.contains(word), "{word}: {said}");
+                }
+                let balancer = Setup::new().config(&text("freebind = true")).start();
+                let added = SocketAddr::new(listen.ip(), 81);
+                let line = |option: &str| format!("service add more {} 81 --pool web{option}", added.ip());
+                let refused = balancer.ctl(&line(""));
+                assert!(String::from_utf8_lossy(&refused.stderr).contains("freebind"), "{refused:?}");
+                assert!(balancer.ctl(&line(" --freebind")).status.success());
+                let device = if listen.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
+                namespace::run(&format!("ip addr add {ip}/{device}"));
+                for to in [listen, added] {
+                    assert_eq!(Client::connect_from(listen.ip(), to).server(), server.address(), "{to}");
+                }
+                assert_eq!(DatagramClient::from(listen.ip(), listen).ask(b"x"), other.address());
+            }
+        },
+    );
 }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{ClientSide, ServerSide, SocketSettings};
@@ -11,6 +13,9 @@ use crate::flow::{FlowPolicy, FlowSettings};
 use crate::health::{CheckKind, CheckText, HealthSettings, OF_CHECKS};
 use crate::quantity::{size, time};
 use crate::settings::{PoolSettings, ServerSettings, ServiceSettings, Settings};
+
+/// Networks of a list that are told one by one; of more it is told how many there are.
+pub const MOST_NETWORKS: usize = 16;
 
 /// One value that differs between two settings, as text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,9 +268,13 @@ fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String
         ("max_sessions", number(service.max_sessions)),
         ("sessions_per_second", number(service.sessions_per_second)),
         ("sessions_per_client", number(service.sessions_per_client)),
-        ("allow", list(&service.allow)),
-        ("deny", list(&service.deny)),
-        ("accept_proxy", list(&service.accept_proxy)),
+        ("client_subnet_ipv6", Some(service.client_subnet_ipv6.to_string())),
+        ("freebind", Some(service.freebind.to_string())),
+        ("allow", networks(&service.allow)),
+        ("allow_file", service.allow_file.clone()),
+        ("deny", networks(&service.deny)),
+        ("deny_file", service.deny_file.clone()),
+        ("accept_proxy", networks(&service.accept_proxy)),
         ("proxy_timeout", Some(time(service.proxy_timeout_ms))),
         ("splice", Some(service.splice.to_string())),
     ];
@@ -276,6 +285,16 @@ fn service_values(service: &ServiceSettings) -> Vec<(&'static str, Option<String
 
 fn number(value: Option<impl fmt::Display>) -> Option<String> {
     value.map(|value| value.to_string())
+}
+
+/// Networks, or of a long list how many there are, and a number that differs where they do.
+fn networks(networks: &[IpNet]) -> Option<String> {
+    if networks.len() <= MOST_NETWORKS {
+        return list(networks);
+    }
+    let mut hash = DefaultHasher::new();
+    networks.hash(&mut hash);
+    Some(format!("{} networks ({:08x})", networks.len(), hash.finish() as u32))
 }
 
 fn list(values: &[impl fmt::Display]) -> Option<String> {

@@ -272,6 +272,12 @@ pub struct ServiceReport {
     pub datagrams: DatagramReport,
     /// Datagrams of clients that the kernel had no room for while they waited to be read.
     pub receive_overflows: u64,
+    /// Networks that are allowed, those of its file included. `settings` has the first ones of a long list.
+    pub allowed_networks: u64,
+    /// Networks that are denied, in the same way.
+    pub denied_networks: u64,
+    /// Networks whose connections begin with a PROXY protocol header.
+    pub proxy_networks: u64,
 }
 
 /// Why a service does not accept.

@@ -64,7 +64,7 @@ pub struct ServiceSettings {
     pub max_sessions: Option<NonZeroU64>,
     /// New sessions in a second; further clients wait in the kernel's queue.
     pub sessions_per_second: Option<NonZeroU32>,
-    /// Sessions at a time of one client address; further ones are closed.
+    /// Sessions at a time of one client, an IPv4 address or an IPv6 network; further ones are closed.
     pub sessions_per_client: Option<NonZeroU32>,
     /// When it is not empty, only clients of these networks are served.
     pub allow: Vec<IpNet>,
@@ -85,6 +85,25 @@ pub struct ServiceSettings {
     /// The flows of its clients, where it speaks UDP.
     #[serde(default)]
     pub flows: FlowSettings,
+    /// Bits of an IPv6 address that say which client it is, for `sessions_per_client`.
+    #[serde(default = "default_client_subnet_ipv6")]
+    pub client_subnet_ipv6: u8,
+    /// Whether it listens at addresses that this machine does not have yet.
+    #[serde(default)]
+    pub freebind: bool,
+    /// A file of further networks that are allowed.
+    #[serde(default)]
+    pub allow_file: Option<String>,
+    /// A file of further networks that are denied.
+    #[serde(default)]
+    pub deny_file: Option<String>,
+}
+
+/// Bits of an IPv6 address that say which client it is, when nothing else is said: one site gets 64 at least.
+pub const DEFAULT_CLIENT_SUBNET_IPV6: u8 = 64;
+
+fn default_client_subnet_ipv6() -> u8 {
+    DEFAULT_CLIENT_SUBNET_IPV6
 }
 
 fn yes() -> bool {
@@ -113,6 +132,10 @@ impl ServiceSettings {
             splice: true,
             client_side: ClientSide::default(),
             flows: FlowSettings::default(),
+            client_subnet_ipv6: DEFAULT_CLIENT_SUBNET_IPV6,
+            freebind: false,
+            allow_file: None,
+            deny_file: None,
         }
     }
 
@@ -124,6 +147,7 @@ impl ServiceSettings {
         is_wanted(&OF_TCP, self.protocol.has(Transport::Tcp))
             && is_wanted(&OF_FLOWS, self.protocol.has(Transport::Udp))
             && is_wanted(&["proxy_timeout", "accept_proxy_in"], !self.accept_proxy.is_empty())
+            && is_wanted(&["client_subnet_ipv6"], self.sessions_per_client.is_some())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use wire::connection::OF_TCP;
-use wire::settings::{DEFAULT_PROXY_TIMEOUT_MS, Protocol, ServiceSettings};
+use wire::settings::{DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_PROXY_TIMEOUT_MS, Protocol, ServiceSettings};
 
 use super::connection::ClientSideArgs;
 use super::flow::FlowArgs;
@@ -74,9 +74,17 @@ pub(crate) struct ServiceAddArgs {
     #[arg(long, value_name = "N")]
     sessions_per_second: Option<NonZeroU32>,
 
-    /// Sessions at a time of one client address; further ones are closed
+    /// Sessions at a time of one client, an IPv4 address or an IPv6 network; further ones are closed
     #[arg(long, value_name = "N")]
     sessions_per_client: Option<NonZeroU32>,
+
+    /// Bits of an IPv6 address that say which client it is, for --sessions-per-client; 64 without this
+    #[arg(long, value_name = "BITS", requires = "sessions_per_client", value_parser = clap::value_parser!(u8).range(..=128))]
+    client_subnet_ipv6: Option<u8>,
+
+    /// Listen also where this machine does not have the address yet
+    #[arg(long)]
+    freebind: bool,
 
     /// Serve only clients of this network; may be given several times
     #[arg(long, value_name = "NET", value_parser = network)]
@@ -133,6 +141,8 @@ impl ServiceAddArgs {
             max_sessions: self.max_sessions,
             sessions_per_second: self.sessions_per_second,
             sessions_per_client: self.sessions_per_client,
+            client_subnet_ipv6: self.client_subnet_ipv6.unwrap_or(DEFAULT_CLIENT_SUBNET_IPV6),
+            freebind: self.freebind,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
             accept_proxy: self.accept_proxy.clone(),

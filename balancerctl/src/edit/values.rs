@@ -9,8 +9,8 @@ use wire::flow::{FlowPolicy, FlowSettings, OF_FLOWS, OF_MOVES};
 use wire::health::{CheckKind, CheckText, HealthSettings, HttpCheck, OF_CHECKS, OF_DNS, OF_HTTP, OF_SEND};
 use wire::quantity;
 use wire::settings::{
-    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, PoolSettings, SendProxy, ServerSettings,
-    ServiceSettings,
+    AdminState, DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, PoolSettings,
+    SendProxy, ServerSettings, ServiceSettings,
 };
 
 /// Keys of a pool that have a place beside some others alone.
@@ -192,8 +192,15 @@ pub(super) fn service_values(service: &ServiceSettings) -> Values {
         ("max_sessions", service.max_sessions.map(|limit| integer(limit.get()))),
         ("sessions_per_second", service.sessions_per_second.map(|limit| integer(limit.get()))),
         ("sessions_per_client", service.sessions_per_client.map(|limit| integer(limit.get()))),
+        (
+            "client_subnet_ipv6",
+            (service.client_subnet_ipv6 != DEFAULT_CLIENT_SUBNET_IPV6).then(|| integer(service.client_subnet_ipv6)),
+        ),
+        ("freebind", service.freebind.then(|| true.into())),
         ("allow", many(&service.allow)),
+        ("allow_file", service.allow_file.as_deref().map(Into::into)),
         ("deny", many(&service.deny)),
+        ("deny_file", service.deny_file.as_deref().map(Into::into)),
         ("accept_proxy", many(&service.accept_proxy)),
         ("proxy_timeout", says_timeout.then(|| time(service.proxy_timeout_ms))),
         ("splice", (!service.splice).then(|| false.into())),

@@ -1,5 +1,6 @@
 //! The tables of servers, pools, services and sessions.
 
+use ipnet::IpNet;
 use wire::control::Removal;
 use wire::difference::Subject;
 use wire::health::CheckKind;
@@ -7,7 +8,7 @@ use wire::report::{
     CheckReport, EndReason, HealthState, ListReport, PoolReport, QuantilesReport, ServerReport, ServiceReport,
     SessionReport, TimingReport, Waiting,
 };
-use wire::settings::{DEFAULT_POOL, PoolSettings, Transport};
+use wire::settings::{DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_POOL, PoolSettings, ServiceSettings, Transport};
 
 use super::change::{of_client_side, of_pool};
 use super::datagram::{self, of_flows};
@@ -238,7 +239,7 @@ fn services_of(services: &[ServiceReport], wide: Vec<Cell<'_, ServiceReport>>, b
         (("POOL", Align::Left), Box::new(|service| service.settings.pool.clone())),
         (("ACTIVE", Align::Right), Box::new(active)),
         (("PER SECOND", Align::Right), Box::new(move |service| limit(service.settings.sessions_per_second))),
-        (("PER CLIENT", Align::Right), Box::new(move |service| limit(service.settings.sessions_per_client))),
+        (("PER CLIENT", Align::Right), Box::new(per_client)),
         (("WAITS FOR", Align::Left), Box::new(waits)),
         (("REFUSED", Align::Right), Box::new(refused)),
     ];
@@ -255,25 +256,49 @@ fn services_of(services: &[ServiceReport], wide: Vec<Cell<'_, ServiceReport>>, b
     paragraphs.join("\n\n")
 }
 
+/// The limit of one client, and how much of an IPv6 address is one, where that is not the usual.
+fn per_client(service: &ServiceReport) -> String {
+    let ServiceSettings { sessions_per_client, client_subnet_ipv6: bits, .. } = &service.settings;
+    match sessions_per_client {
+        None => "-".to_owned(),
+        Some(limit) if *bits == DEFAULT_CLIENT_SUBNET_IPV6 => limit.to_string(),
+        Some(limit) => format!("{limit} (IPv6 /{bits})"),
+    }
+}
+
 /// Whom a service lets in, if not everybody.
 fn networks(service: &ServiceReport) -> Option<String> {
-    let (allow, deny) = (&service.settings.allow, &service.settings.deny);
-    match (allow.is_empty(), deny.is_empty()) {
-        (true, true) => None,
-        (true, false) => Some(format!("{} serves everybody but {}", service.name, listed(deny))),
-        (false, true) => Some(format!("{} serves only {}", service.name, listed(allow))),
-        (false, false) => Some(format!("{} serves only {}, but not {}", service.name, listed(allow), listed(deny))),
+    let settings = &service.settings;
+    let allow = of_list(&settings.allow, settings.allow_file.as_deref(), service.allowed_networks);
+    let deny = of_list(&settings.deny, settings.deny_file.as_deref(), service.denied_networks);
+    match (allow, deny) {
+        (None, None) => None,
+        (None, Some(deny)) => Some(format!("{} serves everybody but {deny}", service.name)),
+        (Some(allow), None) => Some(format!("{} serves only {allow}", service.name)),
+        (Some(allow), Some(deny)) => Some(format!("{} serves only {allow}, but not {deny}", service.name)),
+    }
+}
+
+/// A list of networks, if there is one; of a long one, or one with a file, how many there are in all.
+fn of_list(networks: &[IpNet], file: Option<&str>, count: u64) -> Option<String> {
+    let all = if count == 1 { "1 network".to_owned() } else { format!("{count} networks") };
+    match file {
+        Some(file) if networks.is_empty() => Some(format!("the {all} of {file}")),
+        Some(file) => Some(format!("{all}, those of {file} among them")),
+        None if networks.is_empty() => None,
+        None if count > networks.len() as u64 => Some(all),
+        None => Some(listed(networks)),
     }
 }
 
 /// Whose connections say who the client is, if some do.
 fn proxies(service: &ServiceReport) -> Option<String> {
-    let networks = &service.settings.accept_proxy;
+    let networks = of_list(&service.settings.accept_proxy, None, service.proxy_networks)?;
     let takes = match service.settings.protocol.has(Transport::Tcp) {
         true => format!("waits {} for", time(service.settings.proxy_timeout_ms)),
         false => "takes".to_owned(),
     };
-    (!networks.is_empty()).then(|| format!("{} {takes} the PROXY header of {}", service.name, listed(networks)))
+    Some(format!("{} {takes} the PROXY header of {networks}", service.name))
 }
 
 /// What of the connections and flows of its clients is not the usual.

@@ -321,6 +321,8 @@ fn a_change_is_sent_as_it_was_typed() {
     long.client_side.socket.keepalive_ms = 0;
     let mail = ServiceSettings {
         sessions_per_client: 20.try_into().ok(),
+        client_subnet_ipv6: 48,
+        freebind: true,
         deny: vec!["10.0.0.0/8".parse().expect("a network"), "192.0.2.1/32".parse().expect("a network")],
         accept_proxy: vec!["10.0.0.5/32".parse().expect("a network")],
         proxy_timeout_ms: 500,
@@ -336,7 +338,7 @@ fn a_change_is_sent_as_it_was_typed() {
     far.server_side.connect_timeout_ms = 10_000.try_into().ok();
     for (line, change) in [
         (
-            "service add mail :: 25 --pool web --sessions-per-client 20 --deny 10.0.0.0/8 --deny 192.0.2.1 \
+            "service add mail :: 25 --pool web --sessions-per-client 20 --client-subnet-ipv6 48 --freebind --deny 10.0.0.0/8 --deny 192.0.2.1 \
              --accept-proxy 10.0.0.5 --proxy-timeout 500ms",
             Change::AddService { service: "mail".into(), settings: mail },
         ),

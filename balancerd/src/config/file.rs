@@ -61,11 +61,15 @@ pub(crate) enum FileError {
         /// What it is.
         kind: &'static str,
     },
-    /// It is longer than any configuration.
-    #[error("{name}: it has more than {FILE_LIMIT} bytes, which no configuration has")]
+    /// It is longer than any file of its kind.
+    #[error("{name}: it has more than {limit} bytes, which no {what} has")]
     Length {
         /// The file.
         name: String,
+        /// Bytes that it may have.
+        limit: usize,
+        /// What it is to be.
+        what: &'static str,
     },
     /// It is no text.
     #[error("{name}:{line}:{column}: byte {offset} of the file, {byte:#04x}, is not UTF-8")]
@@ -107,20 +111,25 @@ impl FileError {
 /// # Errors
 /// When it cannot be read, or says what makes no sense.
 pub(crate) fn read(path: &Path) -> Result<File, FileError> {
-    let name = path.display().to_string();
-    let bytes = bytes(path, &name)?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => parse(&name, text),
-        Err(error) => {
-            let offset = error.valid_up_to();
-            let (valid, rest) = bytes.split_at(offset);
-            let (line, column) = position(str::from_utf8(valid).unwrap_or_default(), offset);
-            Err(FileError::Text { name, line, column, offset, byte: rest.first().copied().unwrap_or_default() })
-        }
-    }
+    parse(&path.display().to_string(), &text(path, FILE_LIMIT, "configuration")?)
 }
 
-fn bytes(path: &Path, name: &str) -> Result<Vec<u8>, FileError> {
+/// The text of a file that has so many bytes at most; `what` it is to be.
+///
+/// # Errors
+/// When it cannot be read, or is no text.
+pub(super) fn text(path: &Path, limit: usize, what: &'static str) -> Result<String, FileError> {
+    let name = path.display().to_string();
+    let bytes = bytes(path, &name, limit, what)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let (valid, rest) = error.as_bytes().split_at(offset);
+        let (line, column) = position(str::from_utf8(valid).unwrap_or_default(), offset);
+        FileError::Text { name, line, column, offset, byte: rest.first().copied().unwrap_or_default() }
+    })
+}
+
+fn bytes(path: &Path, name: &str, limit: usize, what: &'static str) -> Result<Vec<u8>, FileError> {
     let open = |source| FileError::Open { name: name.to_owned(), source };
     let read = |source| FileError::Read { name: name.to_owned(), source };
     // Asked before it is opened, since that alone may wind a tape, and after, since it may be another file by then.
@@ -129,9 +138,9 @@ fn bytes(path: &Path, name: &str) -> Result<Vec<u8>, FileError> {
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(open)?;
     check_kind(file.metadata().map_err(read)?.file_type(), name)?;
     let mut bytes = Vec::new();
-    file.take(FILE_LIMIT as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
-    if bytes.len() > FILE_LIMIT {
-        return Err(FileError::Length { name: name.to_owned() });
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() > limit {
+        return Err(FileError::Length { name: name.to_owned(), limit, what });
     }
     Ok(bytes)
 }

@@ -128,11 +128,12 @@ mod tests {
                 let only_ipv6 = |own, other| !family(own) && family(other);
                 // Somebody else may have the port that the kernel chose, in the other family.
                 let by_kernel = (0..5).any(|_| {
-                    let bound = Acceptor::bind(holder("a", one, 0).address, only_ipv6(one, other), false, Backlog(1));
+                    let bound =
+                        Acceptor::bind(holder("a", one, 0).address, only_ipv6(one, other), false, false, Backlog(1));
                     let bound = bound.expect("bound");
                     let port = bound.local_addr().expect("bound").port();
                     let second = holder("b", other, port).address;
-                    match Acceptor::bind(second, only_ipv6(other, one), false, Backlog(1)) {
+                    match Acceptor::bind(second, only_ipv6(other, one), false, false, Backlog(1)) {
                         Ok(_) => true,
                         Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
                         Err(error) => panic!("{other}: {error}"),

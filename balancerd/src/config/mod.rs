@@ -5,6 +5,7 @@ mod connection;
 pub(crate) mod file;
 mod flow;
 mod health;
+pub(crate) mod list;
 mod listens;
 mod section;
 mod settings;

@@ -11,8 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::control::MAX_SERVERS;
 use wire::settings::{
-    DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol, SendProxy, ServerSettings,
-    ServiceSettings, Settings, Transport, is_name,
+    DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_PROXY_TIMEOUT_MS, HashKey, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol,
+    SendProxy, ServerSettings, ServiceSettings, Settings, Transport, is_name,
 };
 
 use super::file::File;
@@ -33,8 +33,12 @@ pub(super) const SERVICE: &[&str] = &[
     "max_sessions",
     "sessions_per_second",
     "sessions_per_client",
+    "client_subnet_ipv6",
+    "freebind",
     "allow",
+    "allow_file",
     "deny",
+    "deny_file",
     "accept_proxy",
     "proxy_timeout",
     "splice",
@@ -191,6 +195,9 @@ fn read_service<'d>(
         let with = "accept_proxy, the networks whose connections begin with a PROXY protocol header";
         section.refuse(&["proxy_timeout", "accept_proxy_in"], with, faults);
     }
+    if section.value("sessions_per_client").is_none() {
+        section.refuse(&["client_subnet_ipv6"], "sessions_per_client, whose clients it is about", faults);
+    }
     let protocol = section.take("protocol", value::protocol, faults);
     // What a wrong one was to be is not known, and so not what goes with it.
     let known = protocol.or(section.value("protocol").is_none().then_some(Protocol::Tcp));
@@ -248,6 +255,12 @@ fn read_service<'d>(
         splice: section.take("splice", value::flag, faults).unwrap_or(true),
         client_side: connection::read_client_side(&section, faults),
         flows: flow::read_flows(&section, faults),
+        client_subnet_ipv6: section
+            .take("client_subnet_ipv6", value::prefix_ipv6, faults)
+            .unwrap_or(DEFAULT_CLIENT_SUBNET_IPV6),
+        freebind: section.take("freebind", value::flag, faults).unwrap_or(false),
+        allow_file: section.take("allow_file", value::list_file, faults),
+        deny_file: section.take("deny_file", value::list_file, faults),
     };
     (settings, user)
 }

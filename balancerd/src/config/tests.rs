@@ -59,8 +59,12 @@ fn everything_that_a_file_can_say_is_read() {
         max_sessions = 1_000
         sessions_per_second = 0x64
         sessions_per_client = 10
+        client_subnet_ipv6 = 56
+        freebind = true
         allow = ["10.0.0.0/8"]
+        allow_file = "/etc/balancer/allow.list"
         deny = "10.1.2.3"
+        deny_file = "/etc/balancer/deny.list"
         accept_proxy = ["10.0.0.0/24", "::1"]
         proxy_timeout = "1s 500ms"
         splice = false
@@ -106,6 +110,10 @@ fn everything_that_a_file_can_say_is_read() {
         accept_proxy: ["10.0.0.0/24", "::1/128"].map(|text| text.parse().expect("a network")).to_vec(),
         proxy_timeout_ms: 1500,
         splice: false,
+        client_subnet_ipv6: 56,
+        freebind: true,
+        allow_file: Some("/etc/balancer/allow.list".to_owned()),
+        deny_file: Some("/etc/balancer/deny.list".to_owned()),
         ..ServiceSettings::new(listen, "web")
     };
     let db = ServiceSettings::new(vec!["127.0.0.1:5432".parse().expect("an address")], "db");
@@ -197,8 +205,8 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
     assert_eq!(
         wrong_service("\"tls\\n\" = true"),
         "4:1: service.web.\"tls\\n\": unknown key. Keys here: listen, protocol, pool, max_sessions, sessions_per_second, \
-         sessions_per_client, allow, deny, accept_proxy, proxy_timeout, splice, idle_timeout, half_closed_timeout, \
-         max_age, backlog, defer_accept, fast_open, keepalive, user_timeout, congestion, send_buffer, receive_buffer, \
+         sessions_per_client, client_subnet_ipv6, freebind, allow, allow_file, deny, deny_file, accept_proxy, \
+         proxy_timeout, splice, idle_timeout, half_closed_timeout, max_age, backlog, defer_accept, fast_open, keepalive, user_timeout, congestion, send_buffer, receive_buffer, \
          flow_timeout, requests, answers, accept_proxy_in"
     );
 }

@@ -38,6 +38,13 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| unexpected("true or false", value))
 }
 
+/// The file of a list of networks. It is the same one wherever the balancer was started.
+pub(super) fn list_file(value: &DeValue<'_>) -> Result<String, String> {
+    let path = value.as_str().filter(|path| path.starts_with('/') && !path.contains('\0'));
+    path.map(str::to_owned)
+        .ok_or_else(|| unexpected("the whole path of a file, such as \"/etc/balancer/deny.list\"", value))
+}
+
 /// An address to listen on. Port 0 lets the kernel choose.
 pub(super) fn listen_address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     address(value, "0.0.0.0:80")
@@ -73,16 +80,21 @@ fn address(value: &DeValue<'_>, example: &str) -> Result<SocketAddr, String> {
 pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
     let expected = "a network such as \"10.0.0.0/8\" or an address";
     let text = value.as_str().ok_or_else(|| unexpected(expected, value))?;
+    network_of(text).map_err(|fault| fault.unwrap_or_else(|| unexpected(expected, value)))
+}
+
+/// The same of a text; the fault is left out where it is none at all.
+pub(super) fn network_of(text: &str) -> Result<IpNet, Option<String>> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }
-    let network: IpNet = text.parse().map_err(|_| unexpected(expected, value))?;
+    let network: IpNet = text.parse().map_err(|_| None)?;
     if network.addr() != network.network() {
-        return Err(format!(
+        return Err(Some(format!(
             "{network} has bits set behind its prefix; the network is {}, the one address {}",
             network.trunc(),
             network.addr()
-        ));
+        )));
     }
     Ok(canonical(network))
 }

@@ -223,7 +223,9 @@ fn bind_all<K: Key, L: Endpoint>(settings: &Settings, listeners: &SlotMap<K, L>)
 /// Where the services are to listen with a transport.
 fn wanted_places(settings: &Settings, transport: Transport) -> Vec<Place> {
     let services = settings.services.values().filter(|service| service.protocol.has(transport));
-    places(&services.flat_map(|service| service.listen.clone()).collect::<Vec<_>>())
+    let its = services.flat_map(|service| service.listen.iter().map(|listen| (*listen, service.freebind)));
+    let (addresses, freebind): (Vec<SocketAddr>, Vec<bool>) = its.unzip();
+    places(&addresses).into_iter().zip(freebind).map(|(place, freebind)| Place { freebind, ..place }).collect()
 }
 
 /// Where listeners of these addresses are to be. The IPv6 wildcard takes IPv4 clients, too, where nobody else is there
@@ -232,7 +234,10 @@ fn places(addresses: &[SocketAddr]) -> Vec<Place> {
     let is_ipv4 = |address: &SocketAddr| address.ip().to_canonical().is_ipv4();
     let ipv4: HashSet<u16> = addresses.iter().filter(|address| is_ipv4(address)).map(SocketAddr::port).collect();
     let only_ipv6 = |address: &SocketAddr| !is_ipv4(address) && ipv4.contains(&address.port());
-    addresses.iter().map(|address| Place { address: *address, only_ipv6: only_ipv6(address) }).collect()
+    addresses
+        .iter()
+        .map(|address| Place { address: *address, only_ipv6: only_ipv6(address), freebind: false })
+        .collect()
 }
 
 pub(super) fn not_bound(error: &ListenError) -> Refusal {

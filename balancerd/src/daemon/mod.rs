@@ -34,7 +34,8 @@ use crate::event::{self, Events, Interest, Poller, Repeated, Sent, Signal, Signa
 use crate::loader::{self, Loader, Said};
 use crate::log::{self, Log};
 use crate::model::{
-    Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare, what_goes_with,
+    AccessByService, Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare,
+    what_goes_with,
 };
 use crate::net::Context;
 use crate::net::asker::Asker;
@@ -192,6 +193,9 @@ impl Daemon {
             path: config.places.state.clone(),
             fault: refusal.to_string(),
         })?;
+        let prepared = prepared
+            .with_lists(&AccessByService::new(), loader::networks)
+            .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
         let listeners = bind(&prepared.settings, &SlotMap::with_key(), &SlotMap::with_key())?;

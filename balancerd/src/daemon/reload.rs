@@ -110,6 +110,7 @@ impl Daemon {
             present: self.model.settings(),
             starting: self.model.starting(),
             passed: self.model.passed_over(),
+            access: self.model.access(),
         });
         Ok(())
     }

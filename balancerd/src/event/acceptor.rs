@@ -19,8 +19,14 @@ pub(crate) struct Acceptor(mio::net::TcpListener);
 
 impl Acceptor {
     /// Binds and listens. `[::]` takes IPv4 clients too, unless it is for IPv6 alone. What accepted sockets inherit is set
-    /// here, once: TCP_NODELAY. With `sharing` it may overlap with sockets of this user that [share](Self::share) theirs.
-    pub(crate) fn bind(address: SocketAddr, only_ipv6: bool, sharing: bool, backlog: Backlog) -> io::Result<Self> {
+    /// here, once: TCP_NODELAY. With `freebind` the machine may not have the address yet. With `sharing` it may overlap with sockets of this user that [share](Self::share) theirs.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        only_ipv6: bool,
+        freebind: bool,
+        sharing: bool,
+        backlog: Backlog,
+    ) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let descriptor: OwnedFd = socket(family, SockType::Stream, flags, None)?;
@@ -28,6 +34,9 @@ impl Acceptor {
         setsockopt(&descriptor, sockopt::TcpNoDelay, &true)?;
         if address.is_ipv6() {
             setsockopt(&descriptor, sockopt::Ipv6V6Only, &only_ipv6)?;
+        }
+        if freebind {
+            set_freebind(&descriptor, address)?;
         }
         setsockopt(&descriptor, sockopt::ReusePort, &sharing)?;
         let storage = SockaddrStorage::from(address);
@@ -58,6 +67,15 @@ impl Acceptor {
     }
 }
 
+/// Lets a socket be bound to an address that the machine does not have yet.
+pub(crate) fn set_freebind(socket: impl AsFd, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => rustix::net::sockopt::set_ip_freebind(socket, true)?,
+        SocketAddr::V6(_) => rustix::net::sockopt::set_ipv6_freebind(socket, true)?,
+    }
+    Ok(())
+}
+
 impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -70,8 +88,8 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_nodelay_and_do_not_block() {
-        let acceptor =
-            Acceptor::bind("127.0.0.1:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
+        let acceptor = Acceptor::bind("127.0.0.1:0".parse().expect("an address"), false, false, false, Backlog(16))
+            .expect("bound");
         let client = TcpStream::connect(acceptor.local_addr().expect("bound")).expect("connected");
         let (stream, peer) = acceptor.accept().expect("accepted");
         assert_eq!(peer, client.local_addr().expect("connected"));
@@ -83,11 +101,15 @@ mod tests {
 
     #[test]
     fn the_ipv6_wildcard_leaves_ipv4_to_another_if_told_so() {
-        let four = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
+        let four =
+            Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, false, Backlog(16)).expect("bound");
         let port = four.local_addr().expect("bound").port();
         let six = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
-        assert_eq!(Acceptor::bind(six, false, false, Backlog(16)).expect_err("taken").kind(), io::ErrorKind::AddrInUse);
-        let six = Acceptor::bind(six, true, false, Backlog(16)).expect("bound");
+        assert_eq!(
+            Acceptor::bind(six, false, false, false, Backlog(16)).expect_err("taken").kind(),
+            io::ErrorKind::AddrInUse
+        );
+        let six = Acceptor::bind(six, true, false, false, Backlog(16)).expect("bound");
         for (acceptor, to) in [(&four, "127.0.0.1"), (&six, "::1")] {
             let client = TcpStream::connect((to, port)).expect("connected");
             assert_eq!(acceptor.accept().expect("accepted").1, client.local_addr().expect("connected"));
@@ -96,27 +118,29 @@ mod tests {
 
     #[test]
     fn those_who_share_may_overlap_and_nobody_else_may() {
-        let wide = Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
+        let wide =
+            Acceptor::bind("0.0.0.0:0".parse().expect("an address"), false, false, false, Backlog(16)).expect("bound");
         let port = wide.local_addr().expect("bound").port();
         let narrow = ([127, 0, 0, 1], port).into();
         assert_eq!(
-            Acceptor::bind(narrow, false, true, Backlog(16)).expect_err("taken").kind(),
+            Acceptor::bind(narrow, false, false, true, Backlog(16)).expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
         );
         wide.share(true).expect("shared");
-        let second = Acceptor::bind(narrow, false, true, Backlog(16)).expect("bound");
+        let second = Acceptor::bind(narrow, false, false, true, Backlog(16)).expect("bound");
         wide.share(false).and_then(|()| second.share(false)).expect("no more");
         let client = TcpStream::connect(narrow).expect("connected");
         assert_eq!(second.accept().expect("accepted").1, client.local_addr().expect("connected"));
         assert_eq!(
-            Acceptor::bind(narrow, false, false, Backlog(16)).expect_err("taken").kind(),
+            Acceptor::bind(narrow, false, false, false, Backlog(16)).expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
         );
     }
 
     #[test]
     fn the_ipv6_wildcard_takes_both_families() {
-        let acceptor = Acceptor::bind("[::]:0".parse().expect("an address"), false, false, Backlog(16)).expect("bound");
+        let acceptor =
+            Acceptor::bind("[::]:0".parse().expect("an address"), false, false, false, Backlog(16)).expect("bound");
         let port = acceptor.local_addr().expect("bound").port();
         for (to, from) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
             let _client = TcpStream::connect((to, port)).expect("connected");

@@ -10,7 +10,7 @@ mod signal;
 mod waker;
 mod watch;
 
-pub(crate) use acceptor::{Acceptor, Backlog};
+pub(crate) use acceptor::{Acceptor, Backlog, set_freebind};
 pub(crate) use clock::now;
 pub(crate) use deadlines::Deadlines;
 pub(crate) use ends::Ends;

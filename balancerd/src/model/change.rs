@@ -12,6 +12,7 @@ use wire::control::{Change, MAX_SERVERS, PoolValues, Refusal, Removal, ServerVal
 use wire::report::{ChangeReport, EndReason, Hex, MoveReport};
 use wire::settings::{Policy, PoolSettings, ServerSettings, ServiceSettings};
 
+use super::access::Access;
 use super::check::{
     Taken, check_name, check_points, check_pool, check_room, check_server, check_service, check_together, listeners,
     points_of,
@@ -339,6 +340,12 @@ impl Model {
             })
             .collect();
         check_service(settings, &taken)?;
+        for (key, file) in [("allow_file", &settings.allow_file), ("deny_file", &settings.deny_file)] {
+            if file.is_some() {
+                let fault = "it is set in the configuration file alone, with which it is read".to_owned();
+                return Err(Refusal::BadValue { key: key.to_owned(), fault });
+            }
+        }
         check_together((name, settings), (&settings.pool, &self.pools[pool].settings))?;
         let mut overlapping = self
             .services
@@ -360,7 +367,8 @@ impl Model {
         if dry_run {
             return Ok(Vec::new());
         }
-        let id = self.services.insert(Service::new(name, settings.clone(), pool));
+        let access = Access::new(settings);
+        let id = self.services.insert(Service::new(name, settings.clone(), pool, access));
         Ok(vec![Effect::Save, Effect::Listen(id)])
     }
 

@@ -300,6 +300,9 @@ pub(super) fn check_service(service: &ServiceSettings, taken: &[Taken<'_>]) -> R
             return Err(Refusal::AddressTaken { listen: *listen, service: other.service.to_owned() });
         }
     }
+    if service.client_subnet_ipv6 > 128 {
+        return Err(bad("client_subnet_ipv6", "an IPv6 address has 128 bits"));
+    }
     if !(1..=MAX_PROXY_TIMEOUT_MS).contains(&service.proxy_timeout_ms) {
         return Err(bad("proxy_timeout", "it is more than no time, and an hour at most"));
     }

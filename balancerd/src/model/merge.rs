@@ -34,6 +34,10 @@ fn service(before: &ServiceSettings, present: &ServiceSettings, file: &ServiceSe
         splice: value(before.splice, present.splice, file.splice),
         client_side: client_side(&before.client_side, &present.client_side, &file.client_side),
         flows: flows(before.flows, present.flows, file.flows),
+        client_subnet_ipv6: value(before.client_subnet_ipv6, present.client_subnet_ipv6, file.client_subnet_ipv6),
+        freebind: value(before.freebind, present.freebind, file.freebind),
+        allow_file: cloned(&before.allow_file, &present.allow_file, &file.allow_file),
+        deny_file: cloned(&before.deny_file, &present.deny_file, &file.deny_file),
     }
 }
 

@@ -4,15 +4,18 @@
 //! one for a single change, whoever asks, the other for a whole file. The other functions that take `&mut self` are news
 //! from the sockets and the clock: they count, say who is up, and what was removed goes with the last of its sessions.
 
+mod access;
 mod blueprint;
 mod change;
 mod check;
 mod checks;
+mod clients;
 mod flow;
 mod growth;
 mod health;
 mod journal;
 mod merge;
+mod networks;
 mod picker;
 mod policy;
 mod pool;
@@ -39,6 +42,7 @@ use wire::control::{Refusal, Request, Response};
 use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, SendProxy, Settings, Transport};
 
+pub(crate) use access::AccessByService;
 use change::Halt;
 use checks::Checks;
 pub(crate) use checks::{Order, TargetId};
@@ -48,6 +52,7 @@ use health::Trouble;
 use journal::Journal;
 #[cfg(test)]
 pub(crate) use merge::merge;
+pub(crate) use networks::Networks;
 use pool::Pool;
 pub(crate) use reload::{PassedOver, Prepared, Starting, prepare, what_goes_with};
 use remake::{POINTS_IN_THE_LOOP, RING_IN_THE_LOOP};

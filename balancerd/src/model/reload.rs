@@ -13,10 +13,12 @@ use wire::difference::{Difference, Subject, differences};
 use wire::report::{PoolMovesReport, ReloadReport};
 use wire::settings::{Policy, PoolSettings, ServiceSettings, Settings};
 
+use super::access::{Access, AccessByService, access_of, differences_of_files};
 use super::blueprint::Blueprint;
 use super::check::{Taken, check, check_pool, check_service, check_together, is_a_circle, taken_by};
 use super::checks::checked_otherwise;
 use super::merge::merge;
+use super::networks::Networks;
 use super::picker::Picker;
 use super::pool::Pool;
 use super::remake::moves_between;
@@ -44,6 +46,7 @@ pub(crate) struct Prepared {
     changes: Vec<Difference>,
     deviations: Vec<Difference>,
     moves: Vec<PoolMovesReport>,
+    access: AccessByService,
 }
 
 /// What it means that a file says `said` now, when it said `before` and `present` holds, with those who are `starting`
@@ -87,8 +90,9 @@ pub(crate) fn prepare(
     starting.retain(|name, _| rings.contains_key(name));
     let changes = differences(present, &settings);
     let deviations = differences(&said, &settings);
+    let access = settings.services.iter().map(|(name, service)| (name.clone(), Access::new(service))).collect();
     let (settings, is_same) = (Arc::new(settings), changes.is_empty());
-    Ok(Prepared { said, settings, rings, starting, is_same, changes, deviations, moves })
+    Ok(Prepared { said, settings, rings, starting, is_same, changes, deviations, moves, access })
 }
 
 /// What of `present` goes with a file that says `said`, and what was left out for it, as text: for a start, which must not
@@ -229,6 +233,21 @@ fn has_the_same_ring(one: &PoolSettings, other: &PoolSettings) -> bool {
 }
 
 impl Prepared {
+    /// Reads the lists of networks that services name. `before` is what services had.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(crate) fn with_lists(
+        mut self,
+        before: &AccessByService,
+        read: impl Fn(&str) -> Result<Networks, Refusal>,
+    ) -> Result<Self, Refusal> {
+        self.access = access_of(&self.settings, read)?;
+        self.changes.extend(differences_of_files(&self.settings, before, &self.access));
+        self.is_same &= self.changes.is_empty();
+        Ok(self)
+    }
+
     /// What is to be told of it, once.
     pub(crate) fn take_report(&mut self, file: &str, dry_run: bool) -> ReloadReport {
         ReloadReport {
@@ -250,11 +269,17 @@ impl Model {
         passed.filter(|(_, servers)| !servers.is_empty()).collect()
     }
 
+    /// What each service has for its access.
+    pub(crate) fn access(&self) -> AccessByService {
+        let services = self.services.values().filter(|service| !service.leaving);
+        services.map(|service| (service.name.clone(), service.access.clone())).collect()
+    }
+
     /// Switches to what was prepared from the present settings. Sessions live on; those of servers and services that are
     /// gone as after `remove`, and those of clients that are not let in any more end. What is as it was is not touched. At
     /// the `start` nothing comes up slowly.
     pub(crate) fn adopt(&mut self, prepared: Prepared, start: bool, now: Instant) -> Vec<Effect> {
-        let Prepared { said, settings, mut rings, mut starting, is_same, .. } = prepared;
+        let Prepared { said, settings, mut rings, mut starting, is_same, mut access, .. } = prepared;
         if is_same && said == *self.said && !start {
             return Vec::new();
         }
@@ -269,18 +294,19 @@ impl Model {
         }
         for (name, wanted) in &settings.services {
             let pool = self.pool_named(&wanted.pool).expect("the settings were checked");
+            let access = access.remove(name).unwrap_or_else(|| Access::new(wanted));
             match self.service_named(name) {
-                Ok(id) if self.services[id].settings == *wanted && self.services[id].pool == pool => {}
+                Ok(id) if self.services[id].is_set_to(wanted, pool, &access) => {}
                 Ok(id) => {
-                    let before = &self.services[id].settings;
-                    if (&before.allow, &before.deny) != (&wanted.allow, &wanted.deny) {
+                    if self.services[id].access != access {
                         effects.push(Effect::EndUnwelcome(id));
                     }
+                    let before = &self.services[id].settings;
                     times_differ |= before.client_side != wanted.client_side || before.flows != wanted.flows;
-                    self.services[id].set(wanted.clone(), pool);
+                    self.services[id].set(wanted.clone(), pool, access);
                     self.picks_changed = true;
                 }
-                Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool))),
+                Err(_) => drop(self.services.insert(Service::new(name, wanted.clone(), pool, access))),
             }
         }
         let gone: Vec<_> = self

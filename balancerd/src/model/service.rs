@@ -1,15 +1,17 @@
 //! A service: listen addresses offered to clients, bound to one pool, and who may come how often.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use wire::address::answers_at;
+use wire::difference::MOST_NETWORKS;
 use wire::report::{EndReason, ServiceReport, Waiting};
 use wire::settings::{ServiceSettings, Transport};
 
 use super::PoolId;
+use super::access::Access;
+use super::clients::Clients;
 use super::traffic::Traffic;
 
 /// What the rate of new connections may be behind with: a burst of a tenth of a second's is let in at once.
@@ -33,14 +35,20 @@ pub(super) struct Service {
     /// Datagrams that the kernel had no room for.
     pub(super) receive_overflows: u64,
     pub(super) traffic: Traffic,
+    /// Whom it lets in.
+    pub(super) access: Access,
+    /// Its settings for a report, in which long lists are cut off.
+    shown: ServiceSettings,
     /// When the next session would come if they came evenly, as often as they may.
     next_by_rate: Option<Instant>,
-    /// Sessions by client address: always counted, for a limit that comes later holds for those who are there.
-    clients: HashMap<IpAddr, u32>,
+    /// Always counted, for a limit that comes later holds for those who are there.
+    clients: Clients,
 }
 
 impl Service {
-    pub(super) fn new(name: &str, settings: ServiceSettings, pool: PoolId) -> Self {
+    pub(super) fn new(name: &str, settings: ServiceSettings, pool: PoolId, access: Access) -> Self {
+        let shown = shown(&settings);
+        let clients = Clients::new(settings.client_subnet_ipv6);
         Self {
             name: name.to_owned(),
             settings,
@@ -52,8 +60,10 @@ impl Service {
             accept_failures: 0,
             receive_overflows: 0,
             traffic: Traffic::default(),
+            access,
+            shown,
             next_by_rate: None,
-            clients: HashMap::new(),
+            clients,
         }
     }
 
@@ -107,18 +117,16 @@ impl Service {
         if !self.lets_in(client) {
             return Err(EndReason::Denied);
         }
-        let count = self.clients.entry(client).or_default();
-        if self.settings.sessions_per_client.is_some_and(|limit| *count >= limit.get()) {
+        if !self.has_room_for(client) {
             return Err(EndReason::ClientLimit);
         }
-        *count += 1;
+        self.clients.came(client);
         Ok(())
     }
 
     /// Whether a client has fewer sessions than one may have.
     pub(super) fn has_room_for(&self, client: IpAddr) -> bool {
-        let count = self.clients.get(&client).copied().unwrap_or(0);
-        self.settings.sessions_per_client.is_none_or(|limit| count < limit.get())
+        self.settings.sessions_per_client.is_none_or(|limit| self.clients.count(client) < limit.get())
     }
 
     /// Whether it limits how many clients are accepted.
@@ -149,15 +157,12 @@ impl Service {
 
     /// How long the header of a connection from this address may take, if it has to begin with one.
     pub(super) fn header_time(&self, peer: IpAddr) -> Option<Duration> {
-        let begins_so = self.settings.accept_proxy.iter().any(|network| network.contains(&peer));
-        begins_so.then(|| Duration::from_millis(self.settings.proxy_timeout_ms))
+        self.access.is_proxy(peer).then(|| Duration::from_millis(self.settings.proxy_timeout_ms))
     }
 
     /// Whether the networks let a client in.
     pub(super) fn lets_in(&self, client: IpAddr) -> bool {
-        let settings = &self.settings;
-        let allowed = settings.allow.is_empty() || settings.allow.iter().any(|network| network.contains(&client));
-        allowed && !settings.deny.iter().any(|network| network.contains(&client))
+        self.access.lets_in(client)
     }
 
     /// A session of somebody who is nobody's client ended: not let in, or never known.
@@ -168,26 +173,29 @@ impl Service {
     /// A session of a client ended.
     pub(super) fn ended(&mut self, client: IpAddr, reason: EndReason) {
         self.traffic.ended(reason);
-        if let Some(count) = self.clients.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                self.clients.remove(&client);
-            }
-        }
+        self.clients.left(client);
+    }
+
+    /// Whether it has these settings already.
+    pub(super) fn is_set_to(&self, settings: &ServiceSettings, pool: PoolId, access: &Access) -> bool {
+        self.settings == *settings && self.pool == pool && self.access == *access
     }
 
     /// Takes other settings.
-    pub(super) fn set(&mut self, settings: ServiceSettings, pool: PoolId) {
+    pub(super) fn set(&mut self, settings: ServiceSettings, pool: PoolId, access: Access) {
         if settings.sessions_per_second != self.settings.sessions_per_second {
             self.next_by_rate = None;
         }
-        (self.settings, self.pool) = (settings, pool);
+        self.clients.count_by(settings.client_subnet_ipv6);
+        self.shown = shown(&settings);
+        (self.settings, self.pool, self.access) = (settings, pool, access);
     }
 
     pub(super) fn report(&self, waiting: Option<Waiting>) -> ServiceReport {
+        let [allowed_networks, denied_networks, proxy_networks] = self.access.counts();
         ServiceReport {
             name: self.name.clone(),
-            settings: self.settings.clone(),
+            settings: self.shown.clone(),
             addresses: self.addresses.clone(),
             leaving: self.leaving,
             accepting: self.accepting && waiting.is_none(),
@@ -200,8 +208,21 @@ impl Service {
             ended: self.traffic.ended_by_reason(),
             datagrams: self.traffic.datagrams(),
             receive_overflows: self.receive_overflows,
+            allowed_networks,
+            denied_networks,
+            proxy_networks,
         }
     }
+}
+
+/// The settings of a service with the first [`MOST_NETWORKS`] of each list.
+fn shown(settings: &ServiceSettings) -> ServiceSettings {
+    let mut shown = settings.clone();
+    for list in [&mut shown.allow, &mut shown.deny, &mut shown.accept_proxy] {
+        list.truncate(MOST_NETWORKS);
+        list.shrink_to_fit();
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -214,7 +235,8 @@ mod tests {
     fn service(change: impl FnOnce(&mut ServiceSettings)) -> Service {
         let mut settings = ServiceSettings::new(vec![([127, 0, 0, 1], 80).into()], "web");
         change(&mut settings);
-        Service::new("web", settings, PoolId::default())
+        let access = Access::new(&settings);
+        Service::new("web", settings, PoolId::default(), access)
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -246,17 +268,19 @@ mod tests {
         assert_eq!(service.admit(ip("10.0.0.2"), now), Ok(()));
         service.ended(client, EndReason::ClientClosed);
         assert_eq!(service.admit(client, now), Ok(()));
-        service.set(ServiceSettings::new(vec![], "web"), PoolId::default());
+        let unlimited = ServiceSettings::new(vec![], "web");
+        let access = Access::new(&unlimited);
+        service.set(unlimited, PoolId::default(), access.clone());
         assert_eq!(service.admit(client, now), Ok(()), "the limit is gone");
         let mut settings = service.settings.clone();
         settings.sessions_per_client = NonZeroU32::new(3);
-        service.set(settings, PoolId::default());
+        service.set(settings, PoolId::default(), access);
         assert_eq!(service.admit(client, now), Err(EndReason::ClientLimit), "who is there counts");
         service.ended_outside(EndReason::ClientLimit);
         for client in [client, client, client, ip("10.0.0.2")] {
             service.ended(client, EndReason::ServerClosed);
         }
-        assert_eq!((service.traffic.active, service.clients.len()), (0, 0));
+        assert_eq!((service.traffic.active, service.clients.is_empty()), (0, true));
     }
 
     #[test]

@@ -243,6 +243,7 @@ fn a_newcomer_is_a_session_of_nobody_until_it_is_known_who_it_is() {
     changed(&mut model, &add(address(1), 1), now);
     model.services[service].settings.sessions_per_client = NonZeroU32::new(1);
     model.services[service].settings.accept_proxy = vec!["192.0.2.0/24".parse().expect("a network")];
+    model.services[service].access = access::Access::new(&model.services[service].settings);
     model.services[service].settings.proxy_timeout_ms = 700;
     let ip = |text: &str| text.parse().expect("an address");
     assert_eq!(model.header_time(service, ip("192.0.2.7")), Some(Duration::from_millis(700)));

@@ -49,6 +49,8 @@ pub(crate) struct Place {
     pub(crate) address: SocketAddr,
     /// It takes no IPv4 clients, although it is the IPv6 wildcard: somebody else is there for them.
     pub(crate) only_ipv6: bool,
+    /// The machine may not have the address yet.
+    pub(crate) freebind: bool,
 }
 
 impl Place {
@@ -116,7 +118,7 @@ fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " because another program listens there; stop it, or choose another port",
         io::ErrorKind::AddrNotAvailable => {
-            " because this machine does not have that address; `ip address` shows those it has"
+            " because this machine does not have that address; `ip address` shows those it has. To listen there before it has it, set freebind = true of the service, or the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
         }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
         _ => "",
@@ -141,7 +143,8 @@ impl Endpoint for Listener {
 
     fn bind(place: Place, sharing: bool) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Address { address: place.address, source };
-        let acceptor = Acceptor::bind(place.address, place.only_ipv6, sharing, BACKLOG).map_err(failed)?;
+        let acceptor =
+            Acceptor::bind(place.address, place.only_ipv6, place.freebind, sharing, BACKLOG).map_err(failed)?;
         let address = acceptor.local_addr().map_err(failed)?;
         let service = ServiceId::default();
         Ok(Self {
@@ -333,7 +336,7 @@ mod tests {
     use crate::event::{Events, now};
 
     fn listener() -> Listener {
-        let place = Place { address: "127.0.0.1:0".parse().expect("an address"), only_ipv6: false };
+        let place = Place { address: "127.0.0.1:0".parse().expect("an address"), only_ipv6: false, freebind: false };
         Listener::bind(place, false).expect("bound")
     }
 

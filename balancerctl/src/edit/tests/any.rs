@@ -13,8 +13,8 @@ use wire::health::{
     StatusRange, WhenAllDown,
 };
 use wire::settings::{
-    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, Policy, PoolSettings, Protocol, SendProxy,
-    ServerSettings, ServiceSettings,
+    AdminState, DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, Policy, PoolSettings,
+    Protocol, SendProxy, ServerSettings, ServiceSettings,
 };
 
 fn any_server() -> impl Strategy<Value = ServerSettings> {
@@ -293,6 +293,10 @@ fn any_service() -> impl Strategy<Value = ServiceSettings> {
                 accept_proxy,
                 proxy_timeout_ms,
                 sessions_per_client: NonZeroU32::new(limit),
+                client_subnet_ipv6: if limit == 0 { DEFAULT_CLIENT_SUBNET_IPV6 } else { 48 },
+                freebind: limit == 1,
+                allow_file: (limit == 1).then(|| "/etc/balancer/allow.list".to_owned()),
+                deny_file: (limit == 1).then(|| "/etc/balancer/deny.list".to_owned()),
                 splice: limit == 0,
                 client_side,
                 flows,

@@ -14,8 +14,8 @@ use wire::health::{
 };
 use wire::quantity;
 use wire::settings::{
-    AdminState, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, OF_CONSISTENT_HASH, Policy, PoolSettings, Protocol,
-    SendProxy, ServerSettings, ServiceSettings,
+    AdminState, DEFAULT_CLIENT_SUBNET_IPV6, DEFAULT_PROXY_TIMEOUT_MS, HashKey, LoadFactor, OF_CONSISTENT_HASH, Policy,
+    PoolSettings, Protocol, SendProxy, ServerSettings, ServiceSettings,
 };
 
 /// What a text says, read without a word about mistakes.
@@ -85,6 +85,11 @@ fn service(table: &Table) -> ServiceSettings {
             answers: small("answers"),
             accept_proxy_in: scope(table, "accept_proxy_in"),
         },
+        client_subnet_ipv6: number(table, "client_subnet_ipv6")
+            .map_or(DEFAULT_CLIENT_SUBNET_IPV6, |length| length as u8),
+        freebind: table.get("freebind").is_some_and(|freebind| freebind.as_bool().expect("true or false")),
+        allow_file: word(table, "allow_file").map(ToOwned::to_owned),
+        deny_file: word(table, "deny_file").map(ToOwned::to_owned),
     };
     assert!(table.keys().all(|key| service.uses(key)), "{table:?}");
     service

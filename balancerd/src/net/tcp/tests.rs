@@ -29,7 +29,7 @@ struct Scene {
 impl Scene {
     fn new(servers: usize, session_limit: usize) -> Self {
         let now = event::now();
-        let place = Place { address: (Ipv4Addr::LOCALHOST, 0).into(), only_ipv6: false };
+        let place = Place { address: (Ipv4Addr::LOCALHOST, 0).into(), only_ipv6: false, freebind: false };
         let mut listener = Listener::bind(place, false).expect("bound");
         let servers: Vec<_> = (0..servers).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
         let points_per_weight = NonZeroU32::new(64).expect("64 is not 0");

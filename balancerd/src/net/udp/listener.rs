@@ -11,7 +11,7 @@ use wire::settings::Transport;
 
 use super::datagram::{Received, Route, Sent, Train, receive, send_all};
 use super::portion::Portion;
-use crate::event::{Interest, Key, Poller};
+use crate::event::{Interest, Key, Poller, set_freebind};
 use crate::model::ServiceId;
 use crate::net::listen::{Endpoint, ListenError, Place};
 use crate::net::options;
@@ -99,6 +99,10 @@ fn open(place: Place, sharing: bool) -> Result<UdpSocket, Errno> {
     }
     if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    if place.freebind {
+        set_freebind(&socket, place.address)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EINVAL as i32)))?;
     }
     setsockopt(&socket, sockopt::ReusePort, &sharing)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(place.address))?;

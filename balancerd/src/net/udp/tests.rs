@@ -67,7 +67,7 @@ impl World {
         let rng = fastrand::Rng::with_seed(seed);
         let now = event::now();
         let (poller, mut flows) = (Poller::new().expect("epoll"), Flows::new(|id| Source::Flow(id).key()));
-        let place = Place { address: (Ipv4Addr::UNSPECIFIED, 0).into(), only_ipv6: false };
+        let place = Place { address: (Ipv4Addr::UNSPECIFIED, 0).into(), only_ipv6: false, freebind: false };
         let listener = DatagramListener::bind(place, false).expect("bound");
         let port = listener.address().port();
         let id = flows.listeners_mut().insert(listener);
