@@ -83,6 +83,15 @@ fn a_broken_file_is_an_error_that_names_it_and_stays_as_it_is() {
         (String::new(), "version"),
         ("version = 1\n[[server]]\naddress = 7\n".into(), "line 3"),
         ("version = 99\n".into(), "version 99"),
+        (
+            with("10.0.0.1:80").replace("version = 1", "version = 3").replace("weight = 1", "pool = \"default\""),
+            "cut off",
+        ),
+        (
+            "version = 3\n[[server]]\npool = \"default\"\naddress = \"10.0.0.1:80\"\n\n[server.now]\nweigth = 1\n"
+                .into(),
+            "line 7",
+        ),
         ("\u{0}\u{1}".into(), "control.state"),
         (with("0.0.0.0:80"), "0.0.0.0:80"),
         (with("10.0.0.1:80").replace("= 1\n[[", "= 1\nmore = 2\n[["), "more"),
@@ -99,6 +108,30 @@ fn a_broken_file_is_an_error_that_names_it_and_stays_as_it_is() {
         assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
         assert!(!setup.directory().join("control.sock").exists() && !setup.directory().join("control.pid").exists());
     }
+}
+
+#[test]
+fn what_a_start_leaves_out_of_the_state_file_is_said_and_kept_beside_it() {
+    let server = Server::start();
+    let setup = Setup::new();
+    let path = setup.directory().join("control.state");
+    let row = |pool: &str, address: SocketAddr| {
+        let now = "[server.now]\nweight = 1\nstate = \"ready\"\nbackup = false\n";
+        format!("[[server]]\npool = \"{pool}\"\naddress = \"{address}\"\n\n{now}\n")
+    };
+    let gone = "192.0.2.1:80".parse().expect("an address");
+    let text = format!("version = 3\n\n{}{}[end]\nrows = 2\n", row("default", server.address()), row("gone", gone));
+    fs::write(&path, &text).expect("written");
+    let mut balancer = setup.start();
+    assert!(balancer.log().contains("left out of the state file"), "{}", balancer.log());
+    assert!(balancer.log().contains("192.0.2.1:80"), "{}", balancer.log());
+    assert_eq!(balancer.client().server(), server.address());
+    let old = balancer.file("control.state.old");
+    assert_eq!(fs::read_to_string(&old).expect("it is kept"), text);
+    assert!(!fs::read_to_string(&path).expect("there").contains("192.0.2.1"));
+    // A start that replaces nothing leaves both as they are.
+    balancer.restart();
+    assert_eq!(fs::read_to_string(&old).expect("it is kept"), text);
 }
 
 #[test]

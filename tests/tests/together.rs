@@ -216,7 +216,7 @@ fn a_command_that_goes_back_to_what_the_file_says_leaves_nothing_behind() {
     balancer.add_to("web", servers[1].address());
     assert_eq!(balancer.deviations(), [""; 0]);
     let kept = fs::read_to_string(balancer.file("control.state")).expect("text");
-    assert!(!kept.contains("[[") && kept.contains("version = 2"), "{kept}");
+    assert!(!kept.contains("[[") && kept.contains("version = 3"), "{kept}");
     balancer.configure(&file(listen, &servers, &[7, 8]));
     balancer.restart();
     assert_eq!(weights_of(&balancer, &servers), [Some(7), Some(8)]);
@@ -406,7 +406,7 @@ fn a_state_file_of_version_1_is_read_beside_a_file() {
     assert!(served_at(listen, 0..40).contains(&servers[1].address()));
     balancer.set("default", servers[1].address(), weight(4));
     let kept = fs::read_to_string(balancer.file("control.state")).expect("text");
-    assert!(kept.contains("version = 2"), "{kept}");
+    assert!(kept.contains("version = 3"), "{kept}");
     balancer.restart();
     assert_eq!(balancer.listed(servers[1].address()).weight, 4);
 }

@@ -82,6 +82,7 @@ pub fn is_source(address: IpAddr) -> bool {
 /// The connections of a service's clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct ClientSide {
     /// With nothing moving either way a session ends after this; nothing is what the balancer was started with.
     pub idle_timeout_ms: Option<NonZeroU64>,
@@ -116,6 +117,7 @@ impl Default for ClientSide {
 /// The connections to a pool's servers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct ServerSide {
     /// For a server to answer a connect; nothing is what the balancer was started with.
     pub connect_timeout_ms: Option<NonZeroU64>,
@@ -157,6 +159,7 @@ impl Default for ServerSide {
 /// Options of a socket, either side. Nothing is what the kernel does by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct SocketSettings {
     /// A peer that is silent for so long is asked whether it is still there; 0 is never. It is given up after six questions,
     /// each a sixth of that after the other.

@@ -13,6 +13,7 @@ const MAX_LABEL: usize = 63;
 
 /// A check by DNS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DnsCheck {
     /// The name that is asked for, such as `www.example.com`, with or without a dot at its end; `.` is the root.
     pub name: String,

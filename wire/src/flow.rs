@@ -24,6 +24,7 @@ pub const DEFAULT_FLOW_TIMEOUT_MS: NonZeroU64 = NonZeroU64::new(60_000).expect("
 /// The flows of a service's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct FlowSettings {
     /// With nothing moving either way a flow ends after this.
     pub timeout_ms: NonZeroU64,
@@ -49,6 +50,7 @@ impl Default for FlowSettings {
 /// The flows to a pool's servers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct FlowPolicy {
     /// Servers do not answer: datagrams share one socket per server, and there are no flows.
     pub one_way: bool,

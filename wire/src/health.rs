@@ -55,6 +55,7 @@ pub const OF_DNS: [&str; 2] = ["check_dns_name", "check_dns_type"];
 /// The health of a pool's servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct HealthSettings {
     /// How they are checked.
     pub check: CheckSettings,
@@ -69,6 +70,7 @@ pub struct HealthSettings {
 /// Active checks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct CheckSettings {
     /// What is done to find out.
     pub kind: CheckKind,
@@ -174,6 +176,7 @@ impl CheckKind {
 
 /// A check by HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HttpCheck {
     /// The method, such as `GET`.
     pub method: String,
@@ -364,6 +367,7 @@ named!(InitialHealth, Up = "up", Down = "down");
 /// first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub struct EjectionSettings {
     /// Failures in a row; 0 is never.
     pub failures: u32,

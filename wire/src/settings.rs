@@ -36,6 +36,7 @@ pub const DEFAULT_POINTS_PER_WEIGHT: NonZeroU32 = NonZeroU32::new(1024).expect("
 
 /// Everything that a file can say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Sessions at a time, of all services together.
     pub max_sessions: Option<NonZeroU64>,
@@ -53,6 +54,7 @@ pub const MAX_PROXY_TIMEOUT_MS: u64 = 60 * 60 * 1000;
 
 /// A service: where clients come, and who serves them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceSettings {
     /// What it speaks.
     pub protocol: Protocol,
@@ -213,6 +215,7 @@ impl fmt::Display for Transport {
 
 /// A pool: its policy, and its servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PoolSettings {
     /// How a server is picked.
     pub policy: Policy,
@@ -482,6 +485,7 @@ impl<'de> Deserialize<'de> for LoadFactor {
 
 /// A server of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServerSettings {
     /// Its weight, 0 to [`MAX_WEIGHT`](crate::control::MAX_WEIGHT); 0 takes no new sessions.
     pub weight: u32,

@@ -126,6 +126,21 @@ pub(crate) struct Daemon {
     full_turns: u32,
 }
 
+/// Rows of the state file that have no effect, said in this many lines at most.
+const MOST_STRAYS_SAID: usize = 20;
+
+/// Says which servers the state file has for pools that there are no more.
+fn warn_of_strays(kept: &Kept, said: &Settings) {
+    let mut strays = kept.stray(said);
+    for (pool, server) in strays.by_ref().take(MOST_STRAYS_SAID) {
+        warn!(pool, %server, "left out of the state file: neither the file nor a command has this pool");
+    }
+    let more = strays.count();
+    if more > 0 {
+        warn!(more, "further servers of the state file are left out for the same reason");
+    }
+}
+
 /// An answer that waits for the state file.
 struct Unsaved {
     number: u64,
@@ -180,6 +195,7 @@ impl Daemon {
         let Said { settings: said, watch: watched, has_file, own } = told;
         let kept = state::load(&config.places.state)?;
         let (before, present) = kept.apply(&said);
+        warn_of_strays(&kept, &said);
         let prepared =
             prepare(&before, &present, said.clone(), Starting::new(), &PassedOver::new()).or_else(|refusal| {
                 let (present, left_out) = what_goes_with(&said, &before, &present);
@@ -252,11 +268,12 @@ impl Daemon {
         // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
         let settings = daemon.model.settings();
         let now_kept = Kept::between(daemon.model.said(), &settings);
-        if now_kept != kept
-            && let Err(error) = state::store(&config.places.state, &now_kept)
-        {
-            warn!(%error, "the state file could not be written");
-            daemon.save();
+        if now_kept != kept {
+            let path = &config.places.state;
+            if let Err(error) = state::keep_old(path).and_then(|()| state::store(path, &now_kept)) {
+                warn!(%error, "the state file could not be written");
+                daemon.save();
+            }
         }
         daemon.settle(now);
         let named = daemon.named_listeners();

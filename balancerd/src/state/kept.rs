@@ -9,8 +9,8 @@ use wire::address;
 use wire::difference::keys_of_both;
 use wire::settings::{DEFAULT_POOL, PoolSettings, ServerSettings, ServiceSettings, Settings};
 
-/// The version of the file's shape.
-const VERSION: u32 = 2;
+/// The version of the file's shape. Version 2 is the same without its end.
+const VERSION: u32 = 3;
 
 /// Stands at the top of the file for whoever opens it.
 const HEADING: &str =
@@ -56,7 +56,7 @@ struct ServiceRow {
     said: Option<ServiceSettings>,
 }
 
-/// The file, in both of its versions.
+/// The file, from version 2 on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -67,6 +67,16 @@ struct Text {
     server: Vec<ServerRow>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     service: Vec<ServiceRow>,
+    /// Behind everything else: a file that was cut off has none.
+    end: Option<End>,
+}
+
+/// The proof that a file is whole, which people can read and correct.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    /// How many rows there are.
+    rows: usize,
 }
 
 /// Version 1 kept the servers of the one pool that there was.
@@ -158,7 +168,19 @@ impl Kept {
         (before, present)
     }
 
-    /// From the text of a file, of this version or the one before.
+    /// Rows of servers whose pool neither the file nor a row of its own has when this is said: they have no effect.
+    pub(crate) fn stray(&self, said: &Settings) -> impl Iterator<Item = (&str, SocketAddr)> {
+        let rows: BTreeSet<&str> = self.pools.iter().map(|row| row.name.as_str()).collect();
+        let said: BTreeSet<&str> = said.pools.keys().map(String::as_str).collect();
+        let servers = self.servers.iter().map(|row| (row.pool.as_str(), row.address));
+        servers.filter(move |(pool, _)| !rows.contains(pool) && !said.contains(pool))
+    }
+
+    fn rows(&self) -> usize {
+        self.pools.len() + self.servers.len() + self.services.len()
+    }
+
+    /// From the text of a file, of this version or an earlier one.
     ///
     /// # Errors
     /// Says what is wrong, and in which line if that is known.
@@ -181,18 +203,23 @@ impl Kept {
                 };
                 Ok(canonical(Kept { servers: server.into_iter().map(row).collect(), ..Kept::default() })?)
             }
-            VERSION => {
-                let Text { pool, server, service, .. } = read(text)?;
-                Ok(canonical(Kept { pools: pool, servers: server, services: service })?)
+            2 | VERSION => {
+                let Text { pool, server, service, end, .. } = read(text)?;
+                let kept = Kept { pools: pool, servers: server, services: service };
+                if version == VERSION {
+                    check_end(end.as_ref(), kept.rows())?;
+                }
+                Ok(canonical(kept)?)
             }
-            _ => Err(format!("it has version {version}, this balancer reads versions 1 and {VERSION}")),
+            _ => Err(format!("it has version {version}, this balancer reads versions 1 to {VERSION}")),
         }
     }
 
     /// The text of a file.
     pub(super) fn text(&self) -> Result<String, toml::ser::Error> {
         let Self { pools, servers, services } = self.clone();
-        let text = Text { version: VERSION, pool: pools, server: servers, service: services };
+        let end = Some(End { rows: self.rows() });
+        let text = Text { version: VERSION, pool: pools, server: servers, service: services, end };
         Ok(format!("{HEADING}{}", toml::to_string(&text)?))
     }
 }
@@ -204,7 +231,22 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     })
 }
 
-/// With each address in the form in which it is compared, and nothing there twice.
+/// Whether a file ends as it says.
+fn check_end(end: Option<&End>, rows: usize) -> Result<(), String> {
+    match end {
+        Some(end) if end.rows == rows => Ok(()),
+        Some(end) => Err(format!(
+            "its last lines say that it has {} rows of pools, servers and services, and it has {rows}: a part is \
+             missing, or it was edited, and then `rows = {rows}` is right",
+            end.rows
+        )),
+        None => Err(format!(
+            "it was cut off: its last lines, `[end]` and `rows = {rows}` if these are all rows, are missing"
+        )),
+    }
+}
+
+/// With each address in the form in which it is compared, nothing there twice, and no row that says nothing.
 fn canonical(mut kept: Kept) -> Result<Kept, String> {
     for row in &mut kept.servers {
         row.address = address::canonical(row.address);
@@ -212,6 +254,22 @@ fn canonical(mut kept: Kept) -> Result<Kept, String> {
     let mut seen = BTreeSet::new();
     if let Some(row) = kept.servers.iter().find(|row| !seen.insert((&row.pool, row.address))) {
         return Err(format!("server {} is there twice in pool {}", row.address, row.pool));
+    }
+    let pools = kept.pools.iter().map(|row| ("pool", &row.name));
+    let services = kept.services.iter().map(|row| ("service", &row.name));
+    let mut seen = BTreeSet::new();
+    if let Some((kind, name)) = pools.chain(services).find(|named| !seen.insert(*named)) {
+        return Err(format!("{kind} {name} is there twice"));
+    }
+    let says_nothing = "has neither `now` nor `said`: a part of it is missing";
+    if let Some(row) = kept.servers.iter().find(|row| row.now.is_none() && row.said.is_none()) {
+        return Err(format!("the row of server {} of pool {} {says_nothing}", row.address, row.pool));
+    }
+    if let Some(row) = kept.pools.iter().find(|row| row.now.is_none() && row.said.is_none()) {
+        return Err(format!("the row of pool {} {says_nothing}", row.name));
+    }
+    if let Some(row) = kept.services.iter().find(|row| row.now.is_none() && row.said.is_none()) {
+        return Err(format!("the row of service {} {says_nothing}", row.name));
     }
     Ok(kept)
 }
@@ -240,20 +298,56 @@ mod tests {
         }
 
         #[test]
-        fn every_prefix_of_a_file_is_an_error_or_says_nothing_new(
+        fn a_file_that_was_cut_anywhere_is_an_error(
             present in any_settings(),
             cut in any::<prop::sample::Index>(),
         ) {
-            let kept = Kept::between(&Settings::default(), &present);
-            let text = kept.text().expect("text");
-            let cut = cut.index(text.len());
-            if let Ok(some) = Kept::parse(&text[..cut]) {
-                let addresses = |kept: &Kept| -> BTreeSet<_> {
-                    kept.servers.iter().map(|row| (row.pool.clone(), row.address)).collect()
-                };
-                prop_assert!(addresses(&some).is_subset(&addresses(&kept)));
-            }
+            let text = Kept::between(&Settings::default(), &present).text().expect("text");
+            // Without its last line break it is whole.
+            let cut = cut.index(text.len() - 1);
+            prop_assert!(Kept::parse(&text[..cut]).is_err(), "{}", &text[..cut]);
         }
+    }
+
+    #[test]
+    fn a_row_that_says_nothing_or_is_there_twice_or_has_a_word_too_many_is_an_error() {
+        let server = "[[server]]\npool = \"a\"\naddress = \"10.0.0.1:80\"\n";
+        let now = "[server.now]\nweight = 1\nstate = \"ready\"\nbackup = false\n";
+        let pool = toml::to_string(&Text {
+            version: 2,
+            pool: vec![PoolRow { name: "a".to_owned(), now: Some(PoolSettings::default()), said: None }],
+            server: Vec::new(),
+            service: Vec::new(),
+            end: None,
+        });
+        let pool = pool.expect("text");
+        let rows = pool.strip_prefix("version = 2\n").expect("that is first");
+        assert!(Kept::parse(&pool).is_ok());
+        for (text, said) in [
+            (format!("version = 2\n{server}"), "server 10.0.0.1:80 of pool a has neither `now` nor `said`"),
+            (format!("version = 2\n{server}{now}{server}{now}"), "there twice"),
+            (format!("{pool}{rows}"), "pool a is there twice"),
+            (pool.replace("tries =", "trmes ="), "trmes"),
+            (pool.replace("interval_ms =", "intervall_ms ="), "intervall_ms"),
+            (pool.replace("kind =", "knid ="), "knid"),
+            (format!("version = 2\n{server}{}", now.replace("backup", "backpu")), "line 8"),
+        ] {
+            let error = Kept::parse(&text).expect_err(&text);
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_file_says_how_many_rows_it_has_and_people_can_correct_it() {
+        let servers = [("10.0.0.1:80".parse().expect("an address"), ServerSettings::default())].into();
+        let pool = PoolSettings { servers, ..PoolSettings::default() };
+        let present = Settings { pools: [("a".to_owned(), pool)].into(), ..Settings::default() };
+        let text = Kept::between(&Settings::default(), &present).text().expect("text");
+        assert!(text.ends_with("\n[end]\nrows = 2\n"), "{text}");
+        let error = Kept::parse(&text.replace("rows = 2", "rows = 3")).expect_err("another number");
+        assert!(error.contains("`rows = 2` is right"), "{error}");
+        let error = Kept::parse(text.strip_suffix("\n[end]\nrows = 2\n").expect("checked")).expect_err("cut");
+        assert!(error.contains("cut off"), "{error}");
     }
 
     #[test]

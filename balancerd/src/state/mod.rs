@@ -76,19 +76,41 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Where the text lies that a start found and was about to replace.
+pub(crate) fn old_place(path: &Path) -> PathBuf {
+    beside(path, ".old")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Keeps the text of the file beside it, in place of the one that was kept before, if there is such a file.
+pub(crate) fn keep_old(path: &Path) -> io::Result<()> {
+    let mut text = Vec::new();
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?.read_to_end(&mut text)?,
+    };
+    write(&old_place(path), &text)
+}
+
 /// Writes the file: a crash at any moment leaves the old or the new one.
 pub(crate) fn store(path: &Path, kept: &Kept) -> io::Result<()> {
-    let text = kept.text().map_err(io::Error::other)?;
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
+    write(path, kept.text().map_err(io::Error::other)?.as_bytes())
+}
+
+fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = beside(path, ".new");
     // Whatever a crash left there, or somebody laid there, is not written through: the file is always a fresh one.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&new)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     // The name itself is safe only when its directory is.
@@ -223,7 +245,8 @@ mod tests {
         let path = directory.path().join("s.state");
         for (bytes, said) in [
             (b"".as_slice(), "missing field `version`"),
-            (b"version = 3\n", "version 3"),
+            (b"version = 4\n", "version 4"),
+            (b"version = 3\n", "cut off"),
             (b"version = 1\n[[server]]\naddress = \"10.0.0.1\"\nweight = 1\n", "line 3"),
             (b"version = 1\n[[server]]\naddress = \"10.0.0.1:80\"\nweight = -1\n", "line 4"),
             (b"version = 1\nservers = []\n", "servers"),
