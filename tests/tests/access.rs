@@ -566,7 +566,9 @@ fn a_client_of_ipv6_is_its_network_for_sessions_per_client_over_both_transports(
             format!("[service.web]\nlisten = \"{listen}\"\npool = \"web\"\n{keys}\n{udp}{pools}")
         };
         let balancer = Setup::new().config(&text("")).start();
-        let connect = |from: &str| Client::connect_from(address(from), listen);
+        // The kernel may take a moment until it has routes for them.
+        let connect =
+            |from: &str| wait::for_some("the address is there", || Client::try_from(address(from), listen).ok());
         let mut clients: Vec<Client> = ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(connect).into();
         clients.iter().for_each(|client| assert_eq!(client.server(), server.address()));
         connect("2001:db8::3").assert_ended();

@@ -427,8 +427,10 @@ fn a_service_with_freebind_listens_at_an_address_that_comes_later_and_without_it
                 assert!(balancer.ctl(&line(" --freebind")).status.success());
                 let device = if listen.is_ipv4() { "32 dev lo" } else { "128 dev lo nodad" };
                 namespace::run(&format!("ip addr add {ip}/{device}"));
+                // The kernel may take a moment until it has routes for it.
+                let came = |to| wait::for_some("the address is there", || Client::try_from(listen.ip(), to).ok());
                 for to in [listen, added] {
-                    assert_eq!(Client::connect_from(listen.ip(), to).server(), server.address(), "{to}");
+                    assert_eq!(came(to).server(), server.address(), "{to}");
                 }
                 assert_eq!(DatagramClient::from(listen.ip(), listen).ask(b"x"), other.address());
             }
