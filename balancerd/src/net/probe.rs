@@ -3,6 +3,7 @@
 
 mod datagram;
 mod dns;
+mod http;
 mod stream;
 
 use std::io;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use wire::health::{CheckKind, HttpCheck};
 use wire::quantity::time;
 
+use super::http::{Answer, Body, MOST_BODY, MOST_HEAD, look};
 use super::{Outcome, quoted};
 use crate::event::{Interest, Ready};
 use crate::model::Order;
@@ -16,11 +17,8 @@ use crate::net::connect::begin_own_connect;
 use crate::net::proxy::encode;
 use crate::net::{errno_of, is_transient, words};
 
-/// Bytes of an answer that are looked at.
+/// Bytes of an answer that are looked at for what is expected.
 const MOST_READ: usize = 8 * 1024;
-
-/// Headers of an answer that are gone through to its end; the status stands before them.
-const HEADERS: usize = 16;
 
 /// A check that has a connection, or is about to.
 pub(super) struct StreamProbe {
@@ -35,6 +33,13 @@ enum Stage {
     /// Bytes, and how many of them are written.
     Sending(Vec<u8>, usize),
     Receiving,
+    /// What was found is known, and the rest of the body is read, so many bytes at most: a server whose connection is
+    /// closed before takes that for a client that broke off.
+    Taking {
+        found: Outcome,
+        body: Body,
+        left: usize,
+    },
 }
 
 impl StreamProbe {
@@ -48,13 +53,20 @@ impl StreamProbe {
     pub(super) fn interest(&self) -> Interest {
         match self.stage {
             Stage::Connecting | Stage::Sending(..) => Interest::WRITE,
-            Stage::Receiving => Interest::READ,
+            Stage::Receiving | Stage::Taking { .. } => Interest::READ,
         }
     }
 
     /// Its time is over: what was found.
     pub(super) fn expire(&self) -> Outcome {
-        let what = match self.stage {
+        let what = match &self.stage {
+            Stage::Taking { found, .. } => return found.clone(),
+            Stage::Receiving
+                if let CheckKind::Http(http) = &self.order.settings.kind
+                    && let Ok(Some(answer)) = look(&self.received, &http.method, |status| passes(http, status)) =>
+            {
+                return verdict(http, answer.status);
+            }
             Stage::Connecting => "the connect was not answered",
             Stage::Sending(..) => "not everything could be sent",
             Stage::Receiving => "what is expected did not come",
@@ -92,7 +104,19 @@ impl StreamProbe {
         if !ready.readable {
             return None;
         }
-        let room = (MOST_READ - self.received.len()).min(scratch.len());
+        if let Stage::Taking { found, body, left } = &mut self.stage {
+            let room = scratch.len().min(*left);
+            return match (&self.stream).read(&mut scratch[..room]) {
+                Err(error) if is_transient(&error) => None,
+                Ok(count) if count > 0 => {
+                    *left -= count;
+                    (body.on_bytes(&scratch[..count]) || *left == 0).then(|| found.clone())
+                }
+                _ => Some(found.clone()),
+            };
+        }
+        let most = if matches!(self.order.settings.kind, CheckKind::Http(_)) { MOST_HEAD } else { MOST_READ };
+        let room = (most - self.received.len()).min(scratch.len());
         let ended = match (&self.stream).read(&mut scratch[..room]) {
             Ok(count) => {
                 self.received.extend_from_slice(&scratch[..count]);
@@ -104,14 +128,24 @@ impl StreamProbe {
                 return Some(Err(format!("{} and then: {}", quoted(&self.received), words(errno_of(&error)))));
             }
         };
-        let is_last = ended || self.received.len() == MOST_READ;
+        let is_last = ended || self.received.len() == most;
         match &self.order.settings.kind {
             CheckKind::Send { expect, .. } if memmem::find(&self.received, expect.bytes()).is_some() => {
                 Some(Ok("the expected answer".to_owned()))
             }
-            CheckKind::Http(http) => match status(&self.received, |status| passes(http, status)) {
-                Ok(Some(status)) if passes(http, status) => Some(Ok(format!("status {status}"))),
-                Ok(Some(status)) => Some(Err(format!("status {status}"))),
+            CheckKind::Http(http) => match look(&self.received, &http.method, |status| passes(http, status)) {
+                Ok(Some(Answer { status, body })) => {
+                    let found = verdict(http, status);
+                    match body {
+                        _ if ended => Some(found),
+                        None => is_last.then_some(found),
+                        Some(body) if body.is_over() => Some(found),
+                        Some(body) => {
+                            self.stage = Stage::Taking { found, body, left: MOST_BODY };
+                            None
+                        }
+                    }
+                }
                 Ok(None) if is_last => Some(Err(format!("{} instead of HTTP", quoted(&self.received)))),
                 Ok(None) => None,
                 Err(error) => Some(Err(format!("{} instead of HTTP: {error}", quoted(&self.received)))),
@@ -153,28 +187,9 @@ fn passes(check: &HttpCheck, status: u16) -> bool {
     check.status.iter().any(|range| range.contains(status))
 }
 
-/// The status of an answer, once it is there. What only says that the answer is to come (RFC 9110, 15.2) is passed over,
-/// unless it is `wanted`.
-fn status(mut received: &[u8], wanted: impl Fn(u16) -> bool) -> Result<Option<u16>, httparse::Error> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(received);
-        match (response.code, parsed) {
-            (Some(status), parsed) if is_interim(status) && !wanted(status) => match parsed? {
-                httparse::Status::Complete(length) => received = &received[length..],
-                httparse::Status::Partial => return Ok(None),
-            },
-            (Some(status), _) => return Ok(Some(status)),
-            (None, Ok(_)) => return Ok(None),
-            (None, Err(error)) => return Err(error),
-        }
-    }
-}
-
-/// Another protocol that was switched to is an answer.
-fn is_interim(status: u16) -> bool {
-    (100..200).contains(&status) && status != 101
+fn verdict(check: &HttpCheck, status: u16) -> Outcome {
+    let words = format!("status {status}");
+    if passes(check, status) { Ok(words) } else { Err(words) }
 }
 
 #[cfg(test)]
@@ -315,6 +330,67 @@ mod tests {
                 assert!(request.starts_with("GET /up HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
                 assert!(request.ends_with("\r\nConnection: close\r\n\r\n"), "{request}");
             }
+        }
+    }
+
+    #[test]
+    fn more_headers_than_usual_in_an_interim_answer_are_no_fault() {
+        let hints: String = (0..50).map(|n| format!("Link: </{n}.css>; rel=preload\r\n")).collect();
+        let answer = format!("HTTP/1.1 103 Early Hints\r\n{hints}\r\nHTTP/1.1 200 OK\r\n{hints}\r\n");
+        for piece in [1, 1000] {
+            let (found, _) = outcome(CheckKind::Http(HttpCheck::default()), answer.as_bytes(), piece);
+            assert_eq!(found, Ok("status 200".to_owned()));
+        }
+        // There is a limit, and what is beyond it is a failure.
+        let endless = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(MOST_HEAD));
+        outcome(CheckKind::Http(HttpCheck::default()), endless.as_bytes(), 65_536).0.expect_err("it reads no further");
+    }
+
+    /// Whether the server sees its whole answer taken, and an end in order behind it.
+    fn is_taken(answer: &[u8]) -> bool {
+        let (mut probe, mut server) = probe(CheckKind::Http(HttpCheck::default()), None);
+        let mut scratch = vec![0; 65536];
+        let mut found = probe.on_ready(READY, &mut scratch);
+        server.set_nonblocking(true).expect("set");
+        let mut sent = 0;
+        while found.is_none() {
+            match server.write(&answer[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) => assert!(is_transient(&error), "{error}"),
+            }
+            found = probe.on_ready(READY, &mut scratch);
+        }
+        assert_eq!(found, Some(Ok("status 200".to_owned())));
+        drop(probe);
+        server.set_nonblocking(false).expect("set");
+        sent == answer.len() && server.read_to_end(&mut Vec::new()).is_ok()
+    }
+
+    #[test]
+    fn a_body_whose_length_is_told_is_taken_to_its_end() {
+        let body = "x".repeat(300_000);
+        assert!(is_taken(format!("HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n{body}").as_bytes()));
+        let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        assert!(is_taken(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}").as_bytes()));
+        assert!(is_taken(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        let long = "x".repeat(3 * MOST_BODY);
+        assert!(!is_taken(format!("HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{long}").as_bytes()));
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_in_time_changes_nothing_of_what_its_status_said() {
+        for (answer, passes) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal", true),
+            ("HTTP/1.1 503 No\r\nContent-Length: 5\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nServ", true),
+            ("HTTP/1.1 103 Early Hints\r\n\r\n", false),
+        ] {
+            let (mut probe, mut server) = probe(CheckKind::Http(HttpCheck::default()), None);
+            let mut scratch = vec![0; 65536];
+            assert_eq!(probe.on_ready(READY, &mut scratch), None);
+            server.write_all(answer.as_bytes()).expect("sent");
+            assert_eq!(probe.on_ready(READY, &mut scratch), None, "{answer}");
+            assert_eq!(probe.expire().is_ok(), passes, "{answer}");
         }
     }
 
