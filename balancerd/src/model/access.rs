@@ -53,6 +53,23 @@ impl Access {
         self.proxies.contains(address)
     }
 
+    /// Has what is equal to that of `before` be the same one: who compares them later, in the loop, sees it at once.
+    pub(super) fn share(&mut self, before: &Self) {
+        let share = |new: &mut Arc<Networks>, old: &Arc<Networks>| {
+            if new == old {
+                *new = Arc::clone(old);
+            }
+        };
+        share(&mut self.allow, &before.allow);
+        share(&mut self.deny, &before.deny);
+        share(&mut self.proxies, &before.proxies);
+        for (new, old) in [(&mut self.allow_file, &before.allow_file), (&mut self.deny_file, &before.deny_file)] {
+            if let (Some(new), Some(old)) = (new, old) {
+                share(new, old);
+            }
+        }
+    }
+
     /// Networks that are allowed, denied, and those of proxies, files included.
     pub(crate) fn counts(&self) -> [u64; 3] {
         let of_file = |file: &Option<Arc<Networks>>| file.as_ref().map_or(0, |networks| networks.count());
@@ -127,4 +144,29 @@ pub(super) fn differences_of_files(
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(file: &str) -> AccessByService {
+        let mut service = ServiceSettings::new(Vec::new(), "web");
+        service.deny_file = Some("/deny.list".to_owned());
+        let settings = Settings { services: [("web".to_owned(), service)].into(), ..Settings::default() };
+        let read = |_: &str| Ok(Networks::of(&[file.parse().expect("a network")]));
+        access_of(&settings, read).expect("it is read")
+    }
+
+    #[test]
+    fn a_list_that_says_what_it_said_before_is_the_same_one() {
+        let before = access("10.0.0.0/8");
+        let is_shared = |file: &str| {
+            let mut now = access(file).remove("web").expect("a service");
+            now.share(&before["web"]);
+            let (new, old) = (now.deny_file.expect("a file"), before["web"].deny_file.as_ref().expect("a file"));
+            Arc::ptr_eq(&new, old)
+        };
+        assert!(is_shared("10.0.0.0/8") && !is_shared("10.0.0.0/9"));
+    }
 }

@@ -243,6 +243,11 @@ impl Prepared {
         read: impl Fn(&str) -> Result<Networks, Refusal>,
     ) -> Result<Self, Refusal> {
         self.access = access_of(&self.settings, read)?;
+        for (name, access) in &mut self.access {
+            if let Some(before) = before.get(name) {
+                access.share(before);
+            }
+        }
         self.changes.extend(differences_of_files(&self.settings, before, &self.access));
         self.is_same &= self.changes.is_empty();
         Ok(self)

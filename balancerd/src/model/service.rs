@@ -178,7 +178,7 @@ impl Service {
 
     /// Whether it has these settings already.
     pub(super) fn is_set_to(&self, settings: &ServiceSettings, pool: PoolId, access: &Access) -> bool {
-        self.settings == *settings && self.pool == pool && self.access == *access
+        self.pool == pool && self.access == *access && self.settings == *settings
     }
 
     /// Takes other settings.
