@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 
 use nix::sys::signal::Signal;
 use tests::noise::Noise;
@@ -25,9 +26,11 @@ enum Force {
     RemoveAtLimit,
     StopNow,
     DrainTimeOver,
+    /// Its file says now that the client is denied.
+    DeniedByReload,
 }
 
-const COMMANDS: [Force; 7] = [
+const COMMANDS: [Force; 8] = [
     Force::Kill,
     Force::KillAll,
     Force::RemoveNow,
@@ -35,6 +38,7 @@ const COMMANDS: [Force; 7] = [
     Force::RemoveAtLimit,
     Force::StopNow,
     Force::DrainTimeOver,
+    Force::DeniedByReload,
 ];
 
 impl Force {
@@ -50,6 +54,7 @@ impl Force {
             Self::RemoveAtLimit => remove(Removal::Wait { limit_ms: Some(1) }),
             Self::StopNow => return Request::Stop { now: true, drain_ms: None },
             Self::DrainTimeOver => return Request::Stop { now: false, drain_ms: Some(1) },
+            Self::DeniedByReload => return Request::Reload { instead: None, dry_run: false },
         };
         Request::Change { change, dry_run: false }
     }
@@ -75,7 +80,7 @@ impl Speaker {
             let words = to_say.lock().expect("alive").recv().map_err(io::Error::other)?;
             if !words.is_empty() {
                 stream.write_all(&words)?;
-                stream.shutdown(std::net::Shutdown::Write)?;
+                stream.shutdown(Shutdown::Write)?;
             }
             let _ = tell_said.send(());
             let _ = tell_heard.send(read_all(stream));
@@ -93,6 +98,17 @@ impl Speaker {
     fn heard(&self) -> (Vec<u8>, io::Result<()>) {
         self.heard.recv_timeout(wait::LIMIT).expect("it reads to the end")
     }
+}
+
+/// A balancer that has this server from its file, and its file as it is to be when the session is to end.
+fn started(server: &Server) -> Balancer {
+    let listen = loopback::free();
+    let service = config::service("default", listen, "default");
+    let pool = config::pool("default", "", [server]);
+    let balancer = Setup::new().listen(listen).config(&format!("{service}{pool}")).start();
+    let denying = format!("{}\ndeny = \"0.0.0.0/0\"\n\n", service.trim_end());
+    balancer.configure(&(denying + &pool));
+    balancer
 }
 
 fn read_all(mut stream: &TcpStream) -> (Vec<u8>, io::Result<()>) {
@@ -124,7 +140,7 @@ fn a_client_is_reset_when_its_answer_lies_unread_in_the_kernel_at_a_forced_end()
     for force in COMMANDS {
         for size in WAITING {
             let speaker = Speaker::new();
-            let balancer = Balancer::of([&speaker.server]);
+            let balancer = started(&speaker.server);
             let client = balancer.client();
             assert_eq!(client.server(), speaker.server.address());
             let words = Noise::new().bytes(size);
@@ -143,7 +159,7 @@ fn a_server_is_reset_when_its_client_lies_unread_in_the_kernel_at_a_forced_end()
     for force in COMMANDS {
         for size in WAITING {
             let speaker = Speaker::new();
-            let balancer = Balancer::of([&speaker.server]);
+            let balancer = started(&speaker.server);
             let client = balancer.client();
             assert_eq!(client.server(), speaker.server.address());
             speaker.say(&[]);
@@ -165,6 +181,8 @@ const BEHIND: usize = 40_000_000;
 /// A session of a client that does not read while its server says more than finds room on the way.
 struct Stalled {
     balancer: Balancer,
+    /// Its file, as it is to be when the session is to end.
+    denying: String,
     client: Client,
     words: Vec<u8>,
     speaker: Speaker,
@@ -177,12 +195,17 @@ impl Stalled {
         let service = config::service("default", listen, "default");
         let service = format!("{}\nsplice = {splice}\n\n", service.trim_end());
         let pool = config::pool("default", "", [&speaker.server]);
+        let denying = format!("{}\ndeny = \"0.0.0.0/0\"\n\n", service.trim_end()) + &pool;
         let balancer = setup.config(&(service + &pool)).start();
         let client = Client::connect(listen);
         assert_eq!(client.server(), speaker.server.address());
         let words = Noise::new().bytes(BEHIND);
         speaker.say.send(words.clone()).expect("it waits");
-        Self { balancer, client, words, speaker }
+        Self { balancer, denying, client, words, speaker }
+    }
+
+    fn deny(&self) {
+        self.balancer.configure(&self.denying);
     }
 
     fn wait_until_behind(&self) {
@@ -211,6 +234,7 @@ fn a_client_is_reset_when_the_balancer_keeps_a_part_of_its_answer_at_a_forced_en
         for splice in [true, false] {
             let stalled = Stalled::begun(Setup::new(), splice);
             stalled.wait_until_behind();
+            stalled.deny();
             let mut control = UnixStream::connect(stalled.balancer.socket()).expect("connected");
             ask(&mut control, &force.request(&stalled.speaker.server));
             wait::until("the server is let go", || stalled.speaker.server.living() == 0);
@@ -243,7 +267,7 @@ fn a_client_is_reset_when_a_time_ends_its_session_in_the_middle_of_an_answer() {
 fn both_sides_of_a_session_with_nothing_on_its_way_are_reset_at_a_forced_end() {
     for force in COMMANDS {
         let speaker = Speaker::new();
-        let balancer = Balancer::of([&speaker.server]);
+        let balancer = started(&speaker.server);
         let client = balancer.client();
         assert_eq!(client.server(), speaker.server.address());
         speaker.say(&[]);
@@ -262,7 +286,7 @@ fn both_sides_of_a_session_with_nothing_on_its_way_are_reset_at_a_forced_end() {
 fn a_client_that_has_its_servers_own_end_keeps_it_at_a_forced_end() {
     for force in COMMANDS {
         let speaker = Speaker::new();
-        let balancer = Balancer::of([&speaker.server]);
+        let balancer = started(&speaker.server);
         let client = balancer.client();
         assert_eq!(client.server(), speaker.server.address());
         let words = Noise::new().bytes(100_000);
@@ -275,5 +299,115 @@ fn a_client_that_has_its_servers_own_end_keeps_it_at_a_forced_end() {
         let (_, end) = speaker.heard();
         assert_eq!(end.expect_err("its client has not ended").kind(), ErrorKind::ConnectionReset, "{force:?}");
         assert!(client.rest().expect("the server has ended in order") == words, "{force:?}");
+    }
+}
+
+/// What one side of a session of the torture does.
+#[derive(Debug, Clone)]
+struct Part {
+    words: Vec<u8>,
+    /// It ends behind them.
+    ends: bool,
+    /// It speaks before it listens, which is for words that find room in the kernel, or both at once.
+    speaks_first: bool,
+    /// It reads so much, and the rest when the end of the session has been asked for.
+    reads_first: usize,
+}
+
+impl Part {
+    fn speak(&self, mut stream: &TcpStream) -> io::Result<()> {
+        stream.write_all(&self.words)?;
+        if self.ends { stream.shutdown(Shutdown::Write) } else { Ok(()) }
+    }
+
+    /// What came, and how it ended.
+    fn play(&self, mut stream: &TcpStream, between: impl FnOnce()) -> (Vec<u8>, io::Result<()>) {
+        thread::scope(|scope| {
+            let speaking = match self.speaks_first {
+                true => Err(self.speak(stream)),
+                false => Ok(scope.spawn(|| self.speak(stream))),
+            };
+            let mut bytes = Vec::new();
+            let first = stream.take(self.reads_first as u64).read_to_end(&mut bytes);
+            between();
+            let heard = first.and_then(|_| stream.read_to_end(&mut bytes)).map(drop);
+            // The kernel tells of a reset once: a write that was told of it leaves an end to be read.
+            let spoken = speaking.map_or_else(|spoken| spoken, |speaking| speaking.join().expect("no panic"));
+            (bytes, heard.and(spoken))
+        })
+    }
+}
+
+/// Rounds of the torture.
+const ROUNDS: usize = 200;
+
+#[test]
+fn forced_ends_at_any_time_with_bytes_anywhere_give_nobody_a_part_for_the_whole() {
+    let mut noise = Noise::new();
+    for round in 0..ROUNDS {
+        let force = COMMANDS[noise.number() as usize % COMMANDS.len()];
+        let stops = noise.number().is_multiple_of(2);
+        let mut below = |most: usize| noise.number() as usize % most;
+        let mut part = || {
+            let most = if stops { [1, 2000, 70_000, 400_000] } else { [2000, 70_000, 600_000, 6_000_000] }[below(4)];
+            let ends = below(2) == 0;
+            Part { words: vec![0; below(most) + 1], ends, speaks_first: stops, reads_first: 0 }
+        };
+        let (mut client_part, mut server_part) = (part(), part());
+        if !stops {
+            client_part.reads_first = below(server_part.words.len());
+            server_part.reads_first = below(client_part.words.len());
+        }
+        client_part.words = noise.bytes(client_part.words.len());
+        server_part.words = noise.bytes(server_part.words.len());
+        let what = format!("round {round}, {force:?}, stops {stops}");
+
+        let (begin, begins) = mpsc::channel();
+        let (spoken, has_spoken) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let (hears, heard) = mpsc::channel();
+        let (waits, its) = (Mutex::new((begins, goes_on)), server_part.clone());
+        let server = Server::with(move |stream, name| {
+            let (begins, goes_on) = &*waits.lock().expect("alive");
+            server::say_name(stream, name)?;
+            begins.recv().map_err(io::Error::other)?;
+            let between = || {
+                let _ = spoken.send(());
+                let _ = goes_on.recv();
+            };
+            let _ = hears.send(its.play(stream, between));
+            Ok(())
+        });
+        let balancer = started(&server);
+        let client = balancer.client();
+        assert_eq!(client.server(), server.address());
+        let mut control = UnixStream::connect(balancer.socket()).expect("connected");
+        if stops {
+            balancer.signal(Signal::SIGSTOP);
+        }
+        begin.send(()).expect("it waits");
+        let heard_by_client = client_part.play(client.stream(), || {
+            if stops {
+                has_spoken.recv_timeout(wait::LIMIT).expect("there is room");
+            }
+            ask(&mut control, &force.request(&server));
+            if stops {
+                balancer.signal(Signal::SIGCONT);
+            }
+            go_on.send(()).expect("it waits");
+        });
+        let heard_by_server = heard.recv_timeout(wait::LIMIT).expect("it reads to the end");
+        // The server closes when it has heard its client's end; the client does not.
+        let server_ends = server_part.ends || heard_by_server.1.is_ok();
+        for (who, (bytes, end), said, ends) in [
+            ("client", &heard_by_client, &server_part, server_ends),
+            ("server", &heard_by_server, &client_part, client_part.ends),
+        ] {
+            assert!(said.words.starts_with(bytes), "{what}: something else came to the {who}");
+            if end.is_ok() {
+                let (count, all) = (bytes.len(), said.words.len());
+                assert!(ends && count == all, "{what}: the {who} took {count} of {all} for the whole");
+            }
+        }
     }
 }

@@ -753,6 +753,19 @@ impl Sessions {
     }
 }
 
+/// A loop that ends by an error or a panic leaves sessions behind. Their sides get a reset: the kernel would close them in
+/// order, which nobody said.
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        for session in self.slots.values() {
+            session.pass_on_a_reset(EndReason::Fault);
+        }
+        for (_, newcomer) in self.newcomers.iter() {
+            options::abort_at_close(&newcomer.end.stream);
+        }
+    }
+}
+
 /// Whether it takes more for a session to live on when it is told this reason than before. Who leaves a server that is down
 /// may go on elsewhere or have its rest, who leaves one that is removed may go on elsewhere, and others end.
 fn is_firmer(before: Option<EndReason>, reason: EndReason) -> bool {

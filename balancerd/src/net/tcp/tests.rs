@@ -1,5 +1,6 @@
 //! Sessions with real sockets and a made-up clock.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -140,4 +141,18 @@ fn a_removed_server_keeps_no_session_for_being_down_before() {
     assert!(is_firmer(Some(EndReason::ServerDown), EndReason::Removed));
     assert!(!is_firmer(Some(EndReason::Removed), EndReason::ServerDown));
     assert!(!is_firmer(Some(EndReason::Killed), EndReason::Removed));
+}
+
+#[test]
+fn sides_are_reset_when_the_loop_ends_with_sessions_left() {
+    let mut scene = Scene::new(1, 10);
+    let mut client = scene.client();
+    let mut server = scene.servers[0].accept().expect("it came").0;
+    server.write_all(b"a part").expect("sent");
+    let Scene { sessions, .. } = scene;
+    drop(sessions);
+    for (who, side) in [("client", &mut client), ("server", &mut server)] {
+        let error = side.read_to_end(&mut Vec::new()).expect_err(who);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{who}");
+    }
 }
