@@ -121,10 +121,12 @@ fn addresses_v1(line: &[u8]) -> Result<Option<Addresses>, Malformed> {
     .ok_or(Malformed::Fields)
 }
 
+/// `A` is what the protocol says, and what the client's address has to be. That of the listener may be of the other family:
+/// nginx goes by the client alone, whom a proxy before it may have named.
 fn fields_v1<A: FromStr + Into<IpAddr>>(text: &str) -> Option<Addresses> {
     let mut fields = text.split(' ');
-    let mut address = || fields.next()?.parse::<A>().ok().map(Into::into);
-    let (source, destination) = (address()?, address()?);
+    let source = fields.next()?.parse::<A>().ok()?.into();
+    let destination = fields.next()?.parse::<IpAddr>().ok()?;
     let mut port = || port_v1(fields.next()?);
     let (source_port, destination_port) = (port()?, port()?);
     fields.next().is_none().then(|| Addresses {

@@ -122,6 +122,21 @@ fn vectors_of_every_kind_are_skipped_and_the_unique_id_is_kept() {
 }
 
 #[test]
+fn a_line_of_two_families_is_taken_as_nginx_writes_it() {
+    for (line, source, destination) in [
+        ("TCP6 2001:db8::1 192.0.2.1 51512 22", "[2001:db8::1]:51512", "192.0.2.1:22"),
+        ("TCP4 192.0.2.7 2001:db8::2 1 2", "192.0.2.7:1", "[2001:db8::2]:2"),
+    ] {
+        let bytes = format!("PROXY {line}\r\n");
+        let (header, length) = decode(bytes.as_bytes()).expect("a header").expect("whole");
+        assert_eq!((header.addresses, length), (Some(addresses(source, destination)), bytes.len()));
+        // What goes on to servers names both in the one family that has both.
+        let on = String::from_utf8(encode(SendProxy::V1, header.addresses, None)).expect("text");
+        assert!(on.starts_with("PROXY TCP6 ") && on.contains("::ffff:192.0.2."), "{on}");
+    }
+}
+
+#[test]
 fn what_is_no_header_is_told_as_soon_as_it_is_sure() {
     let long = |length: usize| [b"PROXY UNKNOWN ", &vec![b'x'; length - 14][..]].concat();
     let with = |vector: Vec<u8>| binary(0x21, 0x11, &[&BLOCK_IPV4[..], &vector].concat());
@@ -328,7 +343,10 @@ proptest! {
         if let Ok(Some((header, length))) = decode(&bytes) {
             let is_local = bytes.get(12) == Some(&0x20) && bytes[0] == b'\r';
             let is_unknown = bytes.starts_with(b"PROXY UNKNOWN");
-            if !is_local {
+            // They take no line of two families, as nginx writes them.
+            let is_mixed = bytes[0] == b'P'
+                && header.addresses.is_some_and(|it| it.source.is_ipv4() != it.destination.is_ipv4());
+            if !is_local && !is_mixed {
                 prop_assert_eq!(by_proxy_header(&bytes), Some((header.addresses, length)));
             }
             if !is_local && !is_unknown && bytes[0] == b'\r' {
