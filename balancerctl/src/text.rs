@@ -11,7 +11,7 @@ mod explain;
 mod list;
 
 use comfy_table::{CellAlignment, Table, presets};
-use wire::report::{DigestReport, Ended, Phase, ServiceReport, StatusReport, StoppingReport};
+use wire::report::{DigestReport, Ended, LastReload, Phase, ServiceReport, StatusReport, StoppingReport};
 use wire::settings::{HashKey, Policy};
 
 use crate::quantity::{count, size, time};
@@ -110,7 +110,7 @@ pub(crate) fn status(report: &StatusReport) -> String {
         ("session limit", report.session_limit.to_string()),
     ];
     lines.extend(report.config_file.as_ref().map(|file| ("config file", file.clone())));
-    lines.extend(report.reload_failure.as_ref().map(|failure| ("last reload", format!("failed: {failure}"))));
+    lines.extend(last_reload(report).map(|what| ("last reload", what)));
     lines.extend([
         ("state file", format!("{}{}", report.state_file, unsaved.unwrap_or_default())),
         ("log", report.log.clone()),
@@ -200,6 +200,19 @@ pub(crate) fn stopping(report: &StoppingReport, now: bool) -> String {
     }
 }
 
+/// When the file was read again for the last time, and what came of it.
+fn last_reload(report: &StatusReport) -> Option<String> {
+    let LastReload { at, by, changes } = report.last_reload.as_ref()?;
+    let outcome = match (changes, &report.reload_failure) {
+        (Some(0), _) => "taken, nothing has changed".to_owned(),
+        (Some(1), _) => "taken, 1 change".to_owned(),
+        (Some(count), _) => format!("taken, {count} changes"),
+        (None, Some(failure)) => format!("failed: {failure}"),
+        (None, None) => "failed".to_owned(),
+    };
+    Some(format!("{at} by {by}: {outcome}"))
+}
+
 #[cfg(test)]
 mod tests {
     use wire::report::{DatagramReport, DropReason, EndReason, Hex};
@@ -248,6 +261,7 @@ mod tests {
             port_shortages: 0,
             config_file: None,
             reload_failure: None,
+            last_reload: None,
             deviations: Vec::new(),
         }
     }
@@ -294,11 +308,14 @@ sessions of tcp that ended: 1 client-closed";
     #[test]
     fn a_status_names_the_file_and_why_it_was_not_read() {
         let (file, failure) = (Some("/etc/b.toml".into()), Some("line 3 is wrong".into()));
-        let text = super::status(&StatusReport { config_file: file, reload_failure: failure, ..report() });
-        assert!(
-            text.contains("\nconfig file        /etc/b.toml\nlast reload        failed: line 3 is wrong\n"),
-            "{text}"
-        );
+        let last = |changes| Some(LastReload { at: "2026-12-01T11:45:51Z".into(), by: "watch".into(), changes });
+        let failed = StatusReport { config_file: file, reload_failure: failure, last_reload: last(None), ..report() };
+        let text = super::status(&failed);
+        let expected = "\nconfig file        /etc/b.toml\n\
+            last reload        2026-12-01T11:45:51Z by watch: failed: line 3 is wrong\n";
+        assert!(text.contains(expected), "{text}");
+        let text = super::status(&StatusReport { last_reload: last(Some(3)), ..report() });
+        assert!(text.contains("\nlast reload        2026-12-01T11:45:51Z by watch: taken, 3 changes\n"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Reads the configuration file and makes large rings beside the loop, which waits for no disk and has no time for them: a
-//! thread that gets one order at a time and gives back what only has to be switched to.
+//! Prepares what a text says and makes large rings beside the loop, which has no time for them: a thread that gets one order
+//! at a time and gives back what only has to be switched to. It waits for no disk: `reader` has read the text.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use crate::config::file::{self, File};
 use crate::config::list;
 use crate::event::Waker;
 use crate::model::{AccessByService, Networks, PassedOver, Prepared, Remade, Remake, ServerId, Starting, prepare};
+use crate::reader::{Readout, Signature};
 
 /// The thread, and the way to it.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) struct Loader {
 /// What the thread is told.
 #[derive(Debug)]
 enum Task {
-    /// To read a text.
+    /// To prepare what a text says.
     Load(Box<Order>),
     /// To make the ring of a change. The number is that of the order.
     Remake(u64, Box<Remake>),
@@ -38,11 +39,11 @@ enum Task {
     Discard(Vec<Arc<Ring<ServerId>>>),
 }
 
-/// What is to be read, and what it comes to.
+/// What a text says, and what it meets.
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) number: u64,
-    pub(crate) source: Text,
+    pub(crate) readout: Box<Readout>,
     /// What was said until now.
     pub(crate) before: Arc<Settings>,
     /// What holds now.
@@ -53,15 +54,6 @@ pub(crate) struct Order {
     pub(crate) passed: PassedOver,
     /// What services have for their access now.
     pub(crate) access: AccessByService,
-}
-
-/// Where the text is.
-#[derive(Debug)]
-pub(crate) enum Text {
-    /// In a file.
-    File(PathBuf),
-    /// Here.
-    Given(FileText),
 }
 
 /// What came of an order.
@@ -82,21 +74,18 @@ pub(crate) enum Outcome {
 }
 
 impl Loader {
-    /// Starts the thread. It wakes the loop after each result, and ends with the process. `own` is what the arguments say.
-    pub(crate) fn start(own: Settings, waker: Waker) -> io::Result<Self> {
+    /// Starts the thread. It wakes the loop after each result, and ends with the process.
+    pub(crate) fn start(waker: Waker) -> io::Result<Self> {
         let (orders, incoming) = mpsc::channel::<Task>();
         let (outgoing, results) = mpsc::channel();
-        thread::Builder::new().name("config".to_owned()).spawn(move || {
+        thread::Builder::new().name("rings".to_owned()).spawn(move || {
             for task in incoming {
                 let loaded = match task {
                     Task::Load(order) => {
                         let number = order.number;
                         Loaded {
                             number,
-                            outcome: Outcome::File(caught(
-                                || carry_out(*order, &own),
-                                |fault| Refusal::BadFile { fault },
-                            )),
+                            outcome: Outcome::File(caught(|| carry_out(*order), |fault| Refusal::BadFile { fault })),
                         }
                     }
                     Task::Remake(number, remake) => Loaded {
@@ -117,7 +106,7 @@ impl Loader {
         Ok(Self { orders, results })
     }
 
-    /// Orders a text to be read. Its result comes later.
+    /// Orders what a text says to be prepared. Its result comes later.
     pub(crate) fn order(&self, order: Order) {
         // The thread lives as long as this end of the channel.
         let _ = self.orders.send(Task::Load(Box::new(order)));
@@ -145,13 +134,12 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Refusal>, refusal: impl FnOnce(Str
         .unwrap_or_else(|_| Err(refusal("a fault in the balancer, which its log has more of".to_owned())))
 }
 
-fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> {
-    let Order { source, before, present, starting, passed, access, .. } = order;
-    let File { settings, watch } = match &source {
-        Text::File(path) => read(path, own)?,
-        Text::Given(given) => parse(given, own)?,
-    };
-    let prepared = prepare(&before, &present, settings, starting, &passed)?.with_lists(&access, networks)?;
+fn carry_out(order: Order) -> Result<(Prepared, bool), Refusal> {
+    let Order { readout, before, present, starting, passed, access, .. } = order;
+    let Readout { file: File { settings, watch }, lists } = *readout;
+    // All that is named was read, but for what a command has named meanwhile.
+    let list = |path: &str| lists.get(path).map_or_else(|| networks(path), |networks| Ok(networks.clone()));
+    let prepared = prepare(&before, &present, settings, starting, &passed)?.with_lists(&access, list)?;
     Ok((prepared, watch))
 }
 
@@ -159,11 +147,15 @@ fn carry_out(order: Order, own: &Settings) -> Result<(Prepared, bool), Refusal> 
 ///
 /// # Errors
 /// When it cannot be read, or makes no sense.
-fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
+pub(crate) fn read(path: &Path, own: &Settings) -> Result<File, Refusal> {
     with_own(file::read(path).map_err(|error| bad(&error))?, own, &path.display().to_string())
 }
 
-fn parse(given: &FileText, own: &Settings) -> Result<File, Refusal> {
+/// The same of a text that is here.
+///
+/// # Errors
+/// When it makes no sense.
+pub(crate) fn parse(given: &FileText, own: &Settings) -> Result<File, Refusal> {
     with_own(file::parse(&given.name, &given.text).map_err(|error| bad(&error))?, own, &given.name)
 }
 
@@ -201,6 +193,8 @@ pub(crate) struct Said {
     pub(crate) watch: bool,
     /// The file was there.
     pub(crate) has_file: bool,
+    /// The file that is to be read, as it was before.
+    pub(crate) read: Option<(PathBuf, Option<Signature>)>,
     /// What the arguments add to the file.
     pub(crate) own: Settings,
 }
@@ -212,9 +206,10 @@ pub(crate) struct Said {
 pub(crate) fn said_at_start(config: &Config) -> Result<Said, Refusal> {
     let arguments = said_by_arguments(config.listen, config.points_per_weight);
     let Some(path) = &config.file else {
-        return Ok(Said { settings: arguments.clone(), watch: false, has_file: false, own: arguments });
+        return Ok(Said { settings: arguments.clone(), watch: false, has_file: false, read: None, own: arguments });
     };
     let own = if config.file_may_be_missing { Settings::default() } else { arguments.clone() };
+    let seen = Some((path.clone(), Signature::of(path)));
     match file::read(path) {
         Err(error) if config.file_may_be_missing && error.is_missing() => {
             if config.listen.is_none() {
@@ -224,12 +219,12 @@ pub(crate) fn said_at_start(config: &Config) -> Result<Said, Refusal> {
                 );
                 return Err(Refusal::BadFile { fault });
             }
-            Ok(Said { settings: arguments, watch: false, has_file: false, own })
+            Ok(Said { settings: arguments, watch: false, has_file: false, read: seen, own })
         }
         read => {
             let File { settings, watch } =
                 with_own(read.map_err(|error| bad(&error))?, &own, &path.display().to_string())?;
-            Ok(Said { settings, watch, has_file: true, own })
+            Ok(Said { settings, watch, has_file: true, read: seen, own })
         }
     }
 }

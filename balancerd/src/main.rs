@@ -14,6 +14,7 @@ mod net;
 mod notifier;
 mod pages;
 mod planted;
+mod reader;
 mod source;
 mod state;
 mod teller;

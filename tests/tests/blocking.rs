@@ -1,6 +1,6 @@
 //! No call of the loop's thread blocks: a disk, a service manager, a reader of the log that hangs holds nobody up.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -15,7 +15,7 @@ use nix::unistd::mkfifo;
 use tests::balancer::balancerd;
 use tests::hold::Hold;
 use tests::{Balancer, Client, Process, Server, Setup, config, loopback, wait};
-use wire::control::{Change, ServerValues};
+use wire::control::{Change, PoolValues, ServerValues};
 use wire::settings::DEFAULT_POOL;
 use wire::{Request, Response};
 
@@ -34,7 +34,7 @@ fn is_full(path: &Path) -> bool {
 }
 
 /// Calls that a balancer makes again and again beside the loop, and those that it only makes at its start and its end.
-const CALLS: [(&str, bool); 15] = [
+const CALLS: [(&str, bool); 17] = [
     ("open", true),
     ("stat", true),
     ("write", true),
@@ -47,6 +47,8 @@ const CALLS: [(&str, bool); 15] = [
     ("mkdir", false),
     ("chmod", false),
     ("readlink", false),
+    ("realpath", false),
+    ("inotify_add_watch", true),
     ("flock", false),
     ("names", false),
     ("connect", false),
@@ -65,7 +67,8 @@ impl Scene {
     fn new() -> Option<Self> {
         let (server, setup) = (Server::start(), Setup::new());
         let (manager, log) = (setup.directory().join("manager"), setup.directory().join("log"));
-        let text = config::service("web", loopback::free(), DEFAULT_POOL)
+        let text = "[balancer]\nwatch = true\n\n".to_owned()
+            + &config::service("web", loopback::free(), DEFAULT_POOL)
             + &config::weighted(DEFAULT_POOL, "", [(server.address(), 1)]);
         let socket = UnixDatagram::bind(&manager).expect("a socket");
         socket.set_nonblocking(true).expect("set");
@@ -113,6 +116,38 @@ fn a_call_that_hangs_holds_no_client_up_whichever_it_is() {
     }
     let of_loop: Vec<_> = hold.held().into_iter().filter(|held| held.by_loop).collect();
     assert_eq!(of_loop, [], "calls that may block are made by other threads");
+}
+
+#[test]
+fn a_file_that_hangs_holds_no_change_up_and_is_read_when_it_goes_on() {
+    let Some(scene) = Scene::new() else { return };
+    let (hold, balancer) = (&scene.hold, &scene.balancer);
+    let client = balancer.client();
+    assert_eq!(client.server(), scene.server.address());
+    let text = fs::read_to_string(balancer.setup().config_path()).expect("there");
+    hold.begin("stat");
+    balancer.configure(&text.replace("watch = true", "watch = true\nmax_sessions = 77"));
+    wait::until("the file is being read", || hold.held().iter().any(|held| held.what.ends_with("balancer.toml")));
+    for weight in 2..6 {
+        scene.change(weight);
+        assert_serves(balancer, &client, &scene.server);
+    }
+    // One that takes a ring which is made beside the loop.
+    let points = std::num::NonZeroU32::new(200_000).expect("some");
+    let values = PoolValues { points_per_weight: Some(points), ..PoolValues::default() };
+    balancer.change(Change::SetPool { pool: DEFAULT_POOL.to_owned(), values }, false).expect("it is made");
+    assert!(!balancer.log().contains("could not be read"), "nobody has waited until the file was given up");
+    // Who asks for it again hears the true reason, at once if it was given up before.
+    for _ in 0..2 {
+        let refusal = balancer.reload().expect_err("it hangs").to_string();
+        assert!(refusal.contains("balancer.toml: it could not be read within"), "{refusal}");
+        assert!(refusal.contains("hangs"), "{refusal}");
+    }
+    scene.change(9);
+    hold.end();
+    wait::until("the file is read again by itself", || balancer.status().session_limit == 77);
+    let of_loop: Vec<_> = hold.held().into_iter().filter(|held| held.by_loop).collect();
+    assert_eq!(of_loop, []);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn times_read(balancer: &Balancer) -> usize {
 
 /// What must not change by itself.
 fn timeless(status: StatusReport) -> StatusReport {
-    StatusReport { uptime_ms: 0, longest_turn_us: 0, ..status }
+    StatusReport { uptime_ms: 0, longest_turn_us: 0, last_reload: None, ..status }
 }
 
 /// The state file: which one it is, and when it was written.
@@ -111,8 +111,10 @@ fn a_file_that_may_be_missing_is_used_as_soon_as_it_is_there_and_then_alone() {
     let mut balancer = setup.options(&option).start();
     let by_argument = balancer.address();
     assert!(listens(by_argument), "without the file the address of the arguments holds");
-    assert_eq!(balancer.status().config_file, None);
+    assert_eq!((balancer.status().config_file, balancer.status().last_reload), (None, None));
     let refusal = balancer.reload().expect_err("there is no file yet");
+    let last = balancer.status().last_reload.expect("one, which failed");
+    assert_eq!((last.by.as_str(), last.changes), ("command", None));
     assert!(refusal.to_string().contains("balancer.toml: it cannot be opened"), "{refusal}");
     assert!(listens(by_argument));
 
@@ -120,6 +122,8 @@ fn a_file_that_may_be_missing_is_used_as_soon_as_it_is_there_and_then_alone() {
     balancer.configure(&web(listen, "", &servers[..1]));
     balancer.reload().expect("the file is there now");
     assert!(!listens(by_argument), "the file holds alone");
+    let last = balancer.status().last_reload.expect("one, which was taken");
+    assert!(last.changes.is_some_and(|changes| changes > 0) && last.at.ends_with('Z'), "{last:?}");
     assert_eq!(Client::connect(listen).server(), servers[0].address());
     let path = balancer.setup().config_path();
     assert_eq!(balancer.status().config_file.map(PathBuf::from), Some(path.clone()));
@@ -496,6 +500,31 @@ fn changes_within_a_moment_are_taken_together() {
     wait::a_moment();
     assert_eq!(times_read(&balancer), 1, "{}", balancer.log());
     assert_eq!(balancer.client().server(), servers[4].address(), "the last one");
+}
+
+#[test]
+fn a_directory_link_on_the_way_to_a_watched_file_may_be_switched() {
+    let servers = Server::several(2);
+    let listen = loopback::free();
+    let setup = Setup::new();
+    let top = setup.directory().to_owned();
+    for (at, server) in servers.iter().enumerate() {
+        let release = top.join(format!("r{at}"));
+        fs::create_dir(&release).expect("made");
+        let text = format!("[balancer]\nwatch = true\n{}", web(listen, "", std::slice::from_ref(server)));
+        fs::write(release.join("a.toml"), text).expect("written");
+    }
+    symlink("r0", top.join("current")).expect("linked");
+    // The file itself is a link through that one, as a mounted directory of settings has them.
+    symlink("current/a.toml", top.join("balancer.toml")).expect("linked");
+    let option = format!("--config {}", top.join("balancer.toml").display());
+    let balancer = setup.options(&option).start();
+    for at in [1, 0, 1] {
+        symlink(format!("r{at}"), top.join("next")).expect("linked");
+        fs::rename(top.join("next"), top.join("current")).expect("switched");
+        wait::until("it is noticed", || Client::connect(listen).server() == servers[at].address());
+    }
+    balancer.assert_quiet();
 }
 
 #[test]

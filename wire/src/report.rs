@@ -229,6 +229,19 @@ pub struct StatusReport {
     pub reload_failure: Option<String>,
     /// What commands have changed of what the file says.
     pub deviations: Vec<Difference>,
+    /// The last reload since the start, good or bad; `None`: there was none. Dry runs do not count.
+    pub last_reload: Option<LastReload>,
+}
+
+/// When the configuration file was read again, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// The time of day, as the log writes it.
+    pub at: String,
+    /// What it was read for: `command`, `signal` or `watch`.
+    pub by: String,
+    /// How many values have changed; `None`: the file was not taken, for the reason in [`StatusReport::reload_failure`].
+    pub changes: Option<u64>,
 }
 
 /// What the daemon is doing.

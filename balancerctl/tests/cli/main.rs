@@ -84,6 +84,7 @@ fn status() -> Response {
         port_shortages: 0,
         config_file: None,
         reload_failure: None,
+        last_reload: None,
         deviations: Vec::new(),
     })
 }

@@ -45,11 +45,12 @@ use crate::net::probe::Probes;
 use crate::net::tcp::{SessionId, Sessions};
 use crate::net::udp::{FlowId, Flows};
 use crate::notifier::{self, News, Notifier};
+use crate::reader::{Reader, Readout};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use crate::teller::{Long, Teller};
 use listening::{Bound, bind};
-use reload::{Asked, Loading};
+use reload::{Asked, Loading, Reading, Reloading, ToRead};
 
 /// The one buffer that all reads go through, and so what one event moves at most. HAProxy reads 16 KiB at a time and
 /// nginx as much; 64 KiB halves the calls of a bulk transfer and still fits the second-level cache.
@@ -93,15 +94,22 @@ pub(crate) struct Daemon {
     control: Control,
     probes: Probes,
     saver: Saver,
+    reader: Reader,
     loader: Loader,
     teller: Teller,
     config_file: Option<PathBuf>,
     watch: Option<Watch>,
-    /// When the file is to be watched again, after that has failed.
-    watch_again: Option<Instant>,
+    /// The file is to be watched.
+    watches: bool,
     /// When the file is read without being asked for it by command, and why.
     read_at: Option<(Instant, Asked)>,
-    /// The file is being read, or a ring is being made.
+    /// The file is being read.
+    reading: Option<Reading>,
+    /// What is to be read then. There is one for a connection at most, and one for a signal.
+    to_read: VecDeque<ToRead>,
+    /// What was read, and waits until the thread of rings is free.
+    to_prepare: VecDeque<(Reloading, Box<Readout>)>,
+    /// What a file says is being prepared, or a ring is being made.
     loading: Option<Loading>,
     /// The number of the last order for that.
     loads: u64,
@@ -186,13 +194,14 @@ impl Daemon {
             drain_timeout: config.drain,
             config_file: config.file.as_ref().filter(|_| told.has_file).map(|file| file.display().to_string()),
             reload_failure: None,
+            last_reload: None,
             state_file: config.places.state.display().to_string(),
             log: log.target().to_string(),
             unsaved: None,
             longest_turn: Duration::ZERO,
             log_lines_dropped: 0,
         };
-        let Said { settings: said, watch: watched, has_file, own } = told;
+        let Said { settings: said, watch: watched, has_file, read, own } = told;
         let kept = state::load(&config.places.state)?;
         let (before, present) = kept.apply(&said);
         warn_of_strays(&kept, &said);
@@ -221,7 +230,8 @@ impl Daemon {
         let waker = Waker::new(&poller, Source::Threads.key()).context("a waker")?;
         let saver =
             Saver::start(config.places.state.clone(), waker.clone()).context("the thread for the state file")?;
-        let loader = Loader::start(own, waker.clone()).context("the thread for the configuration file")?;
+        let loader = Loader::start(waker.clone()).context("the thread for rings")?;
+        let reader = Reader::start(own, read, waker.clone()).context("the thread for the configuration file")?;
         let teller = Teller::start(waker).context("the thread for long answers")?;
         let mut daemon = Self {
             poller,
@@ -243,12 +253,16 @@ impl Daemon {
             control,
             probes: Probes::new(descriptors.probes(), |id| Source::Probe(id).key()),
             saver,
+            reader,
             loader,
             teller,
             config_file: config.file.clone(),
             watch: None,
-            watch_again: None,
+            watches: false,
             read_at: None,
+            reading: None,
+            to_read: VecDeque::new(),
+            to_prepare: VecDeque::new(),
             loading: None,
             loads: 0,
             postponed: VecDeque::new(),
@@ -264,7 +278,7 @@ impl Daemon {
             full_turns: 0,
         };
         daemon.relisten(listeners, now);
-        daemon.watch(watched, now);
+        daemon.watch(watched);
         // What the file has changed meanwhile is no command's any more, or it would come back with the old file.
         let settings = daemon.model.settings();
         let now_kept = Kept::between(daemon.model.said(), &settings);
@@ -395,12 +409,14 @@ impl Daemon {
                 Follow::Signals => self.on_signals(now)?,
                 Follow::Threads => {
                     self.on_saved(now);
+                    self.on_reader(now);
                     self.on_loaded(now);
                     self.on_told(now);
                 }
                 Follow::Watch => self.on_watch(now),
             }
         }
+        self.prepare_next(now);
         self.serve_postponed(now);
         // Before the deadlines, so that a stop which is due ends those who have just arrived, too; and after them.
         let cx = &mut lend!(self, now);
@@ -635,6 +651,7 @@ impl Daemon {
         let limit = at.saturating_duration_since(now);
         info!(sessions = self.sessions.len() + self.flows.len(), limit_ms = limit.as_millis() as u64, "stopping");
         self.notifier.tell(News::Stopping);
+        self.refuse_what_waits(now);
         for id in self.listeners.keys().collect::<Vec<_>>() {
             self.unlisten(id, !limit.is_zero(), now);
         }
@@ -747,11 +764,8 @@ impl Daemon {
         if let Some(loading) = self.loading.take_if(|loading| loading.until <= now) {
             self.on_too_slow(loading, now);
         }
-        if self.watch_again.take_if(|at| *at <= now).is_some() {
-            self.watch(true, now);
-            if self.watch.is_some() {
-                self.read_at.get_or_insert((now, Asked::ByWatch));
-            }
+        if self.reading.as_ref().and_then(Reading::until).is_some_and(|until| until <= now) {
+            self.on_reading_hangs(now);
         }
         if let Some((_, asked)) = self.read_at.take_if(|(at, _)| *at <= now) {
             self.reload_unasked(asked, now);
@@ -795,7 +809,7 @@ impl Daemon {
             self.save_again,
             self.last_save_until,
             self.read_at.map(|(at, _)| at),
-            self.watch_again,
+            self.reading.as_ref().and_then(Reading::until),
             self.loading.as_ref().map(|loading| loading.until),
             self.postponed.front().filter(|_| self.loading.is_none()).map(|(since, ..)| *since),
             self.model.next_growth_due().filter(|_| self.loading.is_none()),

@@ -39,7 +39,7 @@ use ring::Ring;
 use slotmap::SlotMap;
 use wire::connection::{ClientSide, ServerSide};
 use wire::control::{Refusal, Request, Response};
-use wire::report::{EndReason, HealthState, Phase, StoppingReport, Waiting};
+use wire::report::{EndReason, HealthState, LastReload, Phase, StoppingReport, Waiting};
 use wire::settings::{PoolSettings, SendProxy, Settings, Transport};
 
 pub(crate) use access::AccessByService;
@@ -139,6 +139,8 @@ pub(crate) struct Vitals {
     pub(crate) drain_timeout: Duration,
     pub(crate) config_file: Option<String>,
     pub(crate) reload_failure: Option<String>,
+    /// The last reload, if there was one.
+    pub(crate) last_reload: Option<LastReload>,
     pub(crate) state_file: String,
     pub(crate) log: String,
     pub(crate) unsaved: Option<String>,

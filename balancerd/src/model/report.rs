@@ -46,6 +46,7 @@ impl Model {
             port_shortages: self.port_shortages,
             config_file: vitals.config_file.clone(),
             reload_failure: vitals.reload_failure.clone(),
+            last_reload: vitals.last_reload.clone(),
             deviations: self.deviations(),
         }
     }

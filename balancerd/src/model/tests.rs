@@ -31,6 +31,7 @@ pub(crate) fn vitals(now: Instant) -> Vitals {
         drain_timeout: Duration::from_secs(30),
         config_file: None,
         reload_failure: None,
+        last_reload: None,
         state_file: "state".to_owned(),
         log: "stderr".to_owned(),
         unsaved: None,
