@@ -43,7 +43,7 @@ pub(crate) enum ImportError {
     Mixed,
     /// It has sections of neither.
     #[error(
-        "the file has neither a [frontend] with bind_on nor [frontends.NAME] with listen_addr; files of other programs cannot be imported"
+        "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported"
     )]
     Neither,
     /// None of its services can be one of ours.
@@ -86,8 +86,15 @@ struct Service {
     comments: Vec<String>,
 }
 
+/// The sections of a file of Convey.
+const FRONTENDS: &str = "[frontends.NAME] and [backends.NAME]";
+
 /// The old name of what turns checks on, by connecting every so many seconds.
 const CHECK_INTERVAL: &str = "health_check_interval";
+
+/// Convey took a server out and back after one check, gave a check three seconds, and gave
+/// nobody to a server that had not been checked.
+const CHECK_AS_BEFORE: &str = "check_timeout = \"3s\"\ncheck_fall = 1\ncheck_rise = 1\ncheck_initial = \"down\"\n";
 
 /// A pool of the old file.
 struct Pool {
@@ -180,7 +187,7 @@ fn of_frontends(table: &Table) -> Result<Converted, ImportError> {
         let listen = listen(frontend.get("listen_addr"), "listen_addr");
         services.push(Service { old: path, name, listen, pool, comments: own });
     }
-    write("[frontends.NAME] and [backends.NAME]", &comments, &services, &pools, notes)
+    write(FRONTENDS, &comments, &services, &pools, notes)
 }
 
 /// The tables below a key. What is none becomes a comment.
@@ -325,6 +332,9 @@ fn write(
     mut notes: Vec<String>,
 ) -> Result<Converted, ImportError> {
     let mut toml = format!("# Imported from a file with {kind}.\n");
+    if kind == FRONTENDS {
+        toml += "\n# Convey read its file again when it changed.\n[balancer]\nwatch = true\n";
+    }
     let names: BTreeMap<&str, &str> = pools.iter().map(|pool| (pool.old.as_str(), pool.name.as_str())).collect();
     let mut listens: Vec<(SocketAddr, &str)> = Vec::new();
     let mut used = BTreeSet::new();
@@ -398,7 +408,7 @@ fn pool_text(pool: &Pool, listens: &[(SocketAddr, &str)], notes: &mut Vec<String
     text += &commented("", &pool.comments);
     if let Some(seconds) = pool.check {
         let interval = wire::quantity::time(seconds.saturating_mul(1000));
-        text += &format!("check = \"tcp\"\ncheck_interval = \"{interval}\"\n");
+        text += &format!("check = \"tcp\"\ncheck_interval = \"{interval}\"\n{CHECK_AS_BEFORE}");
     }
     text += "servers = [\n";
     let mut there = BTreeSet::new();
@@ -521,6 +531,10 @@ servers = [
         let toml = "\
 # Imported from a file with [frontends.NAME] and [backends.NAME].
 
+# Convey read its file again when it changed.
+[balancer]
+watch = true
+
 [service.tcp_3000]
 listen = \"192.0.2.1:3000\"
 pool = \"out-3000\"
@@ -529,6 +543,10 @@ pool = \"out-3000\"
 policy = \"round-robin\"
 check = \"tcp\"
 check_interval = \"3s\"
+check_timeout = \"3s\"
+check_fall = 1
+check_rise = 1
+check_initial = \"down\"
 servers = [
     # server1
     { address = \"192.0.2.8:8080\", weight = 10 },
@@ -543,6 +561,10 @@ servers = [
 # policy = \"round-robin\"
 # check = \"tcp\"
 # check_interval = \"3s\"
+# check_timeout = \"3s\"
+# check_fall = 1
+# check_rise = 1
+# check_initial = \"down\"
 # servers = [
 #     # server1
 #     { address = \"192.0.2.9:8080\" },
@@ -668,11 +690,11 @@ servers = [
             ("a", "line 1: this is no TOML: key with no value, expected `=`"),
             (
                 "",
-                "the file has neither a [frontend] with bind_on nor [frontends.NAME] with listen_addr; files of other programs cannot be imported",
+                "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported",
             ),
             (
                 "frontend = 1",
-                "the file has neither a [frontend] with bind_on nor [frontends.NAME] with listen_addr; files of other programs cannot be imported",
+                "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported",
             ),
             (
                 "[service.web]",

@@ -166,7 +166,7 @@ fn run(
                     }
                     last_read = Some((path.clone(), seen));
                 }
-                tell(Done::Read(number, read(text, lists, own)))
+                tell(Done::Read(number, read(&text, &lists, own)))
             }
             Ok(Task::Watch(path, before)) => {
                 drop(before);
@@ -211,15 +211,15 @@ impl Watched {
 }
 
 /// A fault costs what it was in, not every later order.
-fn read(text: Text, lists: BTreeSet<String>, own: &Settings) -> Result<Box<Readout>, Refusal> {
+fn read(text: &Text, lists: &BTreeSet<String>, own: &Settings) -> Result<Box<Readout>, Refusal> {
     let work = || {
-        let file = match &text {
+        let file = match text {
             Text::File(path) => loader::read(path, own)?,
             Text::Given(given) => loader::parse(given, own)?,
         };
         let named = lists_of(&file.settings);
         let mut all = BTreeMap::new();
-        for path in named.union(&lists) {
+        for path in named.union(lists) {
             match loader::networks(path) {
                 Ok(networks) => drop(all.insert(path.clone(), networks)),
                 // Where nobody needs it any more, nobody misses it.

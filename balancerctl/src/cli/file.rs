@@ -77,7 +77,8 @@ Examples:
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The file of the older balancer
+    /// The file of the older balancer: TOML with [frontend], bind_on and [[frontend.backend]], or that of Convey, with
+    /// [frontends.NAME] and [backends.NAME]
     pub(crate) file: PathBuf,
 }
 
