@@ -21,6 +21,7 @@ use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wire::settings::DEFAULT_POOL;
 
+use crate::reach::Reach;
 use file::{CheckArgs, CompareArgs, DiffArgs, ImportArgs, ReloadArgs, SaveArgs};
 use pool::PoolCommand;
 use server::{AddArgs, EventsArgs, KillArgs, RemoveArgs, SessionsArgs, SetArgs};
@@ -46,6 +47,34 @@ pub(crate) struct Cli {
     /// Answer in one line of JSON, for programs; docs/json.md has its shape
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    /// How long one answer of the balancer may take, such as 500ms or 1m. Without it: 5s, and 30s for what waits for a
+    /// file, a ring or a disk, which are changes and reloads
+    #[arg(long, value_name = "TIME", global = true, value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a balancer needs some time to answer; write it like 500ms or 5s".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}; write it like 500ms or 5s")),
+    }
+}
+
+impl Cli {
+    /// Which balancer is meant.
+    pub(crate) fn reach(&self) -> Reach<'_> {
+        Reach { socket: self.socket.as_deref(), timeout: self.timeout }
+    }
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Say only whether every service accepts clients. Exit code 0: yes; 1: no, or it is stopping; 2: it cannot be reached
+    #[arg(long)]
+    pub(crate) ready: bool,
 }
 
 const MAIN_EXAMPLES: &str = "\
@@ -146,7 +175,7 @@ pub(crate) enum Command {
     /// IN are the bytes that clients sent to a service, OUT those that they got. FAILED counts the times that accepting
     /// a connection failed. The longest turn is the longest time that the balancer had no eye for anything else.
     #[command(after_help = STATUS_EXAMPLES)]
-    Status,
+    Status(StatusArgs),
 
     /// Tell which server a client gets, why, and which would be next
     ///
@@ -317,6 +346,8 @@ Examples:
 const STATUS_EXAMPLES: &str = "\
 Examples:
   balancerctl status                      Where it listens, how long it has run, what it carries
+  balancerctl status --ready --timeout 1s
+                                          Whether clients are served, for a health script
   balancerctl --socket /tmp/b/control.sock status
                                           The same of another balancer";
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use wire::control::{Change, FileText};
-use wire::report::{ChangeReport, PoolReport, ServiceReport, SessionReport, StatusReport, StoppingReport};
+use wire::report::{
+    ChangeReport, Phase, PoolReport, ServiceReport, SessionReport, StatusReport, StoppingReport, Waiting,
+};
 use wire::settings::DEFAULT_POOL;
 use wire::{Client, ClientError, Environment, Request, Response};
 
@@ -16,12 +18,13 @@ use crate::cli::file::{CompareArgs, DiffArgs};
 use crate::cli::pool::PoolCommand;
 use crate::cli::server::{KillArgs, RemoveArgs, ServerArgs, SessionsArgs};
 use crate::cli::service::{ServiceAddArgs, ServiceCommand};
-use crate::cli::{Cli, Command, StartArgs, StopArgs, milliseconds};
+use crate::cli::{Cli, Command, StartArgs, StatusArgs, StopArgs, milliseconds};
 use crate::compare::{Side, compare, of_balancer};
 use crate::failure::Failure;
 use crate::import::{Converted, convert};
 use crate::leave::{self, Gone};
 use crate::output::Output;
+use crate::reach::Reach;
 use crate::start::{Origin, Start};
 use crate::{check, default_pool, demo, events, pages, save, text};
 
@@ -39,13 +42,16 @@ pub(crate) enum Verdict {
     Done,
     /// It found a difference, which its exit code says.
     Different,
+    /// A service does not accept, which its exit code says.
+    NotReady,
 }
 
 /// What is printed for `stop --json`.
 #[derive(Debug, Serialize)]
 struct Stopped {
+    /// `None`: it had ended before it answered.
     #[serde(flatten)]
-    report: StoppingReport,
+    report: Option<StoppingReport>,
     ended: bool,
 }
 
@@ -71,49 +77,52 @@ struct Imported {
 /// When it is not done; nothing is printed about that yet.
 pub(crate) fn run(cli: &Cli, output: &Output) -> Result<Verdict, Failure> {
     if let Command::Compare(arguments) = &cli.command {
-        return compare_with(arguments, cli.socket.as_deref(), output);
+        return compare_with(arguments, cli.reach(), output);
+    }
+    if let Command::Status(StatusArgs { ready: true }) = &cli.command {
+        return is_ready(cli.reach(), output);
     }
     run_plain(cli, output).map(|()| Verdict::Done)
 }
 
 fn run_plain(cli: &Cli, output: &Output) -> Result<(), Failure> {
-    let socket = cli.socket.as_deref();
+    let reach = cli.reach();
     match &cli.command {
-        Command::Start(arguments) => start(arguments, socket, output),
-        Command::Stop(arguments) => stop(arguments, socket, output),
+        Command::Start(arguments) => start(arguments, reach, output),
+        Command::Stop(arguments) => stop(arguments, reach, output),
         Command::Add(arguments) => {
             let server = named_server(&arguments.server, output)?;
             let (pool, settings) = (arguments.pool.pool.clone(), arguments.settings());
-            change(Change::Add { pool, server, settings }, arguments.dry_run, socket, output)
+            change(Change::Add { pool, server, settings }, arguments.dry_run, reach, output)
         }
-        Command::Remove(arguments) => remove(arguments, socket, output),
+        Command::Remove(arguments) => remove(arguments, reach, output),
         Command::Set(arguments) => {
             let server = named_server(&arguments.server, output)?;
             let (pool, values) = (arguments.pool.pool.clone(), arguments.values());
-            change(Change::Set { pool, server, values }, arguments.dry_run, socket, output)
+            change(Change::Set { pool, server, values }, arguments.dry_run, reach, output)
         }
-        Command::List(arguments) => default_pool::list(arguments, socket, output),
-        Command::Service(command) => service(command, socket, output),
-        Command::Pool(command) => pool(command, socket, output),
-        Command::Sessions(arguments) => sessions(arguments, socket, output),
-        Command::Events(arguments) => events::events(&mut connect(socket)?, arguments, output),
-        Command::Kill(arguments) => kill(arguments, socket, output),
-        Command::Status => {
-            let report = status(socket)?;
+        Command::List(arguments) => default_pool::list(arguments, reach, output),
+        Command::Service(command) => service(command, reach, output),
+        Command::Pool(command) => pool(command, reach, output),
+        Command::Sessions(arguments) => sessions(arguments, reach, output),
+        Command::Events(arguments) => events::events(&mut connect(reach)?, arguments, output),
+        Command::Kill(arguments) => kill(arguments, reach, output),
+        Command::Status(_) => {
+            let report = status(reach)?;
             show(output, &text::status(&report), &report)
         }
-        Command::Explain(arguments) => default_pool::explain(arguments, socket, output),
-        Command::Digest(arguments) => match ask(socket, &Request::Digest { pool: arguments.pool.clone() })? {
+        Command::Explain(arguments) => default_pool::explain(arguments, reach, output),
+        Command::Digest(arguments) => match ask(reach, &Request::Digest { pool: arguments.pool.clone() })? {
             Response::Digest(report) => show(output, &text::digest(&report), &report),
             _ => Err(Failure::Unexpected),
         },
         Command::Check(arguments) => check::check(&arguments.file, output),
         Command::Reload(arguments) => {
-            reload(&Request::Reload { instead: None, dry_run: arguments.dry_run }, socket, output)
+            reload(&Request::Reload { instead: None, dry_run: arguments.dry_run }, reach, output)
         }
-        Command::Diff(arguments) => diff(arguments, socket, output),
+        Command::Diff(arguments) => diff(arguments, reach, output),
         Command::Save(arguments) => {
-            let saved = save::save(&mut connect(socket)?, arguments.file.as_deref(), arguments.dry_run, output)?;
+            let saved = save::save(&mut connect(reach)?, arguments.file.as_deref(), arguments.dry_run, output)?;
             show(output, &text::saved(&saved), &saved)
         }
         Command::Import(arguments) => import_from(&arguments.file, output),
@@ -132,78 +141,105 @@ fn named_server(arguments: &ServerArgs, output: &Output) -> Result<SocketAddr, F
     Ok(server)
 }
 
-fn status(socket: Option<&Path>) -> Result<StatusReport, Failure> {
-    match ask(socket, &Request::Status)? {
+fn status(reach: Reach<'_>) -> Result<StatusReport, Failure> {
+    match ask(reach, &Request::Status)? {
         Response::Status(report) => Ok(report),
         _ => Err(Failure::Unexpected),
     }
 }
 
-fn remove(arguments: &RemoveArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+/// What is printed for `status --ready --json`.
+#[derive(Debug, Serialize)]
+struct Ready<'a> {
+    ready: bool,
+    phase: Phase,
+    /// Those that do not accept.
+    services: Vec<NotReady<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct NotReady<'a> {
+    service: &'a str,
+    waiting: Option<Waiting>,
+}
+
+/// Whether every service accepts clients. A balancer without a service is not ready for any.
+fn is_ready(reach: Reach<'_>, output: &Output) -> Result<Verdict, Failure> {
+    let report = status(reach)?;
+    let idle = report.services.iter().filter(|service| !service.accepting && !service.leaving);
+    let services: Vec<_> = idle.map(|service| NotReady { service: &service.name, waiting: service.waiting }).collect();
+    let serves = report.services.iter().any(|service| !service.leaving);
+    let ready = report.phase == Phase::Running && serves && services.is_empty();
+    output.text(text::readiness(&report, ready))?;
+    output.value(&Ready { ready, phase: report.phase, services })?;
+    Ok(if ready { Verdict::Done } else { Verdict::NotReady })
+}
+
+fn remove(arguments: &RemoveArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let server = named_server(&arguments.server, output)?;
     let pool = &arguments.pool.pool;
     let order = Change::Remove { pool: pool.clone(), server, how: arguments.how() };
     if !arguments.wait {
-        return change(order, arguments.dry_run, socket, output);
+        return change(order, arguments.dry_run, reach, output);
     }
-    let mut client = connect(socket)?;
+    let mut client = connect(reach)?;
     let report = changed(&mut client, order, false, output)?;
     output.text(text::change(&report))?;
     leave::wait(&mut client, pool, server, output)?;
     output.value(&Gone { report, gone: true })
 }
 
-fn service(command: &ServiceCommand, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn service(command: &ServiceCommand, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     match command {
-        ServiceCommand::Add(arguments) => add_service(arguments, socket, output),
+        ServiceCommand::Add(arguments) => add_service(arguments, reach, output),
         ServiceCommand::Remove(arguments) => {
-            change(Change::RemoveService { service: arguments.name.clone() }, arguments.dry_run, socket, output)
+            change(Change::RemoveService { service: arguments.name.clone() }, arguments.dry_run, reach, output)
         }
         ServiceCommand::List(arguments) => {
-            let services = status(socket)?.services;
+            let services = status(reach)?.services;
             let text = if arguments.wide { text::wide_services(&services) } else { text::services(&services) };
             show(output, &text, &Listed::Services(services))
         }
     }
 }
 
-fn add_service(arguments: &ServiceAddArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn add_service(arguments: &ServiceAddArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let found = find(&arguments.addr)?;
     found.note.iter().for_each(|note| output.note(note));
     let settings = arguments.settings((found.ip, arguments.port).into())?;
-    change(Change::AddService { service: arguments.name.clone(), settings }, arguments.dry_run, socket, output)
+    change(Change::AddService { service: arguments.name.clone(), settings }, arguments.dry_run, reach, output)
 }
 
-fn pool(command: &PoolCommand, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn pool(command: &PoolCommand, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     match command {
         PoolCommand::Add(arguments) => {
             let (pool, settings) = (arguments.name.clone(), arguments.settings()?);
-            change(Change::AddPool { pool, settings }, arguments.dry_run, socket, output)
+            change(Change::AddPool { pool, settings }, arguments.dry_run, reach, output)
         }
         PoolCommand::Remove(arguments) => {
-            change(Change::RemovePool { pool: arguments.name.clone() }, arguments.dry_run, socket, output)
+            change(Change::RemovePool { pool: arguments.name.clone() }, arguments.dry_run, reach, output)
         }
         PoolCommand::Set(arguments) => {
             let (pool, values) = (arguments.name.clone(), arguments.values()?);
-            change(Change::SetPool { pool, values }, arguments.dry_run, socket, output)
+            change(Change::SetPool { pool, values }, arguments.dry_run, reach, output)
         }
-        PoolCommand::List => match ask(socket, &Request::Pools)? {
+        PoolCommand::List => match ask(reach, &Request::Pools)? {
             Response::Pools(pools) => show(output, &text::pools(&pools), &Listed::Pools(pools)),
             _ => Err(Failure::Unexpected),
         },
     }
 }
 
-fn sessions(arguments: &SessionsArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn sessions(arguments: &SessionsArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let SessionsArgs { service, pool, server, limit } = arguments;
     let (service, pool) = (service.clone(), pool.clone());
-    match ask(socket, &Request::Sessions { service, pool, server: *server, limit: *limit })? {
+    match ask(reach, &Request::Sessions { service, pool, server: *server, limit: *limit })? {
         Response::Sessions(sessions) => show(output, &text::sessions(&sessions, *limit), &Listed::Sessions(sessions)),
         _ => Err(Failure::Unexpected),
     }
 }
 
-fn kill(arguments: &KillArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn kill(arguments: &KillArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let order = match (arguments.session, arguments.server) {
         (Some(session), _) => Change::Kill { session },
         (None, Some(server)) => {
@@ -212,20 +248,20 @@ fn kill(arguments: &KillArgs, socket: Option<&Path>, output: &Output) -> Result<
         }
         (None, None) => unreachable!("the command line has one of them"),
     };
-    change(order, arguments.dry_run, socket, output)
+    change(order, arguments.dry_run, reach, output)
 }
 
-fn diff(arguments: &DiffArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn diff(arguments: &DiffArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let text = check::read(&arguments.file)?;
     let name = match arguments.file.to_str() {
         Some("-") => "standard input".to_owned(),
         _ => arguments.file.display().to_string(),
     };
-    reload(&Request::Reload { instead: Some(FileText { name, text }), dry_run: true }, socket, output)
+    reload(&Request::Reload { instead: Some(FileText { name, text }), dry_run: true }, reach, output)
 }
 
-fn reload(request: &Request, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    match ask(socket, request)? {
+fn reload(request: &Request, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
+    match ask(reach, request)? {
         Response::Reloaded(report) => {
             warn_unsaved(report.unsaved.as_deref(), output);
             show(output, &text::reloaded(&report), &report)
@@ -243,9 +279,9 @@ fn import_from(file: &Path, output: &Output) -> Result<(), Failure> {
     output.value(&Imported { toml, notes })
 }
 
-fn compare_with(arguments: &CompareArgs, socket: Option<&Path>, output: &Output) -> Result<Verdict, Failure> {
+fn compare_with(arguments: &CompareArgs, reach: Reach<'_>, output: &Output) -> Result<Verdict, Failure> {
     let other = Side::find(&arguments.other)?;
-    let settings = of_balancer(&mut connect(socket)?)?;
+    let settings = of_balancer(&mut connect(reach)?)?;
     let compared = compare(&Side { name: "this balancer".to_owned(), settings }, &other)?;
     show(output, &text::compared(&compared), &compared)?;
     Ok(if compared.equal { Verdict::Done } else { Verdict::Different })
@@ -255,20 +291,20 @@ fn compare_with(arguments: &CompareArgs, socket: Option<&Path>, output: &Output)
 ///
 /// # Errors
 /// When it cannot be asked, or refuses.
-pub(crate) fn ask(socket: Option<&Path>, request: &Request) -> Result<Response, Failure> {
-    accepted(connect(socket)?.call(request)?)
+pub(crate) fn ask(reach: Reach<'_>, request: &Request) -> Result<Response, Failure> {
+    accepted(connect(reach)?.call(request)?)
 }
 
 /// The balancer that `socket` means.
 ///
 /// # Errors
 /// When it cannot be reached.
-pub(crate) fn connect(socket: Option<&Path>) -> Result<Client, Failure> {
+pub(crate) fn connect(reach: Reach<'_>) -> Result<Client, Failure> {
     let environment = Environment::current();
     // Nothing of the state is needed here. With a directory for it given, only the socket's place can be wrong.
-    let path = wire::place::socket_path(socket, &environment)?;
-    Client::connect(&path).map_err(|error| {
-        let meant = socket.is_some() || environment.root;
+    let path = wire::place::socket_path(reach.socket, &environment)?;
+    Client::connect(&path).map(|client| client.within(reach.timeout)).map_err(|error| {
+        let meant = reach.socket.is_some() || environment.root;
         hint(error, meant, Path::new(SYSTEM_SOCKET))
     })
 }
@@ -305,8 +341,8 @@ pub(crate) fn show(output: &Output, text: &str, report: &impl Serialize) -> Resu
     output.value(report)
 }
 
-fn change(change: Change, dry_run: bool, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
-    let report = changed(&mut connect(socket)?, change, dry_run, output)?;
+fn change(change: Change, dry_run: bool, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
+    let report = changed(&mut connect(reach)?, change, dry_run, output)?;
     show(output, &text::change(&report), &report)
 }
 
@@ -326,7 +362,7 @@ fn warn_unsaved(reason: Option<&str>, output: &Output) {
     }
 }
 
-fn start(arguments: &StartArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn start(arguments: &StartArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let origin = match (&arguments.config, &arguments.addr, arguments.port) {
         (Some(file), ..) => Origin::File(absolute(file)),
         (None, Some(addr), Some(port)) => {
@@ -338,7 +374,7 @@ fn start(arguments: &StartArgs, socket: Option<&Path>, output: &Output) -> Resul
     };
     let order = Start {
         origin,
-        socket: socket.map(absolute),
+        socket: reach.socket.map(absolute),
         state: arguments.state.as_deref().map(absolute),
         options: &arguments.options,
     };
@@ -352,10 +388,17 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn stop(arguments: &StopArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+fn stop(arguments: &StopArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let drain_ms = arguments.drain.map(milliseconds);
-    let mut client = connect(socket)?;
-    let stopping = client.call(&Request::Stop { now: arguments.now, drain_ms })?;
+    let mut client = connect(reach)?;
+    let stopping = match client.call(&Request::Stop { now: arguments.now, drain_ms }) {
+        // Somebody else has stopped it, and the last moment of that was now.
+        Err(ClientError::Ended(_)) => {
+            output.text("balancer stopped: another stop was before this one")?;
+            return output.value(&Stopped { report: None, ended: true });
+        }
+        called => called?,
+    };
     let Response::Stopping(report) = accepted(stopping)? else { return Err(Failure::Unexpected) };
     output.text(text::stopping(&report, arguments.now))?;
     if !arguments.no_wait {
@@ -363,7 +406,7 @@ fn stop(arguments: &StopArgs, socket: Option<&Path>, output: &Output) -> Result<
         wait_for_end(client, report.pid, drain_ms.saturating_add(END_GRACE_MS))?;
         output.text(format_args!("balancer stopped, pid {}", report.pid))?;
     }
-    output.value(&Stopped { report, ended: !arguments.no_wait })
+    output.value(&Stopped { report: Some(report), ended: !arguments.no_wait })
 }
 
 /// Waits until the balancer that was told to stop has ended.
@@ -393,7 +436,8 @@ mod tests {
 
     #[test]
     fn stop_is_one_flat_object() {
-        let stopped = Stopped { report: StoppingReport { pid: 7, sessions: 2, drain_ms: 30_000 }, ended: true };
+        let report = Some(StoppingReport { pid: 7, sessions: 2, drain_ms: 30_000 });
+        let stopped = Stopped { report, ended: true };
         assert_eq!(
             serde_json::to_string(&stopped).expect("text"),
             r#"{"pid":7,"sessions":2,"drain_ms":30000,"ended":true}"#

@@ -1,8 +1,6 @@
 //! Commands that only look and name no pool or service: they mean the pool `default`, and where there is none, all there
 //! are. What changes something means one pool, always.
 
-use std::path::Path;
-
 use serde::Serialize;
 use wire::report::{ExplainReport, ListReport};
 use wire::settings::DEFAULT_POOL;
@@ -13,6 +11,7 @@ use crate::cli::{ExplainArgs, ListArgs};
 use crate::command::{accepted, connect, show};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::reach::Reach;
 use crate::text;
 
 /// What is printed of all of them: an object, as of every command.
@@ -27,9 +26,9 @@ enum All {
 ///
 /// # Errors
 /// When the balancer cannot be asked, or refuses: there is no such pool, or none at all.
-pub(crate) fn list(arguments: &ListArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+pub(crate) fn list(arguments: &ListArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let text = if arguments.wide { text::wide_list } else { text::list };
-    let mut client = connect(socket)?;
+    let mut client = connect(reach)?;
     let named = arguments.pool.as_deref();
     let Some(report) = list_of(&mut client, named.unwrap_or(DEFAULT_POOL), named.is_none())? else {
         let mut all = Vec::new();
@@ -68,10 +67,10 @@ fn pools(client: &mut Client) -> Result<Vec<String>, Failure> {
 ///
 /// # Errors
 /// When the balancer cannot be asked, or refuses: there is no such service, or none at all.
-pub(crate) fn explain(arguments: &ExplainArgs, socket: Option<&Path>, output: &Output) -> Result<(), Failure> {
+pub(crate) fn explain(arguments: &ExplainArgs, reach: Reach<'_>, output: &Output) -> Result<(), Failure> {
     let (found, port) = find_client(&arguments.client)?;
     found.note.iter().for_each(|note| output.note(note));
-    let mut client = connect(socket)?;
+    let mut client = connect(reach)?;
     let of = |service: Option<String>| Request::Explain { client: found.ip, port, service };
     let named = arguments.service.is_some();
     let Some(report) = explained(&mut client, &of(arguments.service.clone()), !named)? else {

@@ -74,7 +74,7 @@ pub(crate) fn events(client: &mut Client, arguments: &EventsArgs, output: &Outpu
         // Nobody unparks this thread: it is a pause.
         thread::park_timeout(PAUSE);
         let report = ask(client, last).map_err(|failure| match failure {
-            Failure::Client(ClientError::Closed(_)) => EventsError::Ended { last }.into(),
+            Failure::Client(ClientError::Closed(_) | ClientError::Ended(_)) => EventsError::Ended { last }.into(),
             failure => failure,
         })?;
         print(&report, output)?;

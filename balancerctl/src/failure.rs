@@ -159,6 +159,7 @@ impl Failure {
                 ClientError::Garbled { .. } => "garbled",
                 ClientError::Request(_) => "request",
                 ClientError::Closed(_) => "closed",
+                ClientError::Ended(_) => "ended",
                 ClientError::TimedOut(_) => "timed-out",
                 ClientError::Io { .. } => "io",
             },

@@ -53,7 +53,9 @@ pub(crate) fn wait(client: &mut Client, pool: &str, server: SocketAddr, output: 
     let mut waited = Duration::ZERO;
     loop {
         let response = client.call(&Request::List { pool: pool.to_owned() }).map_err(|error| match error {
-            ClientError::Closed(_) | ClientError::NoDaemon(_) => LeaveError::BalancerEnded(server).into(),
+            ClientError::Closed(_) | ClientError::Ended(_) | ClientError::NoDaemon(_) => {
+                LeaveError::BalancerEnded(server).into()
+            }
             error => Failure::from(error),
         });
         let report = match response? {

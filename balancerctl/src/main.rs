@@ -16,6 +16,7 @@ mod leave;
 mod output;
 mod pages;
 mod quantity;
+mod reach;
 mod save;
 mod start;
 mod text;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     let output = output::Output::new(cli.json);
     match command::run(&cli, &output) {
         Ok(Verdict::Done) => ExitCode::SUCCESS,
-        Ok(Verdict::Different) => ExitCode::FAILURE,
+        Ok(Verdict::Different | Verdict::NotReady) => ExitCode::FAILURE,
         Err(failure) if failure.reader_gone() => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);

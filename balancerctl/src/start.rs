@@ -14,6 +14,7 @@ use wire::{Environment, Places, Request, Response};
 
 use crate::command::ask;
 use crate::failure::Failure;
+use crate::reach::Reach;
 
 /// The program that is looked for.
 pub(crate) const DAEMON: &str = "balancerd";
@@ -114,7 +115,7 @@ impl Start<'_> {
         let places = Places::find(self.socket.as_deref(), self.state.as_deref(), &Environment::current())?;
         let balancerd = find_daemon()?;
         let warnings = self.spawn(&balancerd, &places.log)?;
-        match ask(Some(&places.socket), &Request::Status)? {
+        match ask(Reach { socket: Some(&places.socket), timeout: None }, &Request::Status)? {
             Response::Status(status) => Ok(Started { balancerd, socket: places.socket, status, warnings }),
             _ => Err(Failure::Unexpected),
         }

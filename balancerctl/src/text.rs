@@ -200,6 +200,31 @@ pub(crate) fn stopping(report: &StoppingReport, now: bool) -> String {
     }
 }
 
+/// Whether every service accepts clients, and which does not.
+pub(crate) fn readiness(report: &StatusReport, ready: bool) -> String {
+    if ready {
+        let count = report.services.iter().filter(|service| !service.leaving).count();
+        return match count {
+            1 => "ready: 1 service accepts clients".to_owned(),
+            count => format!("ready: {count} services accept clients"),
+        };
+    }
+    if report.phase == Phase::Stopping {
+        return "not ready: the balancer is stopping".to_owned();
+    }
+    let idle: Vec<&str> = report
+        .services
+        .iter()
+        .filter(|service| !service.accepting && !service.leaving)
+        .map(|service| service.name.as_str())
+        .collect();
+    if idle.is_empty() {
+        "not ready: there is no service".to_owned()
+    } else {
+        format!("not ready: {} does not accept", idle.join(", "))
+    }
+}
+
 /// When the file was read again for the last time, and what came of it.
 fn last_reload(report: &StatusReport) -> Option<String> {
     let LastReload { at, by, changes } = report.last_reload.as_ref()?;

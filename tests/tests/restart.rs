@@ -379,6 +379,75 @@ fn other_signals_harm_nobody() {
 }
 
 #[test]
+fn several_stops_at_once_all_end_well() {
+    for round in 0..10 {
+        let server = Server::start();
+        let balancer = Balancer::of([&server]);
+        let stop = || balancer.ctl("stop");
+        let outputs = std::thread::scope(|scope| {
+            let stops: Vec<_> = (0..4).map(|_| scope.spawn(stop)).collect();
+            stops.into_iter().map(|stop| stop.join().expect("it runs")).collect::<Vec<_>>()
+        });
+        for output in outputs {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            // Who comes when it has ended hears that there is none, which is no other end.
+            let came_late = output.status.code() == Some(2) && said.contains("no balancer answers");
+            assert!(output.status.success() || came_late, "round {round}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn who_waits_for_a_file_when_it_stops_hears_that_it_stops() {
+    let server = Server::start();
+    let listen = loopback::free();
+    let text = tests::config::service("web", listen, "web") + &tests::config::pool("web", "", [&server]);
+    for _ in 0..20 {
+        let balancer = Setup::new().config(&text).start();
+        let client = Client::connect(listen);
+        assert_eq!(client.server(), server.address());
+        std::thread::scope(|scope| {
+            let reloads: Vec<_> = (0..4).map(|_| scope.spawn(|| balancer.reload())).collect();
+            drop(balancer.call(&Request::Stop { now: false, drain_ms: None }));
+            for reload in reloads {
+                // Each is answered: taken before, or refused for the true reason.
+                if let Err(refusal) = reload.join().expect("an answer") {
+                    assert_eq!(refusal, wire::Refusal::Stopping);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_health_script_learns_from_the_exit_code_whether_clients_are_served() {
+    let server = Server::start();
+    let mut balancer = Balancer::of([&server]);
+    let client = balancer.client();
+    assert_eq!(client.server(), server.address());
+    let ready = |balancer: &Balancer| {
+        let output = balancer.ctl("status --ready --timeout 20s");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    assert_eq!(ready(&balancer), (Some(0), "ready: 1 service accepts clients\n".to_owned()));
+    // One that stands still answers nobody, and nobody waits for ever.
+    balancer.signal(Signal::SIGSTOP);
+    let output = balancer.ctl("status --ready --timeout 300ms");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{output:?}");
+    balancer.signal(Signal::SIGCONT);
+    drop(balancer.call(&Request::Stop { now: false, drain_ms: None }));
+    assert_eq!(ready(&balancer), (Some(1), "not ready: the balancer is stopping\n".to_owned()));
+    let json = balancer.ctl("status --ready --json");
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((&json["ready"], &json["phase"]), (&false.into(), &"stopping".into()));
+    assert_eq!(balancer.ctl("status").status.code(), Some(0), "a status is a status");
+    drop(client);
+    balancer.wait_for_end();
+    assert_eq!(balancer.ctl("status --ready").status.code(), Some(2));
+}
+
+#[test]
 fn stop_is_answered_at_once_and_closes_the_connection_at_the_end() {
     let server = Server::start();
     let mut balancer = Balancer::of([&server]);

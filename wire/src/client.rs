@@ -9,8 +9,10 @@ use crate::control::{Request, Response};
 use crate::encoding::EncodingError;
 use crate::frame::{Decoder, FrameError, RESPONSE_LIMIT, VERSION, frame, greeting};
 
-/// How long one answer may take. The daemon answers within milliseconds; a disk that takes its time over the state
-/// file is why this is not one second.
+/// How long an answer may take that waits for nothing. The daemon answers within milliseconds.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How long an answer may take that waits for the state file, a configuration file or a ring.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to a daemon.
@@ -19,6 +21,8 @@ pub struct Client {
     stream: UnixStream,
     decoder: Decoder<Response>,
     path: PathBuf,
+    /// How long one answer may take, if somebody has said so.
+    timeout: Option<Duration>,
 }
 
 /// Why a daemon could not be asked. Each says what to do about it.
@@ -54,8 +58,11 @@ pub enum ClientError {
     /// The daemon went away before it answered.
     #[error("the balancer at {} closed the connection without an answer; its log says why", .0.display())]
     Closed(PathBuf),
+    /// The daemon has ended before it answered, and does not listen any more.
+    #[error("the balancer at {} has ended before it answered", .0.display())]
+    Ended(PathBuf),
     /// The daemon did not answer in time.
-    #[error("the balancer at {} did not answer in time; its process may be halted, or the machine overloaded", .0.display())]
+    #[error("the balancer at {} does not answer: its process may be halted, or the machine overloaded; --timeout gives it longer", .0.display())]
     TimedOut(PathBuf),
     /// Anything else that the operating system said.
     #[error("talking to the balancer at {} failed: {source}", .path.display())]
@@ -74,9 +81,13 @@ impl Client {
     /// When nobody listens there, or this user may not connect.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|source| failure(path, source))?;
-        let client = Self { stream, decoder: Decoder::new(RESPONSE_LIMIT), path: path.to_path_buf() };
-        client.patience(Some(ANSWER_TIMEOUT))?;
-        Ok(client)
+        Ok(Self { stream, decoder: Decoder::new(RESPONSE_LIMIT), path: path.to_path_buf(), timeout: None })
+    }
+
+    /// With so much time for each answer. `None`: as much as the request takes at most, where nothing hangs.
+    #[must_use]
+    pub fn within(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Asks, and waits for the answer.
@@ -84,12 +95,16 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be asked or its answer cannot be read. A refusal is an answer, not an error.
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
+        self.patience(Some(self.timeout.unwrap_or(usual_time(request))))?;
         let mut bytes = if self.decoder.greeted() { Vec::new() } else { greeting() };
         bytes.extend(frame(request)?);
         // A daemon that refuses to talk answers and closes without reading: its answer says more than this error.
         let sent = self.stream.write_all(&bytes);
         match self.answer() {
             Err(ClientError::Closed(_)) => {
+                if let Err(ClientError::NoDaemon(path)) = Self::connect(&self.path) {
+                    return Err(ClientError::Ended(path));
+                }
                 sent.map_err(|source| failure(&self.path, source))?;
                 Err(ClientError::Closed(self.path.clone()))
             }
@@ -139,6 +154,14 @@ impl Client {
             .set_read_timeout(limit)
             .and_then(|()| self.stream.set_write_timeout(limit))
             .map_err(|source| failure(&self.path, source))
+    }
+}
+
+/// How long the answer to a request takes at most, where nothing hangs.
+fn usual_time(request: &Request) -> Duration {
+    match request {
+        Request::Change { .. } | Request::Reload { .. } => ANSWER_TIMEOUT,
+        _ => AT_ONCE,
     }
 }
 
