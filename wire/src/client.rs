@@ -59,7 +59,7 @@ pub enum ClientError {
     #[error("the balancer at {} closed the connection without an answer; its log says why", .0.display())]
     Closed(PathBuf),
     /// The daemon has ended before it answered, and does not listen any more.
-    #[error("the balancer at {} has ended before it answered", .0.display())]
+    #[error("the balancer at {} closed the connection without an answer, and has ended; its log says why", .0.display())]
     Ended(PathBuf),
     /// The daemon did not answer in time.
     #[error("the balancer at {} does not answer: its process may be halted, or the machine overloaded; --timeout gives it longer", .0.display())]
