@@ -160,6 +160,29 @@ fn flows_of_a_transparent_pool_come_from_their_clients_themselves() {
 }
 
 #[test]
+fn each_datagram_of_a_transparent_one_way_pool_comes_from_its_own_client() {
+    namespace::inside("each_datagram_of_a_transparent_one_way_pool_comes_from_its_own_client", || {
+        hosts();
+        let server = namespace::at("servers", || DatagramServer::at(SocketAddr::from(([10, 2, 0, 2], 0)), named));
+        let listen = SocketAddr::from(([10, 1, 0, 1], 53));
+        let pool = datagram_pool("one_way = true\ntransparent = true", [&server]);
+        let _balancer = Setup::new().config(&(datagrams(listen, "") + &pool)).start();
+        let ips = [2, 3, 9, 2].map(|last| IpAddr::from([10, 1, 0, last]));
+        let clients = namespace::at("clients", move || ips.map(|ip| DatagramClient::from(ip, listen)));
+        for round in 0..3u8 {
+            for (number, client) in clients.iter().enumerate() {
+                client.send(&[round, number as u8]);
+                wait::until("it has come", || server.heard().iter().any(|heard| heard.bytes == [round, number as u8]));
+            }
+        }
+        for heard in server.heard() {
+            assert_eq!(heard.from.ip(), ips[usize::from(heard.bytes[1])], "{heard:?}");
+        }
+        assert_eq!(server.heard().len(), 12);
+    });
+}
+
+#[test]
 fn a_mark_leads_clients_and_checks_by_its_own_route() {
     namespace::inside("a_mark_leads_clients_and_checks_by_its_own_route", || {
         hosts();

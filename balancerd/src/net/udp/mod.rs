@@ -17,7 +17,7 @@ mod portion;
 mod table;
 mod too_long;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,7 +37,7 @@ use crate::event::{Ends, Interest, Key, Ready};
 use crate::model::{Direction, Handling, Model, ServerId, ServiceId, SessionFilter, milliseconds};
 use complaints::Complaints;
 use datagram::{
-    Received, Sent, Train, control_room, forget_errors, receive, receive_single, send_all, send_introduced,
+    Received, Route, Sent, Train, control_room, forget_errors, receive, receive_single, send_all, send_introduced,
     tells_of_the_other_side,
 };
 use flow::{Flow, FlowKey};
@@ -503,11 +503,13 @@ impl Flows {
         if !cx.model.lets_in(service, client.ip()) {
             return self.refuse(arrival, DropReason::Denied, train.len(), cx);
         }
-        let Some((server, _)) = cx.model.pick(service, client, &[]) else {
+        let Some((server, address)) = cx.model.pick(service, client, &[]) else {
             return self.refuse(arrival, no_server(arrival.service, cx), train.len(), cx);
         };
+        let route = as_the_client(cx.model.server_side(server).transparent, client, address);
         if self.one_way.get_mut(server).is_none() {
-            match self.connect_to_picked(server, client, cx) {
+            // All clients share the socket: it is bound to none of their addresses.
+            match self.connect_to_picked(server, nobody(address), cx) {
                 Ok(socket) => self.one_way.insert(server, socket),
                 Err(reason) => return self.refuse(arrival, reason, train.len(), cx),
             }
@@ -516,7 +518,7 @@ impl Flows {
         let header = handling.send_proxy.map_or_else(Vec::new, |how| encode_datagram(how, Some(addresses), None));
         let Some(lane) = self.one_way.get_mut(server) else { return };
         let most = arrival.most_in_fragments(&self.notices);
-        let sent = send_all(&lane.socket, None, &header, train, &mut lane.singly, most);
+        let sent = send_all(&lane.socket, route, &header, train, &mut lane.singly, most);
         if let Some(refused) = sent.too_long {
             arrival.tell_too_long(&mut self.notices, &lane.socket, train, refused, cx.now);
         }
@@ -765,6 +767,21 @@ fn count(service: ServiceId, server: ServerId, direction: Direction, sent: &Sent
     }
     for (reason, datagrams) in &sent.dropped {
         model.datagrams_dropped(service, Some(server), direction, *datagrams, *reason);
+    }
+}
+
+/// The way of a datagram that is to leave with its client's address by a socket that others share, if it can: a server of
+/// the other family cannot be shown it.
+fn as_the_client(transparent: bool, client: SocketAddr, server: SocketAddr) -> Option<Route> {
+    let is_shown = transparent && client.is_ipv4() == server.is_ipv4();
+    is_shown.then(|| Route { to: server, from: Some(client.ip()), is_ipv6: server.is_ipv6() })
+}
+
+/// A client of the server's family that is none.
+fn nobody(server: SocketAddr) -> SocketAddr {
+    match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 
