@@ -184,7 +184,7 @@ impl Kept {
     ///
     /// # Errors
     /// Says what is wrong, and in which line if that is known.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         // A file that was cut to nothing says nothing; to take it for an empty one would lose the servers.
         #[derive(Deserialize)]
         struct Version {
@@ -216,7 +216,7 @@ impl Kept {
     }
 
     /// The text of a file.
-    pub(super) fn text(&self) -> Result<String, toml::ser::Error> {
+    pub(crate) fn text(&self) -> Result<String, toml::ser::Error> {
         let Self { pools, servers, services } = self.clone();
         let end = Some(End { rows: self.rows() });
         let text = Text { version: VERSION, pool: pools, server: servers, service: services, end };
