@@ -22,11 +22,16 @@ pub(crate) struct Converted {
     pub(crate) notes: Vec<String>,
 }
 
+/// The formats.
+const KNOWN: &str = "Two formats can be imported, both TOML: that with [frontend], bind_on and [[frontend.backend]]; and \
+                     Convey's, with [frontends.NAME], listen_addr and [backends.NAME]. Files of other balancers (HAProxy, \
+                     nginx, Envoy, Traefik) cannot be imported; docs/configuration.md says what a file is made of";
+
 /// Why a file cannot be converted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ImportError {
     /// It is no TOML.
-    #[error("line {line}: this is no TOML: {fault}")]
+    #[error("line {line}: this is no TOML: {fault}. {}", KNOWN)]
     Toml {
         /// Where, from 1.
         line: usize,
@@ -42,9 +47,7 @@ pub(crate) enum ImportError {
     )]
     Mixed,
     /// It has sections of neither.
-    #[error(
-        "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported"
-    )]
+    #[error("the file has no section of a format that can be imported. {}", KNOWN)]
     Neither,
     /// None of its services can be one of ours.
     #[error("the file has no service that can be taken over: {reason}")]
@@ -686,16 +689,16 @@ servers = [
 
     #[test]
     fn files_that_cannot_be_imported_are_told_apart() {
+        let known = |what: &str| format!("{what}. {KNOWN}");
+        let neither = known("the file has no section of a format that can be imported");
+        let no_toml = known("line 1: this is no TOML: key with no value, expected `=`");
+        assert!(KNOWN.contains("[frontend], bind_on") && KNOWN.contains("Convey") && KNOWN.contains("HAProxy"));
         for (text, error) in [
-            ("a", "line 1: this is no TOML: key with no value, expected `=`"),
-            (
-                "",
-                "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported",
-            ),
-            (
-                "frontend = 1",
-                "the file has neither a [frontend] with bind_on and [[frontend.backend]], nor [frontends.NAME] with listen_addr and [backends.NAME], as Convey has them; these two formats are all that can be imported",
-            ),
+            ("a", no_toml.as_str()),
+            ("global\n    maxconn 100\n", no_toml.as_str()),
+            ("[pools.a]", neither.as_str()),
+            ("", neither.as_str()),
+            ("frontend = 1", neither.as_str()),
             (
                 "[service.web]",
                 "this is a configuration of this balancer already; `balancerd --check FILE` says whether it is valid",

@@ -166,7 +166,10 @@ pub(crate) fn complaint(said: &str, status: ExitStatus, log: Option<&Path>) -> S
         let hint = log.map_or_else(String::new, |log| format!("; {} may say why", log.display()));
         format!("{DAEMON} ended with {status} and said nothing{hint}")
     } else {
-        lines.join("; ")
+        // Mistakes of a file have a line each, for editors; clap goes on in the next line.
+        let file = lines[0].split_inclusive(':').next().filter(|name| name.ends_with(':'));
+        let of_one_file = file.is_some_and(|name| lines.iter().all(|line| line.starts_with(name)));
+        lines.join(if of_one_file { "\n" } else { "; " })
     }
 }
 
@@ -228,6 +231,7 @@ mod tests {
         let (status, log) = (ExitStatus::from_raw(0x100), Some(Path::new("/tmp/b.log")));
         assert_eq!(complaint("balancerd: no such thing", status, log), "no such thing");
         assert_eq!(complaint("error: one\n  two\n\nUsage: x", status, log), "one; two");
+        assert_eq!(complaint("f.toml:1:2: a\nf.toml:3:4: b\n", status, log), "f.toml:1:2: a\nf.toml:3:4: b");
         let silent = complaint("", status, log);
         assert_eq!(silent, "balancerd ended with exit status: 1 and said nothing; /tmp/b.log may say why");
     }

@@ -77,7 +77,11 @@ fn other<T: PartialEq>(value: T, usual: &T) -> Option<T> {
 /// Rows of a word and what it is.
 fn rows<W: AsRef<str>>(rows: &[(W, String)]) -> String {
     let width = rows.iter().map(|(word, _)| word.as_ref().chars().count()).max().unwrap_or(0);
-    let lines = rows.iter().map(|(word, text)| format!("{:width$}  {text}", word.as_ref()).trim_end().to_owned());
+    // Further lines of a text are below its first.
+    let below = format!("\n{:width$}  ", "");
+    let lines = rows
+        .iter()
+        .map(|(word, text)| format!("{:width$}  {}", word.as_ref(), text.replace('\n', &below)).trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -85,4 +85,8 @@ pub(crate) struct ImportArgs {
 pub(super) const IMPORT_EXAMPLES: &str = "\
 Examples:
   balancerctl import old.toml > /etc/balancer.toml
-  balancerctl import old.toml | balancerctl diff -";
+  balancerctl import old.toml | balancerctl diff -
+
+Formats that can be imported, both TOML:
+  [frontend] with bind_on, [[frontend.backend]] with forward_to
+  [frontends.NAME] with listen_addr and backend, [backends.NAME] with servers (Convey)";

@@ -1,4 +1,4 @@
-//! The configuration file: it is read, or its first mistake is told by file, line, column and key. What its sections mean
+//! The configuration file: it is read, or its first mistakes are told by file, line, column and key. What its sections mean
 //! is in `settings`; carrying it out is the daemon's business.
 
 use std::fs::{self, FileType, OpenOptions};
@@ -11,7 +11,7 @@ use toml::de::DeTable;
 use wire::Settings;
 use wire::settings::FILE_LIMIT;
 
-use super::section::{Faults, position};
+use super::section::{Faults, MAX_FAULTS, position};
 use super::settings;
 
 /// What a file says.
@@ -34,7 +34,7 @@ impl File {
     }
 }
 
-/// Why a file is of no use: one line, which begins with the file's name.
+/// Why a file is of no use: a line for each mistake, which begins with the file's name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     /// The operating system would not open it.
@@ -85,18 +85,33 @@ pub(crate) enum FileError {
         /// The byte.
         byte: u8,
     },
-    /// Its first mistake.
-    #[error("{name}:{line}:{column}: {what}")]
+    /// Its first mistakes.
+    #[error("{}", lines(.name, .mistakes, *.more))]
     Wrong {
         /// The file.
         name: String,
-        /// The line, from 1.
-        line: usize,
-        /// The column in characters, from 1.
-        column: usize,
-        /// The key, and what is wrong.
-        what: String,
+        /// In the order of the file.
+        mistakes: Vec<Mistake>,
+        /// Whether there are others behind those.
+        more: bool,
     },
+}
+
+/// A mistake of a file.
+#[derive(Debug)]
+pub(crate) struct Mistake {
+    /// The line, from 1.
+    pub(super) line: usize,
+    /// The column in characters, from 1.
+    pub(super) column: usize,
+    /// The key, and what is wrong.
+    pub(super) what: String,
+}
+
+fn lines(name: &str, mistakes: &[Mistake], more: bool) -> String {
+    let told = mistakes.iter().map(|Mistake { line, column, what }| format!("{name}:{line}:{column}: {what}"));
+    let rest = more.then(|| format!("{name}: it has more mistakes; these are the first {MAX_FAULTS}"));
+    told.chain(rest).collect::<Vec<_>>().join("\n")
 }
 
 impl FileError {
@@ -159,23 +174,26 @@ fn check_kind(kind: FileType, name: &str) -> Result<(), FileError> {
 /// Reads the text of a file of this name.
 ///
 /// # Errors
-/// Tells the first mistake by its position; when the text is no TOML, the first of those.
+/// Tells the first [`MAX_FAULTS`] mistakes by their positions; when the text is no TOML, the first place where it is none.
 pub(crate) fn parse(name: &str, text: &str) -> Result<File, FileError> {
-    let wrong = |at, what: &str| {
+    let mistake = |at, what| {
         let (line, column) = position(text, at);
-        FileError::Wrong { name: name.to_owned(), line, column, what: what.to_owned() }
+        Mistake { line, column, what }
     };
     let document = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let message = error.message().replace('\n', " ");
         // The parser says so where it wants something else to be gone.
         let message = message.strip_suffix(", expected nothing").unwrap_or(&message);
-        wrong(at, &format!("this is no TOML: {message}"))
+        let mistakes = vec![mistake(at, format!("this is no TOML: {message}"))];
+        FileError::Wrong { name: name.to_owned(), mistakes, more: false }
     })?;
     let mut faults = Faults::new(text);
     let file = settings::read(document.get_ref(), &mut faults);
-    match faults.into_first() {
-        Some(fault) => Err(wrong(fault.at, &fault.what)),
-        None => Ok(file),
+    let (first, more) = faults.into_first();
+    if first.is_empty() {
+        return Ok(file);
     }
+    let mistakes = first.into_iter().map(|(at, what)| mistake(at, what)).collect();
+    Err(FileError::Wrong { name: name.to_owned(), mistakes, more })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::file::{FileError, text};
+use super::file::{FileError, Mistake, text};
 use super::value::network_of;
 
 /// Bytes of such a file: the most networks that there may be, each on a line with a comment.
@@ -30,7 +30,8 @@ fn parse(name: &str, text: &str) -> Result<Vec<IpNet>, FileError> {
             let wrong = |what: String| {
                 let before = word.as_ptr() as usize - line.as_ptr() as usize;
                 let column = line[..before].chars().count() + 1;
-                FileError::Wrong { name: name.to_owned(), line: index + 1, column, what }
+                let mistakes = vec![Mistake { line: index + 1, column, what }];
+                FileError::Wrong { name: name.to_owned(), mistakes, more: false }
             };
             if networks.len() == MAX_NETWORKS {
                 return Err(wrong(format!("there may be {MAX_NETWORKS} networks at most")));

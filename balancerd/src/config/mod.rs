@@ -2,6 +2,7 @@
 //! may name is read by `file`.
 
 mod connection;
+mod elsewhere;
 pub(crate) mod file;
 mod flow;
 mod health;

@@ -1,50 +1,58 @@
-//! A table of the configuration file whose keys are known beforehand, and the first mistake of the file. A section is
+//! A table of the configuration file whose keys are known beforehand, and the first mistakes of the file. A section is
 //! opened with its keys, complains about any other, and gives the value of each through a reader of `value`. It does not
 //! know what the keys mean: that is `settings`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::value;
+use super::{elsewhere, value};
 
 /// Turns a value of the file into one of ours, or says what it expected and what it found.
 pub(super) type Reader<T> = fn(&DeValue<'_>) -> Result<T, String>;
 
-/// The first mistake of a file by its position. All are looked for, since a walk over sorted tables does not meet them
-/// in the order of the file.
+/// Mistakes of a file that are told at once.
+pub(super) const MAX_FAULTS: usize = 20;
+
+/// The first mistakes of a file by their position, [`MAX_FAULTS`] at most, and one at each position. All are looked for,
+/// since a walk over sorted tables does not meet them in the order of the file.
 #[derive(Debug)]
 pub(super) struct Faults<'t> {
     text: &'t str,
-    first: Option<Fault>,
-}
-
-/// A mistake, and the byte of the text where it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) at: usize,
-    pub(super) what: String,
+    first: BTreeMap<usize, String>,
+    /// Whether there are others behind those.
+    more: bool,
 }
 
 impl<'t> Faults<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, first: None }
+        Self { text, first: BTreeMap::new(), more: false }
     }
 
-    /// Keeps the mistake if it is the first so far; only then it is put into words.
+    /// Keeps the mistake if it is one of the first so far; only then it is put into words.
     pub(super) fn note(&mut self, at: usize, what: impl FnOnce() -> String) {
-        if self.first.as_ref().is_none_or(|first| at < first.at) {
-            self.first = Some(Fault { at, what: what() });
+        if self.first.contains_key(&at) {
+            return;
         }
+        if self.first.len() == MAX_FAULTS {
+            self.more = true;
+            if self.first.last_key_value().is_some_and(|(last, _)| *last < at) {
+                return;
+            }
+            self.first.pop_last();
+        }
+        self.first.insert(at, what());
     }
 
     pub(super) fn none_yet(&self) -> bool {
-        self.first.is_none()
+        self.first.is_empty()
     }
 
-    pub(super) fn into_first(self) -> Option<Fault> {
-        self.first
+    /// The mistakes with the bytes of the text where they are, in the order of the file, and whether there are more.
+    pub(super) fn into_first(self) -> (BTreeMap<usize, String>, bool) {
+        (self.first, self.more)
     }
 
     /// The text of the file, for a mistake that speaks of two places.
@@ -124,11 +132,15 @@ impl<'d, 'i> Section<'d, 'i> {
             complete = false;
             faults.note(key.span().start, || {
                 let name = key.get_ref();
+                let path = path.key(name);
+                if let Some(ours) = elsewhere::key(name) {
+                    return format!("{path}: unknown key; in this file that is {ours}");
+                }
                 let meant = match value::nearest(name, keys.iter().copied()) {
                     Some(near) => format!("; did you mean \"{near}\"?"),
                     None => ".".to_owned(),
                 };
-                format!("{}: unknown key{meant} Keys here: {}", path.key(name), keys.join(", "))
+                format!("{path}: unknown key{meant} Keys here: {}", keys.join(", "))
             });
         }
         Self { path, at, table, keys, complete }
@@ -266,12 +278,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_mistake_by_position_is_kept_and_no_other_put_into_words() {
+    fn the_first_mistakes_by_position_are_kept_and_no_others_put_into_words() {
         let mut faults = Faults::new("");
-        faults.note(7, || "seven".to_owned());
+        for at in (1..=MAX_FAULTS).rev() {
+            faults.note(at * 2, || at.to_string());
+        }
+        faults.note(6, || unreachable!("there is one already"));
+        assert!(!faults.more);
+        faults.note(1000, || unreachable!("it is not among the first"));
         faults.note(3, || "three".to_owned());
-        faults.note(3, || unreachable!("it is not the first"));
-        assert_eq!(faults.into_first(), Some(Fault { at: 3, what: "three".to_owned() }));
+        let (first, more) = faults.into_first();
+        assert!(more);
+        assert_eq!(first.len(), MAX_FAULTS);
+        assert_eq!(first.into_iter().take(3).map(|(at, _)| at).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! From the tables of a configuration file to settings: which sections there are, what each key means, and what must hold
-//! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistake. `file` calls it.
+//! between them. Everything is walked through, whatever is wrong, and `Faults` keeps the first mistakes. `file` calls it.
 //! What a pool says of the health of its servers is in `health`, what services and pools say of connections in
 //! `connection`, and of datagrams in `flow`.
 

@@ -192,7 +192,8 @@ fn unknown_keys_and_sections_are_told_with_the_nearest() {
         wrong("[servce.web]\n"),
         "1:2: servce: unknown key; did you mean \"service\"? Keys here: balancer, service, pool"
     );
-    assert_eq!(wrong("frontend = 1\n"), "1:1: frontend: unknown key. Keys here: balancer, service, pool");
+    assert_eq!(wrong("frontends2 = 1\n"), "1:1: frontends2: unknown key. Keys here: balancer, service, pool");
+    assert_eq!(wrong("frontend = 1\n"), "1:1: frontend: unknown key; in this file that is a section [service.NAME]");
     assert_eq!(
         wrong("[balancer]\nWatch = true\n"),
         "2:1: balancer.Watch: unknown key; did you mean \"watch\"? Keys here: max_sessions, watch"
@@ -615,7 +616,7 @@ fn what_is_no_toml_is_told_in_the_same_form() {
 }
 
 #[test]
-fn the_first_mistake_by_position_is_told() {
+fn all_mistakes_are_told_at_once_in_the_order_of_the_file() {
     let lines = [
         ("[pool.web]", ""),
         ("max_load = 0", "2:12: pool.web.max_load: "),
@@ -628,9 +629,57 @@ fn the_first_mistake_by_position_is_told() {
     ];
     let mut text = lines.map(|(line, _)| format!("{line}\n"));
     for (index, (_, error)) in lines.into_iter().enumerate().filter(|(_, (_, error))| !error.is_empty()) {
-        assert!(wrong(&text.concat()).starts_with(error), "{} is not {error}", wrong(&text.concat()));
+        let error_now = parse("b.toml", &text.concat()).expect_err("mistakes").to_string();
+        let told: Vec<&str> = error_now.lines().map(|line| line.strip_prefix("b.toml:").expect("the name")).collect();
+        let expected = lines[index..].iter().map(|(_, error)| *error).filter(|error| !error.is_empty());
+        assert_eq!(told.len(), expected.clone().count(), "{error_now}");
+        assert!(told.iter().zip(expected).all(|(told, expected)| told.starts_with(expected)), "{error_now}");
         // The others have their lines still.
         text[index] = if error.contains("service.web.pool") { "pool = \"web\"\n" } else { "\n" }.to_owned();
+    }
+}
+
+#[test]
+fn of_many_mistakes_twenty_are_told() {
+    let keys = |count: usize| (0..count).map(|key| format!("zz{key} = 1\n")).collect::<String>();
+    let told = |count| {
+        let text = format!("{SERVICE}[pool.web]\n{}", keys(count));
+        parse("b.toml", &text).expect_err("mistakes").to_string()
+    };
+    assert_eq!(told(20).lines().count(), 20);
+    let many = told(5000);
+    let lines: Vec<&str> = many.lines().collect();
+    assert_eq!(lines.len(), 21);
+    assert!(
+        lines[0].starts_with("b.toml:5:1: pool.web.zz0: ") && lines[19].starts_with("b.toml:24:1: pool.web.zz19: ")
+    );
+    assert_eq!(lines[20], "b.toml: it has more mistakes; these are the first 20");
+}
+
+#[test]
+fn words_of_other_balancers_get_what_says_the_same() {
+    for (line, ours) in [
+        ("balance = \"leastconn\"", "policy of a [pool.NAME]"),
+        ("max_fails = 3", "check_fall for checks, and eject_failures"),
+        ("fail_timeout = \"10s\"", "eject_time of a [pool.NAME]"),
+        ("weight = 3", "weight of a server"),
+        ("timeout = \"3s\"", "connect_timeout of a [pool.NAME]"),
+        ("maxconn = 3", "max_sessions: of [balancer]"),
+        ("bind = \"*:80\"", "listen of a [service.NAME]"),
+    ] {
+        let error = wrong_pool(&format!("[pool.web]\n{line}\n"));
+        assert!(error.contains(&format!(": unknown key; in this file that is {ours}")), "{error}");
+    }
+    for (word, ours) in
+        [("leastconn", "least-connections"), ("source", "consistent-hash"), ("ip_hash", "consistent-hash")]
+    {
+        let error = wrong_pool(&format!("[pool.web]\npolicy = \"{word}\"\n"));
+        assert!(error.ends_with(&format!("found \"{word}\"; in this file that is \"{ours}\"")), "{error}");
+    }
+    for section in ["backend", "upstream"] {
+        let error = parse("b.toml", &format!("{SERVICE}[{section}.web]\n")).expect_err("a mistake").to_string();
+        let told = format!("{section}: unknown key; in this file that is a section [pool.NAME]");
+        assert!(error.contains(&told), "{error}");
     }
 }
 

@@ -25,6 +25,8 @@ use wire::settings::{
     AdminState, HashKey, LoadFactor, MAX_NAME, MAX_PROXY_TIMEOUT_MS, Policy, Protocol, SendProxy, is_name,
 };
 
+use super::elsewhere;
+
 /// Characters of a value of the file that a message shows.
 pub(super) const SHOWN: usize = 64;
 
@@ -474,8 +476,13 @@ fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result
     }
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
     let expected = if names.len() == 1 { names.concat() } else { format!("one of {}", names.join(", ")) };
-    let meant = text.and_then(|text| nearest(text, choices.iter().map(|(name, _)| *name)));
-    let meant = meant.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
+    let ours = choices.iter().map(|(name, _)| *name);
+    let near = text.and_then(|text| nearest(text, ours.clone()));
+    let meant = match (near, text.and_then(|text| elsewhere::value(text, ours))) {
+        (Some(near), _) => format!("; did you mean \"{near}\"?"),
+        (None, Some(ours)) => format!("; in this file that is \"{ours}\""),
+        (None, None) => String::new(),
+    };
     Err(unexpected(&expected, value) + &meant)
 }
 
