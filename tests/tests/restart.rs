@@ -434,7 +434,7 @@ fn a_health_script_learns_from_the_exit_code_whether_clients_are_served() {
     balancer.signal(Signal::SIGSTOP);
     let output = balancer.ctl("status --ready --timeout 300ms");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("does not answer"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("did not answer in time"), "{output:?}");
     balancer.signal(Signal::SIGCONT);
     drop(balancer.call(&Request::Stop { now: false, drain_ms: None }));
     assert_eq!(ready(&balancer), (Some(1), "not ready: the balancer is stopping\n".to_owned()));

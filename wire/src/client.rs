@@ -62,7 +62,7 @@ pub enum ClientError {
     #[error("the balancer at {} closed the connection without an answer, and has ended; its log says why", .0.display())]
     Ended(PathBuf),
     /// The daemon did not answer in time.
-    #[error("the balancer at {} does not answer: its process may be halted, or the machine overloaded; --timeout gives it longer", .0.display())]
+    #[error("the balancer at {} did not answer in time: its process may be halted, or the machine overloaded; --timeout gives it longer", .0.display())]
     TimedOut(PathBuf),
     /// Anything else that the operating system said.
     #[error("talking to the balancer at {} failed: {source}", .path.display())]
