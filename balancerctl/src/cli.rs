@@ -226,7 +226,7 @@ pub(crate) enum Command {
     #[command(after_help = file::COMPARE_EXAMPLES)]
     Compare(CompareArgs),
 
-    /// Convert an older balancer's file: that with [frontend] and bind_on, or Convey's
+    /// Convert an older balancer's file: that with a section frontend and bind_on, or Convey's
     ///
     /// Prints a file for this one. What has no counterpart is named on standard error.
     #[command(after_help = file::IMPORT_EXAMPLES)]

@@ -77,8 +77,8 @@ Examples:
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The file of the older balancer: TOML with [frontend], bind_on and [[frontend.backend]], or that of Convey, with
-    /// [frontends.NAME] and [backends.NAME]
+    /// The file of the older balancer: TOML with a section frontend, bind_on and frontend.backend, or that of Convey, with
+    /// sections frontends.NAME and backends.NAME
     pub(crate) file: PathBuf,
 }
 
