@@ -183,22 +183,25 @@ mod tests {
 
     use super::*;
 
-    /// A daemon that answers one connection with `bytes` after it has read something.
-    fn answering(bytes: Vec<u8>) -> (tempfile::TempDir, PathBuf) {
+    /// A daemon that answers one connection with `bytes` after it has read something. It listens as long as what comes last
+    /// is there.
+    fn answering(bytes: Vec<u8>) -> (tempfile::TempDir, PathBuf, UnixListener) {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
         let listener = UnixListener::bind(&path).expect("a socket");
+        let kept = listener.try_clone().expect("a descriptor");
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
+            drop(listener);
             let mut seen = [0; 512];
             assert!(stream.read(&mut seen).expect("a request") > 0);
             stream.write_all(&bytes).expect("an answer is taken");
         });
-        (directory, path)
+        (directory, path, kept)
     }
 
     fn ask(bytes: Vec<u8>) -> Result<Response, ClientError> {
-        let (_directory, path) = answering(bytes);
+        let (_directory, path, _listens) = answering(bytes);
         Client::connect(&path)?.call(&Request::Status)
     }
 
@@ -214,6 +217,15 @@ mod tests {
         let mut bytes = greeting();
         bytes[8] = 7;
         assert!(matches!(ask(bytes), Err(ClientError::Version { theirs: 7, .. })));
+    }
+
+    #[test]
+    fn a_daemon_that_has_ended_is_no_silent_one() {
+        let (_directory, path, listens) = answering(Vec::new());
+        let mut client = Client::connect(&path).expect("it listens");
+        drop(listens);
+        // The thread's own has gone before it reads the request.
+        assert!(matches!(client.call(&Request::Status), Err(ClientError::Ended(_))));
     }
 
     #[test]
