@@ -166,11 +166,16 @@ struct NotReady<'a> {
 /// Whether every service accepts clients. A balancer without a service is not ready for any.
 fn is_ready(reach: Reach<'_>, output: &Output) -> Result<Verdict, Failure> {
     let report = status(reach)?;
-    let idle = report.services.iter().filter(|service| !service.accepting && !service.leaving);
-    let services: Vec<_> = idle.map(|service| NotReady { service: &service.name, waiting: service.waiting }).collect();
-    let serves = report.services.iter().any(|service| !service.leaving);
-    let ready = report.phase == Phase::Running && serves && services.is_empty();
-    output.text(text::readiness(&report, ready))?;
+    let there = report.services.iter().filter(|service| !service.leaving);
+    let services: Vec<_> = there
+        .clone()
+        .filter(|service| !service.accepting)
+        .map(|service| NotReady { service: &service.name, waiting: service.waiting })
+        .collect();
+    let count = there.count();
+    let ready = report.phase == Phase::Running && count > 0 && services.is_empty();
+    let idle: Vec<&str> = services.iter().map(|idle| idle.service).collect();
+    output.text(text::readiness(report.phase, count, &idle))?;
     output.value(&Ready { ready, phase: report.phase, services })?;
     Ok(if ready { Verdict::Done } else { Verdict::NotReady })
 }

@@ -204,28 +204,14 @@ pub(crate) fn stopping(report: &StoppingReport, now: bool) -> String {
     }
 }
 
-/// Whether every service accepts clients, and which does not.
-pub(crate) fn readiness(report: &StatusReport, ready: bool) -> String {
-    if ready {
-        let count = report.services.iter().filter(|service| !service.leaving).count();
-        return match count {
-            1 => "ready: 1 service accepts clients".to_owned(),
-            count => format!("ready: {count} services accept clients"),
-        };
-    }
-    if report.phase == Phase::Stopping {
-        return "not ready: the balancer is stopping".to_owned();
-    }
-    let idle: Vec<&str> = report
-        .services
-        .iter()
-        .filter(|service| !service.accepting && !service.leaving)
-        .map(|service| service.name.as_str())
-        .collect();
-    if idle.is_empty() {
-        "not ready: there is no service".to_owned()
-    } else {
-        format!("not ready: {} does not accept", idle.join(", "))
+/// Whether all of so many services accept clients, and those that do not.
+pub(crate) fn readiness(phase: Phase, services: usize, idle: &[&str]) -> String {
+    match (phase, services) {
+        (Phase::Stopping, _) => "not ready: the balancer is stopping".to_owned(),
+        _ if !idle.is_empty() => format!("not ready: {} does not accept", idle.join(", ")),
+        (Phase::Running, 0) => "not ready: there is no service".to_owned(),
+        (Phase::Running, 1) => "ready: 1 service accepts clients".to_owned(),
+        (Phase::Running, count) => format!("ready: {count} services accept clients"),
     }
 }
 
