@@ -117,6 +117,15 @@ fn read_all(mut stream: &TcpStream) -> (Vec<u8>, io::Result<()>) {
     (bytes, end)
 }
 
+/// A session of a client that knows its server.
+fn begun() -> (Speaker, Balancer, Client) {
+    let speaker = Speaker::new();
+    let balancer = started(&speaker.server);
+    let client = balancer.client();
+    assert_eq!(client.server(), speaker.server.address());
+    (speaker, balancer, client)
+}
+
 /// All of it with an end in order, or a reset behind a part: nothing between.
 fn assert_no_part_for_the_whole(heard: &(Vec<u8>, io::Result<()>), whole: &[u8], what: impl fmt::Debug) {
     let (bytes, end) = heard;
@@ -139,10 +148,7 @@ const WAITING: [usize; 5] = [1, 1000, 60_000, 200_000, 540_000];
 fn a_client_is_reset_when_its_answer_lies_unread_in_the_kernel_at_a_forced_end() {
     for force in COMMANDS {
         for size in WAITING {
-            let speaker = Speaker::new();
-            let balancer = started(&speaker.server);
-            let client = balancer.client();
-            assert_eq!(client.server(), speaker.server.address());
+            let (speaker, balancer, client) = begun();
             let words = Noise::new().bytes(size);
             let mut control = UnixStream::connect(balancer.socket()).expect("connected");
             balancer.signal(Signal::SIGSTOP);
@@ -158,10 +164,7 @@ fn a_client_is_reset_when_its_answer_lies_unread_in_the_kernel_at_a_forced_end()
 fn a_server_is_reset_when_its_client_lies_unread_in_the_kernel_at_a_forced_end() {
     for force in COMMANDS {
         for size in WAITING {
-            let speaker = Speaker::new();
-            let balancer = started(&speaker.server);
-            let client = balancer.client();
-            assert_eq!(client.server(), speaker.server.address());
+            let (speaker, balancer, client) = begun();
             speaker.say(&[]);
             let words = Noise::new().bytes(size);
             let mut control = UnixStream::connect(balancer.socket()).expect("connected");
@@ -266,10 +269,7 @@ fn a_client_is_reset_when_a_time_ends_its_session_in_the_middle_of_an_answer() {
 #[test]
 fn both_sides_of_a_session_with_nothing_on_its_way_are_reset_at_a_forced_end() {
     for force in COMMANDS {
-        let speaker = Speaker::new();
-        let balancer = started(&speaker.server);
-        let client = balancer.client();
-        assert_eq!(client.server(), speaker.server.address());
+        let (speaker, balancer, client) = begun();
         speaker.say(&[]);
         let mut control = UnixStream::connect(balancer.socket()).expect("connected");
         ask(&mut control, &force.request(&speaker.server));
@@ -285,10 +285,7 @@ fn both_sides_of_a_session_with_nothing_on_its_way_are_reset_at_a_forced_end() {
 #[test]
 fn a_client_that_has_its_servers_own_end_keeps_it_at_a_forced_end() {
     for force in COMMANDS {
-        let speaker = Speaker::new();
-        let balancer = started(&speaker.server);
-        let client = balancer.client();
-        assert_eq!(client.server(), speaker.server.address());
+        let (speaker, balancer, client) = begun();
         let words = Noise::new().bytes(100_000);
         speaker.say(&words);
         wait::until("the balancer has passed everything on", || balancer.service().bytes_out as usize >= words.len());
