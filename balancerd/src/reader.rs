@@ -1,9 +1,11 @@
-//! Reads the configuration file and looks whether it has changed, beside the loop: a thread that may hang, as the file may lie
-//! on a disk or a network that does, and that nothing else waits for.
+//! Reads the configuration file: at the start, and beside the loop by a thread, which looks whether it has changed, too. The
+//! thread may hang, as the file may lie on a disk or a network that does, and nothing else waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -12,11 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use wire::control::{FileText, Refusal};
-use wire::settings::Settings;
+use wire::settings::{DEFAULT_POOL, DEFAULT_SERVICE, PoolSettings, ServiceSettings, Settings};
 
-use crate::config::file::File;
+use crate::config::Config;
+use crate::config::file::{self, File};
+use crate::config::list;
 use crate::event::{Waker, Watch};
-use crate::loader;
 use crate::model::Networks;
 
 /// How often a watched file is looked at: a part of its path may change where the kernel has no news of it, as with what is
@@ -166,7 +169,8 @@ fn run(
                     }
                     last_read = Some((path.clone(), seen));
                 }
-                tell(Done::Read(number, read(&text, &lists, own)))
+                let read = caught(|| read(&text, &lists, own), |fault| Refusal::BadFile { fault });
+                tell(Done::Read(number, read))
             }
             Ok(Task::Watch(path, before)) => {
                 drop(before);
@@ -210,26 +214,114 @@ impl Watched {
     }
 }
 
-/// A fault costs what it was in, not every later order.
 fn read(text: &Text, lists: &BTreeSet<String>, own: &Settings) -> Result<Box<Readout>, Refusal> {
-    let work = || {
-        let file = match text {
-            Text::File(path) => loader::read(path, own)?,
-            Text::Given(given) => loader::parse(given, own)?,
-        };
-        let named = lists_of(&file.settings);
-        let mut all = BTreeMap::new();
-        for path in named.union(lists) {
-            match loader::networks(path) {
-                Ok(networks) => drop(all.insert(path.clone(), networks)),
-                // Where nobody needs it any more, nobody misses it.
-                Err(refusal) if named.contains(path) => return Err(refusal),
-                Err(_) => {}
-            }
+    let file = match text {
+        Text::File(path) => with_own(file::read(path).map_err(|error| bad(&error))?, own, &path.display().to_string())?,
+        Text::Given(given) => {
+            let file = file::parse(&given.name, &given.text).map_err(|error| bad(&error))?;
+            with_own(file, own, &given.name)?
         }
-        Ok(Box::new(Readout { file, lists: all }))
     };
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Refusal::BadFile { fault: "a fault in the balancer, which its log has more of".to_owned() })
-    })
+    let named = lists_of(&file.settings);
+    let mut all = BTreeMap::new();
+    for path in named.union(lists) {
+        match networks(path) {
+            Ok(networks) => drop(all.insert(path.clone(), networks)),
+            // Where nobody needs it any more, nobody misses it.
+            Err(refusal) if named.contains(path) => return Err(refusal),
+            Err(_) => {}
+        }
+    }
+    Ok(Box::new(Readout { file, lists: all }))
+}
+
+/// A fault costs what it was in, not every later order.
+pub(crate) fn caught<T>(
+    work: impl FnOnce() -> Result<T, Refusal>,
+    refusal: impl FnOnce(String) -> Refusal,
+) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(refusal("a fault in the balancer, which its log has more of".to_owned())))
+}
+
+/// The networks of a list that a service names.
+///
+/// # Errors
+/// When it cannot be read, or has something else.
+pub(crate) fn networks(path: &str) -> Result<Networks, Refusal> {
+    list::read(Path::new(path)).map(|networks| Networks::of(&networks)).map_err(|error| bad(&error))
+}
+
+fn bad(error: &file::FileError) -> Refusal {
+    Refusal::BadFile { fault: error.to_string() }
+}
+
+fn with_own(mut file: File, own: &Settings, name: &str) -> Result<File, Refusal> {
+    for (service, settings) in &own.services {
+        if file.settings.services.insert(service.clone(), settings.clone()).is_some() {
+            let fault = format!("{name}: service {service} is given by --listen already; leave one of them out");
+            return Err(Refusal::BadFile { fault });
+        }
+    }
+    for (pool, settings) in &own.pools {
+        file.settings.pools.entry(pool.clone()).or_insert_with(|| settings.clone());
+    }
+    Ok(file)
+}
+
+/// What arguments and file say at the start, and what the arguments say beside the file at each reload.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// Arguments and file.
+    pub(crate) settings: Settings,
+    /// Whether the file is to be watched.
+    pub(crate) watch: bool,
+    /// The file was there.
+    pub(crate) has_file: bool,
+    /// The file that is to be read, as it was before.
+    pub(crate) read: Option<(PathBuf, Option<Signature>)>,
+    /// What the arguments add to the file.
+    pub(crate) own: Settings,
+}
+
+/// Reads what the balancer is to serve at its start.
+///
+/// # Errors
+/// When the file cannot be read or makes no sense, or nothing says what to serve.
+pub(crate) fn said_at_start(config: &Config) -> Result<Said, Refusal> {
+    let arguments = said_by_arguments(config.listen, config.points_per_weight);
+    let Some(path) = &config.file else {
+        return Ok(Said { settings: arguments.clone(), watch: false, has_file: false, read: None, own: arguments });
+    };
+    let own = if config.file_may_be_missing { Settings::default() } else { arguments.clone() };
+    let seen = Some((path.clone(), Signature::of(path)));
+    match file::read(path) {
+        Err(error) if config.file_may_be_missing && error.is_missing() => {
+            if config.listen.is_none() {
+                let fault = format!(
+                    "{}: it is not there, and without --listen nothing else says what to serve",
+                    path.display()
+                );
+                return Err(Refusal::BadFile { fault });
+            }
+            Ok(Said { settings: arguments, watch: false, has_file: false, read: seen, own })
+        }
+        read => {
+            let File { settings, watch } =
+                with_own(read.map_err(|error| bad(&error))?, &own, &path.display().to_string())?;
+            Ok(Said { settings, watch, has_file: true, read: seen, own })
+        }
+    }
+}
+
+/// What the arguments say: a service on the pool `default`, if there is an address to listen at.
+fn said_by_arguments(listen: Option<SocketAddr>, points_per_weight: NonZeroU32) -> Settings {
+    let mut settings = Settings::default();
+    if let Some(listen) = listen {
+        let service = ServiceSettings::new(vec![listen], DEFAULT_POOL);
+        settings.services.insert(DEFAULT_SERVICE.to_owned(), service);
+        let pool = PoolSettings { points_per_weight, ..PoolSettings::default() };
+        settings.pools.insert(DEFAULT_POOL.to_owned(), pool);
+    }
+    settings
 }

@@ -31,7 +31,7 @@ use wire::settings::Settings;
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::event::{self, Events, Interest, Poller, Repeated, Sent, Signal, Signals, Waker, Watch};
-use crate::loader::{self, Loader, Said};
+use crate::loader::Loader;
 use crate::log::{self, Log};
 use crate::model::{
     AccessByService, Effect, HealthNews, Model, PassedOver, Remade, ServerId, SessionFilter, Starting, Vitals, prepare,
@@ -45,7 +45,7 @@ use crate::net::probe::Probes;
 use crate::net::tcp::{SessionId, Sessions};
 use crate::net::udp::{FlowId, Flows};
 use crate::notifier::{self, News, Notifier};
-use crate::reader::{Reader, Readout};
+use crate::reader::{self, Reader, Readout, Said};
 use crate::source::Source;
 use crate::state::{self, Kept, Saver};
 use crate::teller::{Long, Teller};
@@ -77,6 +77,9 @@ const SIGNALS_PER_TURN: usize = 8;
 
 /// Values that a line of the log names of those that a change or a file has changed.
 const MOST_DIFFERENCES: usize = 20;
+
+/// Rows of the state file that have no effect, said in this many lines at most.
+const MOST_STRAYS_SAID: usize = 20;
 
 /// The whole daemon.
 pub(crate) struct Daemon {
@@ -134,21 +137,6 @@ pub(crate) struct Daemon {
     full_turns: u32,
 }
 
-/// Rows of the state file that have no effect, said in this many lines at most.
-const MOST_STRAYS_SAID: usize = 20;
-
-/// Says which servers the state file has for pools that there are no more.
-fn warn_of_strays(kept: &Kept, said: &Settings) {
-    let mut strays = kept.stray(said);
-    for (pool, server) in strays.by_ref().take(MOST_STRAYS_SAID) {
-        warn!(pool, %server, "left out of the state file: neither the file nor a command has this pool");
-    }
-    let more = strays.count();
-    if more > 0 {
-        warn!(more, "further servers of the state file are left out for the same reason");
-    }
-}
-
 /// An answer that waits for the state file.
 struct Unsaved {
     number: u64,
@@ -185,7 +173,7 @@ impl Daemon {
         let poller = Poller::new().context("epoll")?;
         poller.set(&signals, Source::Signals.key(), &mut Interest::NONE.clone(), Interest::READ).context("signals")?;
 
-        let told = loader::said_at_start(config).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        let told = reader::said_at_start(config).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         let vitals = Vitals {
             pid: std::process::id(),
             started: now,
@@ -219,7 +207,7 @@ impl Daemon {
             fault: refusal.to_string(),
         })?;
         let prepared = prepared
-            .with_lists(&AccessByService::new(), loader::networks)
+            .with_lists(&AccessByService::new(), reader::networks)
             .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
         // The control socket comes first: it says best that another daemon is there.
         let control = Control::bind(&config.places.socket, |id| Source::Control(id).key())?;
@@ -483,9 +471,7 @@ impl Daemon {
             Ok(applied) => applied,
             Err(remake) => return self.remake(id, request, remake, now),
         };
-        let asker = self.control.asker(id);
-        let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
-        let program = asker.and_then(|asker| asker.program.as_deref());
+        let (uid, pid, program) = Asker::told(self.control.asker(id));
         if let Some(before) = before.filter(|_| !effects.is_empty()) {
             let now = change.map(|change| self.model.part_of(change)).unwrap_or_default();
             let changed = told(&differences(&before, &now));
@@ -859,6 +845,18 @@ fn told(differences: &[Difference]) -> Option<String> {
         told.push(format!("and {more} more"));
     }
     (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// Says which servers the state file has for pools that there are no more.
+fn warn_of_strays(kept: &Kept, said: &Settings) {
+    let mut strays = kept.stray(said);
+    for (pool, server) in strays.by_ref().take(MOST_STRAYS_SAID) {
+        warn!(pool, %server, "left out of the state file: neither the file nor a command has this pool");
+    }
+    let more = strays.count();
+    if more > 0 {
+        warn!(more, "further servers of the state file are left out for the same reason");
+    }
 }
 
 /// Logs that the health of a server has changed.

@@ -214,9 +214,8 @@ impl Daemon {
     /// Reading takes too long: whoever asked is told, and changes go on. No other read begins until this one has ended.
     pub(super) fn on_reading_hangs(&mut self, now: Instant) {
         let Some(reloading) = self.reading.as_mut().and_then(|reading| reading.of.take()) else { return };
-        for reloading in
-            [reloading].into_iter().chain(self.to_read.drain(..).map(|it| it.reloading).collect::<Vec<_>>())
-        {
+        let waiting = std::mem::take(&mut self.to_read).into_iter().map(|it| it.reloading);
+        for reloading in std::iter::once(reloading).chain(waiting) {
             let refusal = hangs(&reloading.name, READ_PATIENCE);
             self.on_reload_failed(&reloading, refusal, now);
         }
@@ -224,7 +223,8 @@ impl Daemon {
 
     /// It stops: whoever waits for a file or a change is told so, in place of a connection that closes.
     pub(super) fn refuse_what_waits(&mut self, now: Instant) {
-        let reading = self.reading.as_mut().and_then(|reading| reading.of.take());
+        // What it comes to belongs to nobody then.
+        let reading = self.reading.take().and_then(|reading| reading.of);
         let to_read = self.to_read.drain(..).map(|it| it.reloading);
         let to_prepare = self.to_prepare.drain(..).map(|(reloading, _)| reloading);
         let mut asked: Vec<Asked> = reading.into_iter().chain(to_read).chain(to_prepare).map(|it| it.asked).collect();
@@ -241,7 +241,8 @@ impl Daemon {
         }
     }
 
-    /// What the file says is prepared, or the ring is made: switches to it as a whole, or says why not and leaves everything as it is.
+    /// What the file says is prepared, or the ring is made: switches to it as a whole, or says why not and leaves everything
+    /// as it is.
     pub(super) fn on_loaded(&mut self, now: Instant) {
         while let Some(loaded) = self.loader.result() {
             let Some(loading) = self.loading.take_if(|loading| loading.number == loaded.number) else { continue };
@@ -335,9 +336,8 @@ impl Daemon {
         // It may have been missing at the start.
         self.model.vitals.config_file = self.config_file.as_ref().map(|file| file.display().to_string());
         if !effects.is_empty() || reloading.asked != Asked::ByWatch {
-            let (by, asker) = (reloading.asked.word(), self.asker_of(reloading.asked));
-            let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
-            let program = asker.and_then(|asker| asker.program.as_deref());
+            let by = reloading.asked.word();
+            let (uid, pid, program) = Asker::told(self.asker_of(reloading.asked));
             let (changes, changed) = (report.changes.len(), told(&report.changes));
             info!(file = reloading.name, changes, changed, by, uid, pid, program, "configuration file read");
         }
@@ -350,18 +350,16 @@ impl Daemon {
     }
 
     fn on_reload_failed(&mut self, reloading: &Reloading, refusal: Refusal, now: Instant) {
-        // News of a directory may come often; the same fault is told once.
-        let is_known =
-            self.model.vitals.reload_failure == Some(refusal.to_string()) && reloading.asked == Asked::ByWatch;
         if !reloading.dry_run {
             self.note_reload(reloading.asked, None);
-        }
-        if !reloading.dry_run && !is_known {
-            let (by, asker) = (reloading.asked.word(), self.asker_of(reloading.asked));
-            let (uid, pid) = (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid));
-            let program = asker.and_then(|asker| asker.program.as_deref());
-            warn!(file = reloading.name, error = %refusal, by, uid, pid, program, "the configuration file was not taken: everything stays as it is");
-            self.model.vitals.reload_failure = Some(refusal.to_string());
+            // News of a directory may come often; the same fault is told once.
+            let fault = Some(refusal.to_string());
+            if reloading.asked != Asked::ByWatch || self.model.vitals.reload_failure != fault {
+                let by = reloading.asked.word();
+                let (uid, pid, program) = Asker::told(self.asker_of(reloading.asked));
+                warn!(file = reloading.name, error = %refusal, by, uid, pid, program, "the configuration file was not taken: everything stays as it is");
+                self.model.vitals.reload_failure = fault;
+            }
         }
         if let Asked::By(id) = reloading.asked {
             self.answer(id, Response::Refused(refusal), now);

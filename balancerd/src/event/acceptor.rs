@@ -19,7 +19,8 @@ pub(crate) struct Acceptor(mio::net::TcpListener);
 
 impl Acceptor {
     /// Binds and listens. `[::]` takes IPv4 clients too, unless it is for IPv6 alone. What accepted sockets inherit is set
-    /// here, once: TCP_NODELAY. With `freebind` the machine may not have the address yet. With `sharing` it may overlap with sockets of this user that [share](Self::share) theirs.
+    /// here, once: TCP_NODELAY. With `freebind` the machine may not have the address yet. With `sharing` it may overlap with
+    /// sockets of this user that [share](Self::share) theirs.
     pub(crate) fn bind(
         address: SocketAddr,
         only_ipv6: bool,

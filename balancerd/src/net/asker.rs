@@ -20,6 +20,12 @@ impl Asker {
         let program = program.map(|name| String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned());
         Self { uid, pid, program }
     }
+
+    /// The values of a line of the log: user, process, and program, as far as there are some.
+    pub(crate) fn told(asker: Option<&Self>) -> (Option<u32>, Option<i32>, Option<&str>) {
+        let program = asker.and_then(|asker| asker.program.as_deref());
+        (asker.map(|asker| asker.uid), asker.map(|asker| asker.pid), program)
+    }
 }
 
 #[cfg(test)]

@@ -261,16 +261,17 @@ fn canonical(mut kept: Kept) -> Result<Kept, String> {
     if let Some((kind, name)) = pools.chain(services).find(|named| !seen.insert(*named)) {
         return Err(format!("{kind} {name} is there twice"));
     }
-    let says_nothing = "has neither `now` nor `said`: a part of it is missing";
-    if let Some(row) = kept.servers.iter().find(|row| row.now.is_none() && row.said.is_none()) {
-        return Err(format!("the row of server {} of pool {} {says_nothing}", row.address, row.pool));
+    let servers = kept.servers.iter().filter(|row| row.now.is_none() && row.said.is_none());
+    let pools = kept.pools.iter().filter(|row| row.now.is_none() && row.said.is_none());
+    let services = kept.services.iter().filter(|row| row.now.is_none() && row.said.is_none());
+    let mut empty = servers
+        .map(|row| format!("server {} of pool {}", row.address, row.pool))
+        .chain(pools.map(|row| format!("pool {}", row.name)))
+        .chain(services.map(|row| format!("service {}", row.name)));
+    if let Some(row) = empty.next() {
+        return Err(format!("the row of {row} has neither `now` nor `said`: a part of it is missing"));
     }
-    if let Some(row) = kept.pools.iter().find(|row| row.now.is_none() && row.said.is_none()) {
-        return Err(format!("the row of pool {} {says_nothing}", row.name));
-    }
-    if let Some(row) = kept.services.iter().find(|row| row.now.is_none() && row.said.is_none()) {
-        return Err(format!("the row of service {} {says_nothing}", row.name));
-    }
+    drop(empty);
     Ok(kept)
 }
 

@@ -139,7 +139,7 @@ impl Pipe {
 
     /// Whether all that came has been written and no more comes. The sink may still have to be told.
     pub(super) fn is_finished(&self) -> bool {
-        matches!(self.flow, Flow::Told | Flow::Done) || self.has_end_to_pass_on()
+        self.flow == Flow::Done || self.is_complete()
     }
 
     /// Whether the sink has, or gets by an orderly close, all that the source said and its own end behind it.
